@@ -1,0 +1,38 @@
+// Aligned allocation with huge pages for large buffers.
+#include "base/buffer.h"
+
+#include <cstdlib>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include "base/error.h"
+
+namespace halfbyte {
+
+namespace {
+constexpr size_t kHugePage = size_t{2} << 20;
+}
+
+Buffer::Buffer(size_t n_bytes, const char* what) : n_bytes_(n_bytes) {
+  if (n_bytes == 0) return;
+  const size_t alignment = n_bytes >= kHugePage ? kHugePage : 64;
+  if (n_bytes > SIZE_MAX - alignment) {
+    throw Error(ErrorKind::out_of_memory, format_string("%s would need %zu bytes.", what, n_bytes));
+  }
+  const size_t rounded = (n_bytes + alignment - 1) / alignment * alignment;
+  data_ = static_cast<std::byte*>(std::aligned_alloc(alignment, rounded));
+  if (data_ == nullptr) {
+    throw Error(ErrorKind::out_of_memory,
+                format_string("%s needs %.1f MiB, which the system refused.", what, static_cast<double>(n_bytes) / (1 << 20)),
+                "Close other programs, or choose a smaller model, context (n_ctx) or KV type (kv_type=\"q8_0\").");
+  }
+#if defined(__linux__)
+  if (alignment == kHugePage) madvise(data_, rounded, MADV_HUGEPAGE);  // only advice: refusal changes nothing
+#endif
+}
+
+Buffer::~Buffer() { std::free(data_); }
+
+}  // namespace halfbyte

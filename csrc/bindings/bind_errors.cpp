@@ -1,0 +1,44 @@
+// Error -> the exception classes of halfbyte.errors.
+#include "base/error.h"
+
+#include "bindings/bind.h"
+
+namespace halfbyte::bindings {
+
+namespace {
+
+const char* class_name(ErrorKind kind) {
+  switch (kind) {
+    case ErrorKind::format: return "FormatError";
+    case ErrorKind::unsupported: return "UnsupportedError";
+    case ErrorKind::invalid_argument: return "InvalidArgumentError";
+    case ErrorKind::out_of_memory: return "OutOfMemoryError";
+    case ErrorKind::context_overflow: return "ContextOverflowError";
+    case ErrorKind::cancelled: return "CancelledError";
+    case ErrorKind::io: return "FileError";
+  }
+  return "HalfbyteError";
+}
+
+void raise(const Error& error) {
+  const py::object type = py::module_::import("halfbyte.errors").attr(class_name(error.kind()));
+  const py::object value = type(error.message(), py::arg("hint") = error.hint());
+  PyErr_SetObject(type.ptr(), value.ptr());
+}
+
+}  // namespace
+
+void register_errors(py::module_& m) {
+  py::register_exception_translator([](std::exception_ptr thrown) {
+    try {
+      if (thrown) std::rethrow_exception(thrown);
+    } catch (const Error& error) {
+      raise(error);
+    } catch (const std::bad_alloc&) {
+      raise(Error(ErrorKind::out_of_memory, "The system refused an allocation.",
+                  "Close other programs, or choose a smaller model or context."));
+    }
+  });
+}
+
+}  // namespace halfbyte::bindings

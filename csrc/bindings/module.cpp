@@ -1,0 +1,9 @@
+// The extension module halfbyte._core.
+#include "bindings/bind.h"
+
+PYBIND11_MODULE(_core, m) {
+  using namespace halfbyte::bindings;
+  m.doc() = "halfbyte's native core.";
+  m.attr("__version__") = HALFBYTE_VERSION;
+  register_errors(m);
+}

@@ -1,0 +1,65 @@
+// The one thread that schedules, runs the model, samples and reports.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/request.h"
+#include "model/decoder.h"
+
+namespace halfbyte::engine {
+
+struct EngineOptions {
+  int n_threads = 0;             // 0: usable cores
+  int64_t n_ctx = 0;             // longest sequence; 0: the model's, bounded by memory
+  int64_t kv_tokens = 0;         // KV pool size in tokens; 0: enough for n_ctx (and as much again for shared use)
+  ops::KvType k_type = ops::KvType::f16;
+  ops::KvType v_type = ops::KvType::f16;
+  int64_t n_batch = 512;         // token budget of a step
+  int64_t max_sequences = 64;    // running at once
+  bool prefix_cache = true;
+  std::vector<std::string> token_bytes;  // bytes of each token id, for stop strings and events; may be empty
+};
+
+struct EngineStats {
+  int64_t n_running = 0, n_waiting = 0;
+  int64_t n_blocks = 0, n_blocks_free = 0, n_blocks_cached = 0;
+  uint64_t n_steps = 0, n_prompt_tokens = 0, n_generated_tokens = 0, n_preemptions = 0, n_cached_tokens = 0;
+  double prefill_seconds = 0, decode_seconds = 0;
+};
+
+// Thread-safe. Destroying it cancels what runs and joins the thread.
+class Engine {
+ public:
+  Engine(std::shared_ptr<const model::Weights> weights, const ops::Ops& ops, EngineOptions options);
+  ~Engine();
+
+  const EngineOptions& options() const;  // as resolved
+
+  // Queues a request and returns its id. Throws invalid_argument | context_overflow before queueing. The resolved seed
+  // is written to `seed` when it is not null.
+  uint64_t submit(Request request, uint64_t* seed = nullptr);
+
+  // Next event of a request; waits up to `timeout`. False on timeout. After an event with finish != none the id is gone.
+  bool next_event(uint64_t request_id, std::chrono::milliseconds timeout, Event& event);
+
+  // Ends a request within one step; its blocks return at once. Unknown ids are ignored.
+  void cancel(uint64_t request_id);
+
+  // Runs tokens through an empty sequence and returns logits of every row (n_tokens, n_vocab), or final hidden states
+  // (n_tokens, n_embd). Waits its turn between steps.
+  std::vector<float> forward(const std::vector<int32_t>& tokens, bool hidden_states);
+
+  EngineStats stats() const;
+  // Throws when the block pool's counts disagree with the sequences that hold blocks. For tests and idle time.
+  void check_integrity() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace halfbyte::engine

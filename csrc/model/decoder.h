@@ -1,0 +1,40 @@
+// The forward pass, written once for all families over ops.h.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "cache/kv_store.h"
+#include "model/arch.h"
+#include "model/batch.h"
+#include "model/weights.h"
+
+namespace halfbyte::model {
+
+// Holds weights (const) and work buffers. One thread at a time.
+class Decoder {
+ public:
+  // n_threads workers; max_rows bounds a batch's rows, max_logit_rows its logit rows.
+  Decoder(std::shared_ptr<const Weights> weights, const ops::Ops& ops, int n_threads, int64_t max_rows,
+          int64_t max_logit_rows);
+  ~Decoder();
+
+  const Config& config() const;
+
+  // KV layouts of every layer for KvStore.
+  std::vector<ops::KvLayout> kv_layouts(ops::KvType k_type, ops::KvType v_type) const;
+
+  // Runs the batch, writing K and V of its rows into `kv`. Returns logits (batch.logit_rows.size(), n_vocab) f32, valid
+  // until the next call. `cancelled`, when given, is asked between layers; true ends the call with Error(cancelled).
+  std::span<const float> forward(const Batch& batch, cache::KvStore& kv, const bool* cancelled = nullptr);
+
+  // The same pass, but returns the final normalized hidden states of the rows in logit_rows (n, n_embd).
+  std::span<const float> hidden(const Batch& batch, cache::KvStore& kv, const bool* cancelled = nullptr);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace halfbyte::model

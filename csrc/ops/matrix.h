@@ -1,0 +1,42 @@
+// A weight matrix as kernels see it: a packed layout, never a file format.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "base/buffer.h"
+#include "formats/format.h"
+
+namespace halfbyte::ops {
+
+// n_rows output features, n_cols input features (the contracted axis), contiguous in the file.
+struct MatrixSource {
+  const formats::Format* format = nullptr;
+  int64_t n_rows = 0;
+  int64_t n_cols = 0;
+  std::span<const std::byte> bytes;  // row-major blocks, n_rows * format->row_bytes(n_cols)
+};
+
+// How a Matrix's bytes are arranged. Described bit by bit in ops/packed.h.
+enum class Layout : uint8_t {
+  raw,       // as in the file, row by row: not copied, `data` points into the mapping
+  panels,    // 16-row interleaved panels; `format` says which family and scale kind
+};
+
+// Made by a backend's pack(). Owns its bytes unless the layout is raw.
+struct Matrix {
+  const formats::Format* format = nullptr;  // where the weights came from: picks decoder and kernel family
+  Layout layout = Layout::raw;
+  int64_t n_rows = 0;
+  int64_t n_cols = 0;
+  const std::byte* data = nullptr;  // raw: rows; panels: panel p starts at data + p * panel_bytes
+  int64_t panel_bytes = 0;          // panels only: bytes of one panel of 16 rows
+  Buffer storage;                   // panels only
+
+  explicit operator bool() const { return data != nullptr; }
+  int64_t bytes() const;            // what one pass over the matrix reads
+};
+
+}  // namespace halfbyte::ops

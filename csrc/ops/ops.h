@@ -1,0 +1,139 @@
+// The ops that every backend fills in. ops/reference defines what each one means; a backend may only be faster.
+//
+// All activations are f32, row-major, in the backend's memory. "tokens" are rows of the batch. A backend's result for a
+// row must depend only on that row (and, for attention, on the KV blocks that it names): never on which other rows are
+// in the call, nor on the number of threads. That is the determinism promise.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/threads.h"
+#include "ops/kv_layout.h"
+#include "ops/matrix.h"
+
+namespace halfbyte::ops {
+
+// The role of a row: numerics may differ between the two, but never within one.
+enum class Role : uint8_t { prefill, decode };
+
+// silu(x) = x / (1 + e^-x); gelu is the erf form, gelu_tanh the tanh approximation, gelu_quick x * sigmoid(1.702 x).
+enum class Activation : uint8_t { none, silu, gelu, gelu_tanh, gelu_quick, relu, relu_squared };
+
+enum class NormKind : uint8_t { rms, layer };
+
+// rotate pairs (2i, 2i+1): `adjacent` (llama GGUF order); (i, i + rope_dim/2): `halves` (NeoX order).
+enum class RopeKind : uint8_t { none, adjacent, halves };
+
+// A run of consecutive rows of the batch that belong together for linear(): same numerics.
+struct RowRun {
+  int64_t begin = 0, end = 0;
+  Role role = Role::prefill;
+};
+
+// One output of linear(): out[t, r] (+)= scale * act(dot(w[r, :], x[t, :]) + bias[r]).
+struct Projection {
+  const Matrix* weight = nullptr;
+  const float* bias = nullptr;      // (n_rows) or nullptr
+  float* out = nullptr;             // row t at out + t * out_stride
+  int64_t out_stride = 0;           // floats
+  Activation activation = Activation::none;
+  float scale = 1.0f;
+  bool accumulate = false;          // add to what `out` holds (residual)
+};
+
+// One sequence's rows in an attention call: n_rows consecutive query rows at positions first_position, +1, ...
+// Each row at position p sees keys at positions [max(0, p - window + 1), p] (window 0: from 0), all already stored.
+struct AttentionSpan {
+  int64_t first_row = 0;
+  int64_t n_rows = 0;
+  int64_t first_position = 0;
+  Role role = Role::prefill;
+  const int32_t* block_table = nullptr;  // KV block of positions 16i..16i+15 at index i; entries wholly before every
+                                         // row's window may be -1 (freed) and are never read
+};
+
+struct AttentionArgs {
+  const float* query = nullptr;     // (n_tokens, n_heads, key_dim)
+  int64_t query_stride = 0;         // floats between rows
+  float* out = nullptr;             // (n_tokens, n_heads, value_dim)
+  int64_t out_stride = 0;
+  const std::byte* kv = nullptr;    // this layer's KV blocks: block b at kv + b * layout.block_bytes()
+  KvLayout layout;
+  int n_heads = 0;                  // query heads; head h reads kv head h / (n_heads / n_kv_heads)
+  float scale = 1.0f;               // multiplies q.k
+  float softcap = 0.0f;             // > 0: s = softcap * tanh(s / softcap) before the softmax
+  int64_t window = 0;               // > 0: sliding window of that many positions, the query's own included
+  const float* sinks = nullptr;     // (n_heads) logits of a virtual extra key without value, or nullptr
+  std::span<const AttentionSpan> spans;
+};
+
+// Rope with per-pair inverse frequencies (rope_dim/2 of them): angle = position * inv_freq[i]; cos and sin are
+// multiplied by magnitude (YaRN, LongRoPE). Dims past rope_dim pass through.
+struct RopeArgs {
+  RopeKind kind = RopeKind::none;
+  int rope_dim = 0;
+  const float* inv_freq = nullptr;
+  float magnitude = 1.0f;
+};
+
+// What a call runs on. Backends keep scratch memory behind `scratch`.
+struct Context {
+  ThreadPool* pool = nullptr;
+  void* scratch = nullptr;
+};
+
+struct Ops {
+  const char* name = nullptr;  // "reference", "cpu avx512", ...
+
+  // Makes and destroys whatever Context::scratch points to.
+  void* (*create_scratch)(ThreadPool& pool) = nullptr;
+  void (*destroy_scratch)(void* scratch) = nullptr;
+
+  // Packs a matrix for this backend, on the pool's threads. `keep_raw` asks for Layout::raw (no copy): every backend on
+  // host memory must also run raw matrices, of any format.
+  Matrix (*pack)(const MatrixSource& source, bool keep_raw, ThreadPool& pool) = nullptr;
+
+  // out[t, :] = scale * decoded row tokens[t] of `table` (layout raw). Token ids are checked by the caller.
+  void (*embed)(const Context&, const Matrix& table, std::span<const int32_t> tokens, float scale, float* out) = nullptr;
+
+  // All projections of one input x (n_tokens, n_cols); rows of `runs` cover 0..n_tokens in order.
+  void (*linear)(const Context&, const float* x, int64_t x_stride, std::span<const RowRun> runs,
+                 std::span<const Projection> projections) = nullptr;
+
+  // out[t, r] = act(gate[r].x[t] + gate_bias[r]) * (up[r].x[t] + up_bias[r]).
+  void (*linear_glu)(const Context&, const float* x, int64_t x_stride, std::span<const RowRun> runs, const Matrix& gate,
+                     const float* gate_bias, const Matrix& up, const float* up_bias, Activation act, float* out,
+                     int64_t out_stride) = nullptr;
+
+  // Each of n_rows rows of dim floats at x + r * x_stride: rms: x / sqrt(mean(x^2) + eps) * w;
+  // layer: (x - mean) / sqrt(var + eps) * w + b. weight or bias may be nullptr (ones, zeros). In place allowed.
+  void (*norm)(const Context&, NormKind kind, const float* x, int64_t x_stride, float* out, int64_t out_stride,
+               int64_t n_rows, int64_t dim, const float* weight, const float* bias, float eps) = nullptr;
+
+  // Rotates n_heads heads of head_dim floats in each row of x, in place. positions: (n_tokens).
+  void (*rope)(const Context&, const RopeArgs&, float* x, int64_t x_stride, int64_t n_tokens, int n_heads, int head_dim,
+               const int32_t* positions) = nullptr;
+
+  // Quantizes and writes the keys and values of n_tokens rows into their KV slots (slot = block * 16 + offset; -1: skip).
+  void (*store_kv)(const Context&, const KvLayout&, std::byte* kv, const float* k, int64_t k_stride, const float* v,
+                   int64_t v_stride, int64_t n_tokens, const int64_t* slots) = nullptr;
+
+  void (*attention)(const Context&, const AttentionArgs&) = nullptr;
+
+  // out[t, i] = act(x[t, i]) * y[t, i] for rows of n floats (fused gate_up matrices, phi3: gate = x, up = y).
+  void (*glu)(const Context&, Activation act, const float* gate, int64_t gate_stride, const float* up, int64_t up_stride,
+              float* out, int64_t out_stride, int64_t n_tokens, int64_t n) = nullptr;
+
+  // x[t, i] += scale * y[t, i] for rows of n floats.
+  void (*add)(const Context&, float* x, const float* y, float scale, int64_t n_tokens, int64_t n) = nullptr;
+
+  // x[i] = cap * tanh(x[i] / cap).
+  void (*softcap)(const Context&, float* x, int64_t n, float cap) = nullptr;
+};
+
+// Plain f32 C++: the definition of every op (ops/reference). Runs panels of no kind: its pack() keeps raw.
+const Ops& reference_ops();
+
+}  // namespace halfbyte::ops

@@ -1,0 +1,50 @@
+// The sampler chain: logits of one row in, one token out.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "base/rng.h"
+#include "sampling/params.h"
+
+namespace halfbyte::sampling {
+
+struct TokenLogprob {
+  int32_t token = 0;
+  float logprob = 0.0f;
+};
+
+struct Sample {
+  int32_t token = 0;
+  float logprob = 0.0f;                    // of `token` under softmax of the raw logits (bias and masks not applied)
+  std::vector<TokenLogprob> top_logprobs;  // Params::n_logprobs most likely, best first
+};
+
+// One request's chain with its state (rng, mirostat's mu). Not thread-safe; different chains are independent.
+class Chain {
+ public:
+  // Throws Error(invalid_argument) for values that mean nothing (NaN, unknown stage, token ids outside the vocabulary).
+  // params.seed must be set.
+  Chain(const Params& params, int32_t n_vocab);
+  ~Chain();
+  Chain(Chain&&) noexcept;
+  Chain& operator=(Chain&&) noexcept;
+
+  // `history`: prompt tokens, then generated ones. `logits`: (n_vocab), changed in place. `mask`: nullptr, or
+  // (n_vocab + 31) / 32 words with bit t%32 of word t/32 set where token t is allowed (llguidance's format).
+  // Ties break towards the lower token id. Throws Error(invalid_argument) when every logit is NaN or masked.
+  Sample sample(std::span<float> logits, std::span<const int32_t> prompt, std::span<const int32_t> generated,
+                const uint32_t* mask = nullptr);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// Names that Params::order accepts, in default order.
+std::span<const std::string_view> stage_names();
+
+}  // namespace halfbyte::sampling
