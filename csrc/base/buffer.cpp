@@ -24,15 +24,18 @@ Buffer::Buffer(size_t n_bytes, const char* what) : n_bytes_(n_bytes) {
   const size_t rounded = (n_bytes + alignment - 1) / alignment * alignment;
   data_ = static_cast<std::byte*>(std::aligned_alloc(alignment, rounded));
   if (data_ == nullptr) {
-    throw Error(ErrorKind::out_of_memory,
-                format_string("%s needs %.1f MiB, which the system refused.", what, static_cast<double>(n_bytes) / (1 << 20)),
-                "Close other programs, or choose a smaller model, context (n_ctx) or KV type (kv_type=\"q8_0\").");
+    throw Error(
+        ErrorKind::out_of_memory,
+        format_string("%s needs %.1f MiB, which the system refused.", what, static_cast<double>(n_bytes) / (1 << 20)),
+        "Close other programs, or choose a smaller model, context (n_ctx) or KV type (kv_type=\"q8_0\").");
   }
 #if defined(__linux__)
   if (alignment == kHugePage) madvise(data_, rounded, MADV_HUGEPAGE);  // only advice: refusal changes nothing
 #endif
 }
 
-Buffer::~Buffer() { std::free(data_); }
+Buffer::~Buffer() {
+  std::free(data_);
+}
 
 }  // namespace halfbyte

@@ -41,7 +41,9 @@ Leaf cpuid(uint32_t leaf, uint32_t subleaf = 0) {
   return r;
 }
 
-bool bit(uint32_t word, int index) { return (word >> index & 1) != 0; }
+bool bit(uint32_t word, int index) {
+  return (word >> index & 1) != 0;
+}
 
 // Which register states the operating system saves on a task switch.
 uint64_t enabled_states() {
@@ -165,14 +167,18 @@ std::atomic<int> level_limit{-1};  // set_cpu_level_limit; -1: none
 
 }  // namespace
 
-std::string_view cpu_level_name(CpuLevel level) { return kNames[static_cast<size_t>(level)]; }
+std::string_view cpu_level_name(CpuLevel level) {
+  return kNames[static_cast<size_t>(level)];
+}
 
 CpuLevel cpu_level() {
   const int limit = level_limit.load();
   return limit >= 0 ? static_cast<CpuLevel>(limit) : level_from_environment();
 }
 
-std::vector<CpuLevel> supported_cpu_levels() { return detection().supported; }
+std::vector<CpuLevel> supported_cpu_levels() {
+  return detection().supported;
+}
 
 void set_cpu_level_limit(CpuLevel level) {
   require(is_supported(level), "This machine does not have the CPU level %s; it has: %s.",
@@ -188,6 +194,8 @@ std::string cpu_level_reason() {
   return detection().reason;
 }
 
-std::string cpu_name() { return detection().name; }
+std::string cpu_name() {
+  return detection().name;
+}
 
 }  // namespace halfbyte

@@ -22,7 +22,7 @@ inline uint16_t f32_to_f16(float value) {
   const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
   const uint32_t magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return sign | 0x7e00 | static_cast<uint16_t>(magnitude >> 13 & 0x3ff);  // NaN
-  if (magnitude >= 0x477ff000u) return sign | 0x7c00;                                                // rounds to inf
+  if (magnitude >= 0x477ff000u) return sign | 0x7c00;                                                  // rounds to inf
   if (magnitude < 0x38800000u) {  // subnormal half: adding 0.5 aligns the mantissa, and the FPU rounds to even
     const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
     return sign | static_cast<uint16_t>(std::bit_cast<uint32_t>(shifted) - 0x3f000000u);
@@ -31,7 +31,9 @@ inline uint16_t f32_to_f16(float value) {
   return sign | static_cast<uint16_t>((rounded - 0x38000000u) >> 13);
 }
 
-inline float bf16_to_f32(uint16_t h) { return std::bit_cast<float>(static_cast<uint32_t>(h) << 16); }
+inline float bf16_to_f32(uint16_t h) {
+  return std::bit_cast<float>(static_cast<uint32_t>(h) << 16);
+}
 
 // f32 -> bfloat16, round to nearest even, NaN made quiet.
 inline uint16_t f32_to_bf16(float value) {

@@ -69,7 +69,8 @@ struct ThreadPool::State {
       if (generation.load(std::memory_order_acquire) == seen) {
         std::unique_lock lock(mutex);
         n_asleep.fetch_add(1);
-        // Sequentially consistent on both sides: either run() sees this sleeper, or the sleeper sees the new generation.
+        // Sequentially consistent on both sides: either run() sees this sleeper, or the sleeper sees the new
+        // generation.
         wake.wait(lock, [&] { return generation.load() != seen; });
         n_asleep.fetch_sub(1);
       }
@@ -102,7 +103,9 @@ ThreadPool::~ThreadPool() {
   for (std::thread& thread : state_->threads) thread.join();
 }
 
-int ThreadPool::size() const { return state_->size; }
+int ThreadPool::size() const {
+  return state_->size;
+}
 
 void ThreadPool::run(FunctionRef<void(int worker)> job) {
   State& state = *state_;
@@ -125,8 +128,7 @@ void ThreadPool::run(FunctionRef<void(int worker)> job) {
   if (state.failure) std::rethrow_exception(std::exchange(state.failure, nullptr));
 }
 
-void ThreadPool::parallel_for(int64_t n, int64_t grain,
-                              FunctionRef<void(int64_t begin, int64_t end, int worker)> job) {
+void ThreadPool::parallel_for(int64_t n, int64_t grain, FunctionRef<void(int64_t begin, int64_t end, int worker)> job) {
   if (n <= 0) return;
   grain = std::max<int64_t>(grain, 1);
   const int64_t n_grains = (n + grain - 1) / grain;

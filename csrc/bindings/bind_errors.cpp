@@ -1,6 +1,5 @@
 // Error -> the exception classes of halfbyte.errors.
 #include "base/error.h"
-
 #include "bindings/bind.h"
 
 namespace halfbyte::bindings {
@@ -9,13 +8,20 @@ namespace {
 
 const char* class_name(ErrorKind kind) {
   switch (kind) {
-    case ErrorKind::format: return "FormatError";
-    case ErrorKind::unsupported: return "UnsupportedError";
-    case ErrorKind::invalid_argument: return "InvalidArgumentError";
-    case ErrorKind::out_of_memory: return "OutOfMemoryError";
-    case ErrorKind::context_overflow: return "ContextOverflowError";
-    case ErrorKind::cancelled: return "CancelledError";
-    case ErrorKind::io: return "FileError";
+    case ErrorKind::format:
+      return "FormatError";
+    case ErrorKind::unsupported:
+      return "UnsupportedError";
+    case ErrorKind::invalid_argument:
+      return "InvalidArgumentError";
+    case ErrorKind::out_of_memory:
+      return "OutOfMemoryError";
+    case ErrorKind::context_overflow:
+      return "ContextOverflowError";
+    case ErrorKind::cancelled:
+      return "CancelledError";
+    case ErrorKind::io:
+      return "FileError";
   }
   return "HalfbyteError";
 }

@@ -6,4 +6,6 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "halfbyte's native core.";
   m.attr("__version__") = HALFBYTE_VERSION;
   register_errors(m);
+  register_formats(m);
+  register_files(m);
 }

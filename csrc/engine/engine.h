@@ -13,13 +13,13 @@
 namespace halfbyte::engine {
 
 struct EngineOptions {
-  int n_threads = 0;             // 0: usable cores
-  int64_t n_ctx = 0;             // longest sequence; 0: the model's, bounded by memory
-  int64_t kv_tokens = 0;         // KV pool size in tokens; 0: enough for n_ctx (and as much again for shared use)
+  int n_threads = 0;      // 0: usable cores
+  int64_t n_ctx = 0;      // longest sequence; 0: the model's, bounded by memory
+  int64_t kv_tokens = 0;  // KV pool size in tokens; 0: enough for n_ctx (and as much again for shared use)
   ops::KvType k_type = ops::KvType::f16;
   ops::KvType v_type = ops::KvType::f16;
-  int64_t n_batch = 512;         // token budget of a step
-  int64_t max_sequences = 64;    // running at once
+  int64_t n_batch = 512;       // token budget of a step
+  int64_t max_sequences = 64;  // running at once
   bool prefix_cache = true;
   std::vector<std::string> token_bytes;  // bytes of each token id, for stop strings and events; may be empty
 };
@@ -43,7 +43,8 @@ class Engine {
   // is written to `seed` when it is not null.
   uint64_t submit(Request request, uint64_t* seed = nullptr);
 
-  // Next event of a request; waits up to `timeout`. False on timeout. After an event with finish != none the id is gone.
+  // Next event of a request; waits up to `timeout`. False on timeout. After an event with finish != none the id is
+  // gone.
   bool next_event(uint64_t request_id, std::chrono::milliseconds timeout, Event& event);
 
   // Ends a request within one step; its blocks return at once. Unknown ids are ignored.

@@ -17,8 +17,8 @@ enum class FinishReason : uint8_t { none, stop, length, cancelled, error };
 
 // What to do when prompt + answer reach the context's end. Never silent.
 enum class Overflow : uint8_t {
-  error,   // refuse a prompt that does not fit; end the answer with `length` at the context's end
-  slide,   // keep the first n_keep tokens and the newest half of the rest, recompute, go on (event.dropped counts)
+  error,  // refuse a prompt that does not fit; end the answer with `length` at the context's end
+  slide,  // keep the first n_keep tokens and the newest half of the rest, recompute, go on (event.dropped counts)
 };
 
 // Called in the engine thread before sampling (grammar masks, Python processors). Implementations may take the GIL.
@@ -33,32 +33,32 @@ class LogitsProcessor {
 struct Request {
   std::vector<int32_t> prompt;
   sampling::Params sampling;
-  int64_t max_tokens = -1;               // -1: until stop or context end
-  int64_t min_tokens = 0;                // stop tokens are banned before that many
-  std::vector<int32_t> stop_tokens;      // end-of-generation ids and the caller's own
-  std::vector<std::string> stop_strings; // bytes, matched over the detokenized answer
-  bool include_stop = false;             // stop string stays in the text
+  int64_t max_tokens = -1;                // -1: until stop or context end
+  int64_t min_tokens = 0;                 // stop tokens are banned before that many
+  std::vector<int32_t> stop_tokens;       // end-of-generation ids and the caller's own
+  std::vector<std::string> stop_strings;  // bytes, matched over the detokenized answer
+  bool include_stop = false;              // stop string stays in the text
   Overflow overflow = Overflow::error;
   int64_t n_keep = 0;
-  int32_t priority = 0;                  // higher first
-  bool prompt_logprobs = false;          // log p of each prompt token after the first
+  int32_t priority = 0;          // higher first
+  bool prompt_logprobs = false;  // log p of each prompt token after the first
   std::shared_ptr<LogitsProcessor> processor;
 };
 
 // One step's news of a request.
 struct Event {
   uint64_t request_id = 0;
-  std::vector<sampling::Sample> samples;   // tokens that became final (held-back ones come when decided)
-  std::string bytes;                       // their bytes, less a stop string; may end inside a UTF-8 character
-  int64_t n_prompt_done = 0;               // prompt tokens read so far (progress)
-  int64_t n_prompt_cached = 0;             // of them, reused from the prefix cache
-  int64_t dropped = 0;                     // tokens dropped by Overflow::slide so far
+  std::vector<sampling::Sample> samples;  // tokens that became final (held-back ones come when decided)
+  std::string bytes;                      // their bytes, less a stop string; may end inside a UTF-8 character
+  int64_t n_prompt_done = 0;              // prompt tokens read so far (progress)
+  int64_t n_prompt_cached = 0;            // of them, reused from the prefix cache
+  int64_t dropped = 0;                    // tokens dropped by Overflow::slide so far
   FinishReason finish = FinishReason::none;
-  std::string stop_string;                 // which one matched
+  std::string stop_string;  // which one matched
   int32_t stop_token = -1;
-  std::string error;                       // message when finish == error
-  int error_kind = 0;                      // ErrorKind
-  std::vector<float> prompt_logprobs;      // with the last prompt token
+  std::string error;                   // message when finish == error
+  int error_kind = 0;                  // ErrorKind
+  std::vector<float> prompt_logprobs;  // with the last prompt token
 };
 
 }  // namespace halfbyte::engine

@@ -1,4 +1,5 @@
-// What every model file becomes: typed metadata and checked views of tensors. Nothing past this room knows a file format.
+// What every model file becomes: typed metadata and checked views of tensors. Nothing past this room knows a file
+// format.
 #pragma once
 
 #include <cstddef>
@@ -56,11 +57,11 @@ class Metadata {
 struct TensorView {
   std::string name;
   const formats::Format* format = nullptr;
-  std::vector<int64_t> shape;             // 1 to 4 axes, each >= 1
-  std::span<const std::byte> bytes;       // exactly what shape and format need; valid while the source lives
+  std::vector<int64_t> shape;        // 1 to 4 axes, each >= 1
+  std::span<const std::byte> bytes;  // exactly what shape and format need; valid while the source lives
 
   int64_t n_cols() const { return shape.empty() ? 1 : shape[0]; }
-  int64_t n_rows() const;                 // product of the other axes
+  int64_t n_rows() const;  // product of the other axes
   int64_t n_weights() const { return n_cols() * n_rows(); }
 };
 
@@ -71,7 +72,7 @@ class TensorSource {
   virtual const Metadata& metadata() const = 0;
   virtual std::span<const TensorView> tensors() const = 0;  // file order
   virtual const TensorView* find(std::string_view name) const = 0;
-  virtual std::string path() const = 0;                     // the (first) file, for messages
+  virtual std::string path() const = 0;  // the (first) file, for messages
   // Tells the system that a tensor's file pages are no longer needed (after packing). Only advice.
   virtual void release_pages(const TensorView& tensor) const {}
 };

@@ -13,10 +13,10 @@ namespace halfbyte::model {
 
 // Where norms stand in a layer.
 enum class NormPlaces : uint8_t {
-  pre,            // x += attn(norm(x)); x += mlp(norm(x))
-  pre_and_post,   // x += norm(attn(norm(x))); same for the mlp (Gemma 2 and 3)
-  post,           // x += norm(attn(x)); same for the mlp (OLMo 2)
-  parallel,       // x += attn(norm(x)) + mlp(norm'(x)); norm' is the same norm where the file has no second one
+  pre,           // x += attn(norm(x)); x += mlp(norm(x))
+  pre_and_post,  // x += norm(attn(norm(x))); same for the mlp (Gemma 2 and 3)
+  post,          // x += norm(attn(x)); same for the mlp (OLMo 2)
+  parallel,      // x += attn(norm(x)) + mlp(norm'(x)); norm' is the same norm where the file has no second one
 };
 
 enum class PositionKind : uint8_t { rope, learned, none };
@@ -26,8 +26,8 @@ enum class RopeScaling : uint8_t { none, linear, yarn, longrope, llama3, dynamic
 
 // One layer's shape; families with alternating layers fill them differently.
 struct LayerConfig {
-  int64_t window = 0;        // 0: full attention
-  bool uses_rope = true;     // false: NoPE layer (SmolLM3)
+  int64_t window = 0;     // 0: full attention
+  bool uses_rope = true;  // false: NoPE layer (SmolLM3)
   double rope_theta = 10000.0;
   double rope_freq_scale = 1.0;
   int64_t n_ff = 0;
@@ -37,7 +37,7 @@ struct LayerConfig {
 
 // A model's numbers, read from metadata through the family's table.
 struct Config {
-  std::string arch;          // for show and messages only
+  std::string arch;  // for show and messages only
   std::string name;
   int64_t n_layers = 0, n_embd = 0, n_vocab = 0, n_ctx_train = 0;
   int head_dim_k = 0, head_dim_v = 0, rope_dim = 0;
@@ -51,19 +51,19 @@ struct Config {
   PositionKind positions = PositionKind::rope;
   ops::RopeKind rope = ops::RopeKind::adjacent;
   RopeScaling rope_scaling = RopeScaling::none;
-  double rope_factor = 1.0;            // scaling factor of linear, yarn, dynamic
+  double rope_factor = 1.0;  // scaling factor of linear, yarn, dynamic
   int64_t rope_original_ctx = 0;
   double yarn_beta_fast = 32.0, yarn_beta_slow = 1.0, yarn_ext_factor = 1.0;
-  double rope_attn_factor = 1.0;       // magnitude multiplier
-  float attention_scale = 0.0f;        // 0: 1/sqrt(head_dim_k)
+  double rope_attn_factor = 1.0;  // magnitude multiplier
+  float attention_scale = 0.0f;   // 0: 1/sqrt(head_dim_k)
   float attention_softcap = 0.0f, final_softcap = 0.0f;
   float embedding_scale = 1.0f, residual_scale = 1.0f, logit_scale = 1.0f;
 };
 
 // A family: which metadata it reads and how it differs from the plain llama layer. One file each in archs/.
 struct Arch {
-  std::string_view name;               // general.architecture
-  std::string_view hf_model_types;     // space separated model_type of config.json
+  std::string_view name;            // general.architecture
+  std::string_view hf_model_types;  // space separated model_type of config.json
   ops::NormKind norm = ops::NormKind::rms;
   NormPlaces norm_places = NormPlaces::pre;
   ops::Activation activation = ops::Activation::silu;

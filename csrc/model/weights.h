@@ -19,9 +19,9 @@ struct LayerWeights {
   Vector attn_norm, attn_norm_bias, attn_norm_2, attn_norm_2_bias, attn_post_norm;
   Vector mlp_norm, mlp_norm_bias, mlp_post_norm;
   Vector q_norm, q_norm_bias, k_norm, k_norm_bias;  // (head_dim) per head, or (n_heads * head_dim) over the row
-  ops::Matrix q, k, v, qkv, o;             // qkv where the file holds one fused matrix; then q, k, v are empty
+  ops::Matrix q, k, v, qkv, o;                      // qkv where the file holds one fused matrix; then q, k, v are empty
   Vector q_bias, k_bias, v_bias, qkv_bias, o_bias;
-  ops::Matrix gate, up, down, gate_up;     // gate_up where fused
+  ops::Matrix gate, up, down, gate_up;  // gate_up where fused
   Vector gate_bias, up_bias, down_bias;
   Vector sinks;
 };
@@ -29,9 +29,9 @@ struct LayerWeights {
 // Everything a decoder reads. Immutable once loaded; shared by decoders and engines.
 struct Weights {
   Config config;
-  ops::Matrix token_embedding;             // raw
-  ops::Matrix output;                      // packed; of the embedding where tied
-  ops::Matrix position_embedding;          // raw; learned positions
+  ops::Matrix token_embedding;     // raw
+  ops::Matrix output;              // packed; of the embedding where tied
+  ops::Matrix position_embedding;  // raw; learned positions
   Vector output_norm, output_norm_bias, output_bias, token_embedding_norm, token_embedding_norm_bias;
   Vector rope_factors, rope_factors_long, rope_factors_short;
   std::vector<LayerWeights> layers;
@@ -40,8 +40,8 @@ struct Weights {
 };
 
 struct LoadOptions {
-  int n_threads = 0;          // for packing; 0: usable cores
-  bool keep_raw = false;      // "mmap" mode: pack nothing
+  int n_threads = 0;      // for packing; 0: usable cores
+  bool keep_raw = false;  // "mmap" mode: pack nothing
   Progress progress;
 };
 

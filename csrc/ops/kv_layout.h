@@ -11,18 +11,19 @@ inline constexpr int kKvBlockTokens = 16;
 
 enum class KvType : uint8_t { f16, bf16, f32, q8_0, q4_0 };
 
-std::string_view kv_type_name(KvType type);           // "f16"
+std::string_view kv_type_name(KvType type);  // "f16"
 bool parse_kv_type(std::string_view name, KvType& out);
 
 // One KV block of one layer holds, for each kv head in order, a key tile and then a value tile:
-//   key tile, f16 bf16 f32:  (head_dim, 16)            element [d][t]: lanes are positions, so q.k needs no horizontal sum
-//   key tile, q8_0:          (head_dim/32, 16) f16 scales, then (head_dim/4, 16, 4) int8 codes   scale of [d/32][t]
+//   key tile, f16 bf16 f32:  (head_dim, 16)            element [d][t]: lanes are positions, so q.k needs no horizontal
+//   sum key tile, q8_0:          (head_dim/32, 16) f16 scales, then (head_dim/4, 16, 4) int8 codes   scale of [d/32][t]
 //   key tile, q4_0:          (head_dim/32, 16) f16 scales, then (head_dim/8, 16, 4) bytes: in each group of 8 dims
 //                            byte i of position t holds dim 8g+i in its low nibble and dim 8g+4+i in its high nibble;
 //                            value = scale * (nibble - 8)
 //   value tile, f16 bf16 f32: (16, head_dim)
 //   value tile, q8_0:        (16, head_dim/32) f16 scales, then (16, head_dim) int8 codes
-//   value tile, q4_0:        (16, head_dim/32) f16 scales, then (16, head_dim/2) bytes: byte i of a group of 32 dims holds
+//   value tile, q4_0:        (16, head_dim/32) f16 scales, then (16, head_dim/2) bytes: byte i of a group of 32 dims
+//   holds
 //                            dim i in its low nibble and dim 16+i in its high nibble (the GGUF Q4_0 order)
 // Quantized types need head_dim to be a multiple of 32. Scales and codes are those of GGUF Q8_0 / Q4_0.
 // key_dim and value_dim may differ.

@@ -21,8 +21,8 @@ struct MatrixSource {
 
 // How a Matrix's bytes are arranged. Described bit by bit in ops/packed.h.
 enum class Layout : uint8_t {
-  raw,       // as in the file, row by row: not copied, `data` points into the mapping
-  panels,    // 16-row interleaved panels; `format` says which family and scale kind
+  raw,     // as in the file, row by row: not copied, `data` points into the mapping
+  panels,  // 16-row interleaved panels; `format` says which family and scale kind
 };
 
 // Made by a backend's pack(). Owns its bytes unless the layout is raw.
@@ -36,7 +36,7 @@ struct Matrix {
   Buffer storage;                   // panels only
 
   explicit operator bool() const { return data != nullptr; }
-  int64_t bytes() const;            // what one pass over the matrix reads
+  int64_t bytes() const;  // what one pass over the matrix reads
 };
 
 }  // namespace halfbyte::ops

@@ -35,12 +35,12 @@ struct RowRun {
 // One output of linear(): out[t, r] (+)= scale * act(dot(w[r, :], x[t, :]) + bias[r]).
 struct Projection {
   const Matrix* weight = nullptr;
-  const float* bias = nullptr;      // (n_rows) or nullptr
-  float* out = nullptr;             // row t at out + t * out_stride
-  int64_t out_stride = 0;           // floats
+  const float* bias = nullptr;  // (n_rows) or nullptr
+  float* out = nullptr;         // row t at out + t * out_stride
+  int64_t out_stride = 0;       // floats
   Activation activation = Activation::none;
   float scale = 1.0f;
-  bool accumulate = false;          // add to what `out` holds (residual)
+  bool accumulate = false;  // add to what `out` holds (residual)
 };
 
 // One sequence's rows in an attention call: n_rows consecutive query rows at positions first_position, +1, ...
@@ -55,17 +55,17 @@ struct AttentionSpan {
 };
 
 struct AttentionArgs {
-  const float* query = nullptr;     // (n_tokens, n_heads, key_dim)
-  int64_t query_stride = 0;         // floats between rows
-  float* out = nullptr;             // (n_tokens, n_heads, value_dim)
+  const float* query = nullptr;  // (n_tokens, n_heads, key_dim)
+  int64_t query_stride = 0;      // floats between rows
+  float* out = nullptr;          // (n_tokens, n_heads, value_dim)
   int64_t out_stride = 0;
-  const std::byte* kv = nullptr;    // this layer's KV blocks: block b at kv + b * layout.block_bytes()
+  const std::byte* kv = nullptr;  // this layer's KV blocks: block b at kv + b * layout.block_bytes()
   KvLayout layout;
-  int n_heads = 0;                  // query heads; head h reads kv head h / (n_heads / n_kv_heads)
-  float scale = 1.0f;               // multiplies q.k
-  float softcap = 0.0f;             // > 0: s = softcap * tanh(s / softcap) before the softmax
-  int64_t window = 0;               // > 0: sliding window of that many positions, the query's own included
-  const float* sinks = nullptr;     // (n_heads) logits of a virtual extra key without value, or nullptr
+  int n_heads = 0;               // query heads; head h reads kv head h / (n_heads / n_kv_heads)
+  float scale = 1.0f;            // multiplies q.k
+  float softcap = 0.0f;          // > 0: s = softcap * tanh(s / softcap) before the softmax
+  int64_t window = 0;            // > 0: sliding window of that many positions, the query's own included
+  const float* sinks = nullptr;  // (n_heads) logits of a virtual extra key without value, or nullptr
   std::span<const AttentionSpan> spans;
 };
 
@@ -96,7 +96,8 @@ struct Ops {
   Matrix (*pack)(const MatrixSource& source, bool keep_raw, ThreadPool& pool) = nullptr;
 
   // out[t, :] = scale * decoded row tokens[t] of `table` (layout raw). Token ids are checked by the caller.
-  void (*embed)(const Context&, const Matrix& table, std::span<const int32_t> tokens, float scale, float* out) = nullptr;
+  void (*embed)(const Context&, const Matrix& table, std::span<const int32_t> tokens, float scale,
+                float* out) = nullptr;
 
   // All projections of one input x (n_tokens, n_cols); rows of `runs` cover 0..n_tokens in order.
   void (*linear)(const Context&, const float* x, int64_t x_stride, std::span<const RowRun> runs,
@@ -116,15 +117,16 @@ struct Ops {
   void (*rope)(const Context&, const RopeArgs&, float* x, int64_t x_stride, int64_t n_tokens, int n_heads, int head_dim,
                const int32_t* positions) = nullptr;
 
-  // Quantizes and writes the keys and values of n_tokens rows into their KV slots (slot = block * 16 + offset; -1: skip).
+  // Quantizes and writes the keys and values of n_tokens rows into their KV slots (slot = block * 16 + offset; -1:
+  // skip).
   void (*store_kv)(const Context&, const KvLayout&, std::byte* kv, const float* k, int64_t k_stride, const float* v,
                    int64_t v_stride, int64_t n_tokens, const int64_t* slots) = nullptr;
 
   void (*attention)(const Context&, const AttentionArgs&) = nullptr;
 
   // out[t, i] = act(x[t, i]) * y[t, i] for rows of n floats (fused gate_up matrices, phi3: gate = x, up = y).
-  void (*glu)(const Context&, Activation act, const float* gate, int64_t gate_stride, const float* up, int64_t up_stride,
-              float* out, int64_t out_stride, int64_t n_tokens, int64_t n) = nullptr;
+  void (*glu)(const Context&, Activation act, const float* gate, int64_t gate_stride, const float* up,
+              int64_t up_stride, float* out, int64_t out_stride, int64_t n_tokens, int64_t n) = nullptr;
 
   // x[t, i] += scale * y[t, i] for rows of n floats.
   void (*add)(const Context&, float* x, const float* y, float scale, int64_t n_tokens, int64_t n) = nullptr;

@@ -1,0 +1,77 @@
+// What block headers share: unaligned loads and the loop over blocks.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "base/half.h"
+
+namespace halfbyte::formats {
+
+inline uint16_t load_u16(const uint8_t* p) {
+  uint16_t value;
+  std::memcpy(&value, p, sizeof value);
+  return value;
+}
+
+inline uint32_t load_u32(const uint8_t* p) {
+  uint32_t value;
+  std::memcpy(&value, p, sizeof value);
+  return value;
+}
+
+inline float load_f16(const uint8_t* p) {
+  return f16_to_f32(load_u16(p));
+}
+
+inline void store_f16(uint8_t* p, float value) {
+  const uint16_t bits = f32_to_f16(value);
+  std::memcpy(p, &bits, sizeof bits);
+}
+
+// Element e of a 32-weight nibble block: low nibbles are elements 0..15, high nibbles 16..31.
+inline int nibble32(const uint8_t* qs, int e) {
+  return qs[e % 16] >> 4 * (e / 16) & 15;
+}
+
+struct Range {
+  float low, high;
+};
+
+// Smallest and largest of n weights.
+inline Range range_of(const float* w, int n) {
+  Range range = {w[0], w[0]};
+  for (int i = 1; i < n; ++i) {
+    range.low = w[i] < range.low ? w[i] : range.low;
+    range.high = w[i] > range.high ? w[i] : range.high;
+  }
+  return range;
+}
+
+// The first weight of largest magnitude, with its sign.
+inline float signed_extreme(const float* w, int n) {
+  float extreme = 0.0f;
+  for (int i = 0; i < n; ++i) {
+    if (std::fabs(w[i]) > std::fabs(extreme)) extreme = w[i];
+  }
+  return extreme;
+}
+
+// Runs Block::decode over consecutive blocks.
+template <class Block>
+void decode_blocks(const void* blocks, float* weights, int64_t n_blocks) {
+  const uint8_t* block = static_cast<const uint8_t*>(blocks);
+  for (int64_t i = 0; i < n_blocks; ++i, block += sizeof(Block), weights += Block::kWeights)
+    Block::decode(block, weights);
+}
+
+template <class Block>
+void encode_blocks(const float* weights, void* blocks, int64_t n_blocks) {
+  uint8_t* block = static_cast<uint8_t*>(blocks);
+  for (int64_t i = 0; i < n_blocks; ++i, block += sizeof(Block), weights += Block::kWeights)
+    Block::encode(weights, block);
+}
+
+}  // namespace halfbyte::formats
