@@ -1,0 +1,28 @@
+// The reference backend's op table.
+#include "ops/reference/reference.h"
+
+namespace halfbyte::ops {
+
+const Ops& reference_ops() {
+  static const Ops table = [] {
+    Ops ops;
+    ops.name = "reference";
+    ops.create_scratch = [](ThreadPool&) -> void* { return nullptr; };
+    ops.destroy_scratch = [](void*) {};
+    ops.pack = reference::pack;
+    ops.embed = reference::embed;
+    ops.linear = reference::linear;
+    ops.linear_glu = reference::linear_glu;
+    ops.norm = reference::norm;
+    ops.rope = reference::rope;
+    ops.store_kv = reference::store_kv;
+    ops.attention = reference::attention;
+    ops.glu = reference::glu;
+    ops.add = reference::add;
+    ops.softcap = reference::softcap;
+    return ops;
+  }();
+  return table;
+}
+
+}  // namespace halfbyte::ops
