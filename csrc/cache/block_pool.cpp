@@ -37,16 +37,18 @@ int32_t BlockPool::ref_count(int32_t block) const {
 void BlockPool::check_integrity(const std::vector<int32_t>& expected_refs) const {
   std::vector<bool> is_free(ref_counts_.size(), false);
   for (const int32_t block : free_) {
-    require(block >= 0 && block < n_blocks() && !is_free[static_cast<size_t>(block)], "KV block %d is on the free list twice.", block);
+    require(block >= 0 && block < n_blocks() && !is_free[static_cast<size_t>(block)],
+            "KV block %d is on the free list twice.", block);
     is_free[static_cast<size_t>(block)] = true;
   }
   for (int32_t block = 0; block < n_blocks(); ++block) {
     const int32_t count = ref_counts_[static_cast<size_t>(block)];
-    require((count == 0) == is_free[static_cast<size_t>(block)], "KV block %d has %d references and is%s on the free list.", block, count,
+    require((count == 0) == is_free[static_cast<size_t>(block)],
+            "KV block %d has %d references and is%s on the free list.", block, count,
             is_free[static_cast<size_t>(block)] ? "" : " not");
     if (!expected_refs.empty()) {
-      require(count == expected_refs[static_cast<size_t>(block)], "KV block %d has %d references; its users hold %d.", block, count,
-              expected_refs[static_cast<size_t>(block)]);
+      require(count == expected_refs[static_cast<size_t>(block)], "KV block %d has %d references; its users hold %d.",
+              block, count, expected_refs[static_cast<size_t>(block)]);
     }
   }
 }

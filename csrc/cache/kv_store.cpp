@@ -7,7 +7,8 @@
 
 namespace halfbyte::cache {
 
-KvStore::KvStore(std::vector<ops::KvLayout> layers, int32_t n_blocks) : layers_(std::move(layers)), n_blocks_(n_blocks) {
+KvStore::KvStore(std::vector<ops::KvLayout> layers, int32_t n_blocks)
+    : layers_(std::move(layers)), n_blocks_(n_blocks) {
   int64_t total = 0;
   for (const ops::KvLayout& layout : layers_) {
     offsets_.push_back(total);
@@ -33,7 +34,8 @@ void KvStore::copy_block(int32_t from, int32_t to) {
 }
 
 void KvStore::save_block(int32_t block, std::span<std::byte> out) const {
-  require(static_cast<int64_t>(out.size()) == block_bytes(), "A KV block takes %lld bytes, not %zu.", static_cast<long long>(block_bytes()), out.size());
+  require(static_cast<int64_t>(out.size()) == block_bytes(), "A KV block takes %lld bytes, not %zu.",
+          static_cast<long long>(block_bytes()), out.size());
   std::byte* to = out.data();
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
     const int64_t bytes = layers_[layer].block_bytes();
@@ -43,7 +45,8 @@ void KvStore::save_block(int32_t block, std::span<std::byte> out) const {
 }
 
 void KvStore::restore_block(int32_t block, std::span<const std::byte> in) {
-  require(static_cast<int64_t>(in.size()) == block_bytes(), "A KV block takes %lld bytes, not %zu.", static_cast<long long>(block_bytes()), in.size());
+  require(static_cast<int64_t>(in.size()) == block_bytes(), "A KV block takes %lld bytes, not %zu.",
+          static_cast<long long>(block_bytes()), in.size());
   const std::byte* from = in.data();
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
     const int64_t bytes = layers_[layer].block_bytes();

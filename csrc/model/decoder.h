@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "cache/kv_store.h"
 #include "model/arch.h"
@@ -15,9 +16,10 @@ namespace halfbyte::model {
 // Holds weights (const) and work buffers. One thread at a time.
 class Decoder {
  public:
-  // n_threads workers; max_rows bounds a batch's rows, max_logit_rows its logit rows.
+  // n_threads workers; max_rows bounds a batch's rows, max_logit_rows its logit rows. n_ctx (0: the model's) decides
+  // between the short and long factors of LongRoPE.
   Decoder(std::shared_ptr<const Weights> weights, const ops::Ops& ops, int n_threads, int64_t max_rows,
-          int64_t max_logit_rows);
+          int64_t max_logit_rows, int64_t n_ctx = 0);
   ~Decoder();
 
   const Config& config() const;

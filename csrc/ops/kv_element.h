@@ -16,7 +16,9 @@ inline uint16_t load_u16(const std::byte* p) {
   std::memcpy(&bits, p, sizeof bits);
   return bits;
 }
-inline void store_u16(std::byte* p, uint16_t bits) { std::memcpy(p, &bits, sizeof bits); }
+inline void store_u16(std::byte* p, uint16_t bits) {
+  std::memcpy(p, &bits, sizeof bits);
+}
 
 // One quantized group of 32: the f16 scale and codes of GGUF Q8_0 (qmax 127) or Q4_0 (qmax -8).
 inline float kv_group_scale(KvType type, const float* x) {
@@ -48,7 +50,8 @@ inline void store_key(const KvLayout& layout, std::byte* tile, int t, const floa
       for (int d = 0; d < dim; ++d) std::memcpy(tile + 4 * (d * kT + t), key + d, 4);
       return;
     case KvType::q8_0:
-    case KvType::q4_0: break;
+    case KvType::q4_0:
+      break;
   }
   std::byte* codes = tile + 2 * (dim / 32) * kT;
   for (int group = 0; group < dim / 32; ++group) {
@@ -72,9 +75,15 @@ inline void load_key(const KvLayout& layout, const std::byte* tile, int t, float
   const std::byte* codes = tile + 2 * (dim / 32) * kT;
   for (int d = 0; d < dim; ++d) {
     switch (layout.k_type) {
-      case KvType::f16: key[d] = f16_to_f32(load_u16(tile + 2 * (d * kT + t))); break;
-      case KvType::bf16: key[d] = bf16_to_f32(load_u16(tile + 2 * (d * kT + t))); break;
-      case KvType::f32: std::memcpy(key + d, tile + 4 * (d * kT + t), 4); break;
+      case KvType::f16:
+        key[d] = f16_to_f32(load_u16(tile + 2 * (d * kT + t)));
+        break;
+      case KvType::bf16:
+        key[d] = bf16_to_f32(load_u16(tile + 2 * (d * kT + t)));
+        break;
+      case KvType::f32:
+        std::memcpy(key + d, tile + 4 * (d * kT + t), 4);
+        break;
       case KvType::q8_0:
         key[d] = f16_to_f32(load_u16(tile + 2 * (d / 32 * kT + t))) *
                  static_cast<float>(static_cast<int8_t>(codes[(d / 4 * kT + t) * 4 + d % 4]));
@@ -98,9 +107,12 @@ inline void store_value(const KvLayout& layout, std::byte* tile, int t, const fl
     case KvType::bf16:
       for (int d = 0; d < dim; ++d) store_u16(tile + 2 * (t * dim + d), f32_to_bf16(value[d]));
       return;
-    case KvType::f32: std::memcpy(tile + 4 * t * dim, value, 4 * static_cast<size_t>(dim)); return;
+    case KvType::f32:
+      std::memcpy(tile + 4 * t * dim, value, 4 * static_cast<size_t>(dim));
+      return;
     case KvType::q8_0:
-    case KvType::q4_0: break;
+    case KvType::q4_0:
+      break;
   }
   const int n_groups = dim / 32;
   std::byte* codes = tile + 2 * n_groups * kKvBlockTokens;
@@ -125,11 +137,18 @@ inline void load_value(const KvLayout& layout, const std::byte* tile, int t, flo
   const std::byte* codes = tile + 2 * n_groups * kKvBlockTokens;
   for (int d = 0; d < dim; ++d) {
     switch (layout.v_type) {
-      case KvType::f16: value[d] = f16_to_f32(load_u16(tile + 2 * (t * dim + d))); break;
-      case KvType::bf16: value[d] = bf16_to_f32(load_u16(tile + 2 * (t * dim + d))); break;
-      case KvType::f32: std::memcpy(value + d, tile + 4 * (t * dim + d), 4); break;
+      case KvType::f16:
+        value[d] = f16_to_f32(load_u16(tile + 2 * (t * dim + d)));
+        break;
+      case KvType::bf16:
+        value[d] = bf16_to_f32(load_u16(tile + 2 * (t * dim + d)));
+        break;
+      case KvType::f32:
+        std::memcpy(value + d, tile + 4 * (t * dim + d), 4);
+        break;
       case KvType::q8_0:
-        value[d] = f16_to_f32(load_u16(tile + 2 * (t * n_groups + d / 32))) * static_cast<float>(static_cast<int8_t>(codes[t * dim + d]));
+        value[d] = f16_to_f32(load_u16(tile + 2 * (t * n_groups + d / 32))) *
+                   static_cast<float>(static_cast<int8_t>(codes[t * dim + d]));
         break;
       case KvType::q4_0: {
         const int pair = static_cast<int>(codes[t * dim / 2 + d / 32 * 16 + d % 16]);

@@ -8,8 +8,8 @@
 
 namespace halfbyte::ops::reference {
 
-void store_kv(const Context&, const KvLayout& layout, std::byte* kv, const float* k, int64_t k_stride, const float* v, int64_t v_stride,
-              int64_t n_tokens, const int64_t* slots) {
+void store_kv(const Context&, const KvLayout& layout, std::byte* kv, const float* k, int64_t k_stride, const float* v,
+              int64_t v_stride, int64_t n_tokens, const int64_t* slots) {
   for (int64_t t = 0; t < n_tokens; ++t) {
     if (slots[t] < 0) continue;
     std::byte* block = kv + slots[t] / kKvBlockTokens * layout.block_bytes();
@@ -17,7 +17,8 @@ void store_kv(const Context&, const KvLayout& layout, std::byte* kv, const float
     for (int h = 0; h < layout.n_kv_heads; ++h) {
       std::byte* head = block + h * layout.head_bytes();
       store_key(layout, head, position, k + t * k_stride + static_cast<int64_t>(h) * layout.key_dim);
-      store_value(layout, head + layout.key_tile_bytes(), position, v + t * v_stride + static_cast<int64_t>(h) * layout.value_dim);
+      store_value(layout, head + layout.key_tile_bytes(), position,
+                  v + t * v_stride + static_cast<int64_t>(h) * layout.value_dim);
     }
   }
 }
@@ -32,11 +33,14 @@ void attention(const Context& context, const AttentionArgs& args) {
       for (int64_t item = begin; item < end; ++item) {
         const int64_t row = item / args.n_heads, position = span.first_position + row;
         const int head = static_cast<int>(item % args.n_heads);
-        const float* q = args.query + (span.first_row + row) * args.query_stride + static_cast<int64_t>(head) * layout.key_dim;
-        float* out = args.out + (span.first_row + row) * args.out_stride + static_cast<int64_t>(head) * layout.value_dim;
+        const float* q =
+            args.query + (span.first_row + row) * args.query_stride + static_cast<int64_t>(head) * layout.key_dim;
+        float* out =
+            args.out + (span.first_row + row) * args.out_stride + static_cast<int64_t>(head) * layout.value_dim;
         const int64_t first = args.window > 0 ? std::max<int64_t>(0, position - args.window + 1) : 0;
         const auto tile_of = [&](int64_t p) {
-          return args.kv + span.block_table[p / kKvBlockTokens] * layout.block_bytes() + head / group * layout.head_bytes();
+          return args.kv + span.block_table[p / kKvBlockTokens] * layout.block_bytes() +
+                 head / group * layout.head_bytes();
         };
         scores.clear();
         double highest = args.sinks != nullptr ? args.sinks[head] : -INFINITY;
@@ -55,7 +59,8 @@ void attention(const Context& context, const AttentionArgs& args) {
           const double weight = std::exp(scores[static_cast<size_t>(p - first)] - highest);
           total += weight;
           load_value(layout, tile_of(p) + layout.key_tile_bytes(), static_cast<int>(p % kKvBlockTokens), value.data());
-          for (int d = 0; d < layout.value_dim; ++d) sum[static_cast<size_t>(d)] += weight * value[static_cast<size_t>(d)];
+          for (int d = 0; d < layout.value_dim; ++d)
+            sum[static_cast<size_t>(d)] += weight * value[static_cast<size_t>(d)];
         }
         for (int d = 0; d < layout.value_dim; ++d) out[d] = static_cast<float>(sum[static_cast<size_t>(d)] / total);
       }

@@ -6,8 +6,8 @@
 
 namespace halfbyte::ops::reference {
 
-void norm(const Context&, NormKind kind, const float* x, int64_t x_stride, float* out, int64_t out_stride, int64_t n_rows, int64_t dim,
-          const float* weight, const float* bias, float eps) {
+void norm(const Context&, NormKind kind, const float* x, int64_t x_stride, float* out, int64_t out_stride,
+          int64_t n_rows, int64_t dim, const float* weight, const float* bias, float eps) {
   for (int64_t r = 0; r < n_rows; ++r) {
     const float* in = x + r * x_stride;
     float* to = out + r * out_stride;
@@ -46,10 +46,11 @@ void rope(const Context&, const RopeArgs& args, float* x, int64_t x_stride, int6
   }
 }
 
-void glu(const Context&, Activation act, const float* gate, int64_t gate_stride, const float* up, int64_t up_stride, float* out,
-         int64_t out_stride, int64_t n_tokens, int64_t n) {
+void glu(const Context&, Activation act, const float* gate, int64_t gate_stride, const float* up, int64_t up_stride,
+         float* out, int64_t out_stride, int64_t n_tokens, int64_t n) {
   for (int64_t t = 0; t < n_tokens; ++t) {
-    for (int64_t i = 0; i < n; ++i) out[t * out_stride + i] = activate(act, gate[t * gate_stride + i]) * up[t * up_stride + i];
+    for (int64_t i = 0; i < n; ++i)
+      out[t * out_stride + i] = activate(act, gate[t * gate_stride + i]) * up[t * up_stride + i];
   }
 }
 

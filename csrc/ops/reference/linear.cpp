@@ -13,7 +13,9 @@ void decode_row(const Matrix& m, int64_t row, float* out) {
   m.format->decode(m.data + row * m.format->row_bytes(m.n_cols), out, m.n_cols / m.format->block_weights);
 }
 
-int64_t n_tokens_of(std::span<const RowRun> runs) { return runs.empty() ? 0 : runs.back().end; }
+int64_t n_tokens_of(std::span<const RowRun> runs) {
+  return runs.empty() ? 0 : runs.back().end;
+}
 
 double dot(const float* a, const float* b, int64_t n) {
   double sum = 0.0;
@@ -41,7 +43,8 @@ void embed(const Context&, const Matrix& table, std::span<const int32_t> tokens,
   }
 }
 
-void linear(const Context& context, const float* x, int64_t x_stride, std::span<const RowRun> runs, std::span<const Projection> projections) {
+void linear(const Context& context, const float* x, int64_t x_stride, std::span<const RowRun> runs,
+            std::span<const Projection> projections) {
   const int64_t n_tokens = n_tokens_of(runs);
   for (const Projection& p : projections) {
     const Matrix& w = *p.weight;
@@ -50,7 +53,8 @@ void linear(const Context& context, const float* x, int64_t x_stride, std::span<
       for (int64_t r = begin; r < end; ++r) {
         decode_row(w, r, row.data());
         for (int64_t t = 0; t < n_tokens; ++t) {
-          const float sum = static_cast<float>(dot(row.data(), x + t * x_stride, w.n_cols)) + (p.bias != nullptr ? p.bias[r] : 0.0f);
+          const float sum =
+              static_cast<float>(dot(row.data(), x + t * x_stride, w.n_cols)) + (p.bias != nullptr ? p.bias[r] : 0.0f);
           float& out = p.out[t * p.out_stride + r];
           const float value = p.scale * activate(p.activation, sum);
           out = p.accumulate ? out + value : value;
@@ -60,8 +64,9 @@ void linear(const Context& context, const float* x, int64_t x_stride, std::span<
   }
 }
 
-void linear_glu(const Context& context, const float* x, int64_t x_stride, std::span<const RowRun> runs, const Matrix& gate,
-                const float* gate_bias, const Matrix& up, const float* up_bias, Activation act, float* out, int64_t out_stride) {
+void linear_glu(const Context& context, const float* x, int64_t x_stride, std::span<const RowRun> runs,
+                const Matrix& gate, const float* gate_bias, const Matrix& up, const float* up_bias, Activation act,
+                float* out, int64_t out_stride) {
   const int64_t n_tokens = n_tokens_of(runs);
   std::vector<float> gated(static_cast<size_t>(n_tokens * gate.n_rows));
   const Projection projections[] = {
@@ -70,7 +75,8 @@ void linear_glu(const Context& context, const float* x, int64_t x_stride, std::s
   };
   linear(context, x, x_stride, runs, projections);
   for (int64_t t = 0; t < n_tokens; ++t) {
-    for (int64_t r = 0; r < gate.n_rows; ++r) out[t * out_stride + r] *= gated[static_cast<size_t>(t * gate.n_rows + r)];
+    for (int64_t r = 0; r < gate.n_rows; ++r)
+      out[t * out_stride + r] *= gated[static_cast<size_t>(t * gate.n_rows + r)];
   }
 }
 

@@ -7,17 +7,20 @@ namespace halfbyte::ops::reference {
 
 Matrix pack(const MatrixSource& source, bool keep_raw, ThreadPool& pool);
 void embed(const Context&, const Matrix& table, std::span<const int32_t> tokens, float scale, float* out);
-void linear(const Context&, const float* x, int64_t x_stride, std::span<const RowRun> runs, std::span<const Projection> projections);
-void linear_glu(const Context&, const float* x, int64_t x_stride, std::span<const RowRun> runs, const Matrix& gate, const float* gate_bias,
-                const Matrix& up, const float* up_bias, Activation act, float* out, int64_t out_stride);
-void norm(const Context&, NormKind kind, const float* x, int64_t x_stride, float* out, int64_t out_stride, int64_t n_rows, int64_t dim,
-          const float* weight, const float* bias, float eps);
-void rope(const Context&, const RopeArgs&, float* x, int64_t x_stride, int64_t n_tokens, int n_heads, int head_dim, const int32_t* positions);
-void store_kv(const Context&, const KvLayout&, std::byte* kv, const float* k, int64_t k_stride, const float* v, int64_t v_stride,
-              int64_t n_tokens, const int64_t* slots);
+void linear(const Context&, const float* x, int64_t x_stride, std::span<const RowRun> runs,
+            std::span<const Projection> projections);
+void linear_glu(const Context&, const float* x, int64_t x_stride, std::span<const RowRun> runs, const Matrix& gate,
+                const float* gate_bias, const Matrix& up, const float* up_bias, Activation act, float* out,
+                int64_t out_stride);
+void norm(const Context&, NormKind kind, const float* x, int64_t x_stride, float* out, int64_t out_stride,
+          int64_t n_rows, int64_t dim, const float* weight, const float* bias, float eps);
+void rope(const Context&, const RopeArgs&, float* x, int64_t x_stride, int64_t n_tokens, int n_heads, int head_dim,
+          const int32_t* positions);
+void store_kv(const Context&, const KvLayout&, std::byte* kv, const float* k, int64_t k_stride, const float* v,
+              int64_t v_stride, int64_t n_tokens, const int64_t* slots);
 void attention(const Context&, const AttentionArgs&);
-void glu(const Context&, Activation act, const float* gate, int64_t gate_stride, const float* up, int64_t up_stride, float* out,
-         int64_t out_stride, int64_t n_tokens, int64_t n);
+void glu(const Context&, Activation act, const float* gate, int64_t gate_stride, const float* up, int64_t up_stride,
+         float* out, int64_t out_stride, int64_t n_tokens, int64_t n);
 void add(const Context&, float* x, const float* y, float scale, int64_t n_tokens, int64_t n);
 void softcap(const Context&, float* x, int64_t n, float cap);
 

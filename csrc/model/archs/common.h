@@ -1,0 +1,23 @@
+// What several families' customize functions share.
+#pragma once
+
+#include <cmath>
+
+#include "model/arch.h"
+
+namespace halfbyte::model::archs {
+
+// Layers alternate between a window and full attention: of every `period` layers the last is full. A file may say
+// otherwise in attention.sliding_window_pattern (a period, or one flag per layer).
+inline void alternate_windows(const files::TensorSource& source, Config& config, int64_t window, int64_t period) {
+  const std::string prefix = config.arch + ".attention.";
+  const auto pattern = source.metadata().get_ints(prefix + "sliding_window_pattern");
+  const bool per_layer = pattern && static_cast<int64_t>(pattern->size()) == config.n_layers && config.n_layers > 1;
+  if (pattern && !per_layer && pattern->size() == 1 && pattern->front() >= 0) period = pattern->front();
+  for (int64_t i = 0; i < config.n_layers; ++i) {
+    const bool windowed = per_layer ? (*pattern)[static_cast<size_t>(i)] != 0 : period == 0 || i % period < period - 1;
+    config.layers[static_cast<size_t>(i)].window = windowed ? window : 0;
+  }
+}
+
+}  // namespace halfbyte::model::archs

@@ -1,0 +1,32 @@
+// Gemma 2: norms before and after each block, soft caps, every other layer sees a window.
+#include "model/archs/common.h"
+#include "model/archs/list.h"
+
+namespace halfbyte::model::archs {
+
+namespace {
+
+void customize(const files::TensorSource& source, Config& config) {
+  const files::Metadata& meta = source.metadata();
+  alternate_windows(source, config, meta.get_int("gemma2.attention.sliding_window").value_or(4096), 2);
+  if (!meta.has("gemma2.attn_logit_softcapping")) config.attention_softcap = 50.0f;
+  if (!meta.has("gemma2.final_logit_softcapping")) config.final_softcap = 30.0f;
+  // The 27B model (46 layers) divides by sqrt(n_embd / n_heads); the others by sqrt(head_dim).
+  if (config.n_layers == 46 && config.attention_scale == 0) {
+    config.attention_scale =
+        1.0f / std::sqrt(static_cast<float>(config.n_embd) / static_cast<float>(config.layers[0].n_heads));
+  }
+}
+
+}  // namespace
+
+const Arch gemma2 = {
+    .name = "gemma2",
+    .hf_model_types = "gemma2",
+    .norm_places = NormPlaces::pre_and_post,
+    .activation = ops::Activation::gelu_tanh,
+    .scale_embedding_by_sqrt_dim = true,
+    .customize = customize,
+};
+
+}  // namespace halfbyte::model::archs

@@ -1,0 +1,37 @@
+// Gemma 3: Gemma 2 without soft caps, with q and k norms; five window layers to one full one, each kind with its own
+// rope.
+#include "model/archs/common.h"
+#include "model/archs/list.h"
+
+namespace halfbyte::model::archs {
+
+namespace {
+
+void customize(const files::TensorSource& source, Config& config) {
+  const files::Metadata& meta = source.metadata();
+  alternate_windows(source, config, meta.get_int("gemma3.attention.sliding_window").value_or(1024), 6);
+  const double local_theta = meta.get_float("gemma3.rope.freq_base_swa").value_or(10000.0);
+  for (LayerConfig& layer : config.layers) {
+    if (layer.window == 0) continue;
+    layer.rope_theta = local_theta;
+    layer.rope_freq_scale = 1.0;  // scaling is for the full layers only
+  }
+  // The 27B model (62 layers) divides by sqrt(n_embd / n_heads); the others by sqrt(head_dim).
+  if (config.n_layers == 62 && config.attention_scale == 0) {
+    config.attention_scale =
+        1.0f / std::sqrt(static_cast<float>(config.n_embd) / static_cast<float>(config.layers[0].n_heads));
+  }
+}
+
+}  // namespace
+
+const Arch gemma3 = {
+    .name = "gemma3",
+    .hf_model_types = "gemma3 gemma3_text",
+    .norm_places = NormPlaces::pre_and_post,
+    .activation = ops::Activation::gelu_tanh,
+    .scale_embedding_by_sqrt_dim = true,
+    .customize = customize,
+};
+
+}  // namespace halfbyte::model::archs

@@ -1,0 +1,24 @@
+// GPT-NeoX, Pythia, StableLM-alpha: attention and MLP side by side or one after the other, as the file says.
+#include "model/archs/list.h"
+
+namespace halfbyte::model::archs {
+
+namespace {
+
+void customize(const files::TensorSource& source, Config& config) {
+  if (!source.metadata().get_bool("gptneox.use_parallel_residual").value_or(true)) config.norm_places = NormPlaces::pre;
+}
+
+}  // namespace
+
+const Arch gptneox = {
+    .name = "gptneox",
+    .hf_model_types = "gpt_neox",
+    .norm = ops::NormKind::layer,
+    .norm_places = NormPlaces::parallel,
+    .activation = ops::Activation::gelu,
+    .gated_mlp = false,
+    .customize = customize,
+};
+
+}  // namespace halfbyte::model::archs

@@ -1,0 +1,29 @@
+// Every architecture: one line each. A family's file defines the value that is named here.
+#pragma once
+
+#include "model/arch.h"
+
+namespace halfbyte::model::archs {
+
+extern const Arch falcon;
+extern const Arch gemma;
+extern const Arch gemma2;
+extern const Arch gemma3;
+extern const Arch gpt2;
+extern const Arch gptneox;
+extern const Arch granite;
+extern const Arch llama;
+extern const Arch olmo2;
+extern const Arch phi2;
+extern const Arch phi3;
+extern const Arch qwen2;
+extern const Arch qwen3;
+extern const Arch smollm3;
+extern const Arch starcoder2;
+
+inline constexpr const Arch* kAll[] = {
+    &falcon, &gemma, &gemma2, &gemma3, &gpt2,  &gptneox, &granite,    &llama,
+    &olmo2,  &phi2,  &phi3,   &qwen2,  &qwen3, &smollm3, &starcoder2,
+};
+
+}  // namespace halfbyte::model::archs

@@ -1,0 +1,206 @@
+// Reads a model's numbers from metadata and refuses what no model has.
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "model/arch.h"
+#include "model/archs/list.h"
+
+namespace halfbyte::model {
+
+namespace {
+
+// No model comes near these; a file that claims more is damaged or hostile.
+constexpr int64_t kMaxLayers = 2048, kMaxWidth = int64_t{1} << 20, kMaxHeads = 4096, kMaxHeadDim = 4096,
+                  kMaxContext = int64_t{1} << 30;
+
+class Reader {
+ public:
+  Reader(const files::TensorSource& source, const std::string& arch) : source_(source), prefix_(arch + ".") {}
+
+  int64_t number(const char* key, int64_t low, int64_t high) const {
+    const auto value = source_.metadata().get_int(prefix_ + key);
+    if (!value) {
+      throw Error(ErrorKind::format, source_.path() + ": metadata key " + prefix_ + key + " is missing.",
+                  "The file is no complete model; convert or fetch it again.");
+    }
+    check(key, *value, low, high);
+    return *value;
+  }
+  int64_t number_or(const char* key, int64_t fallback, int64_t low, int64_t high) const {
+    return source_.metadata().has(prefix_ + key) ? number(key, low, high) : fallback;
+  }
+  double real_or(const char* key, double fallback) const {
+    const double value = source_.metadata().get_float(prefix_ + key).value_or(fallback);
+    if (!std::isfinite(value))
+      throw Error(ErrorKind::format, source_.path() + ": metadata key " + prefix_ + key + " is not a finite number.");
+    return value;
+  }
+  double positive_or(const char* key, double fallback) const {
+    const double value = real_or(key, fallback);
+    if (value <= 0)
+      throw Error(ErrorKind::format, format_string("%s: metadata key %s%s is %g; a positive number was expected.",
+                                                   source_.path().c_str(), prefix_.c_str(), key, value));
+    return value;
+  }
+  // One number, or one per layer.
+  std::vector<int64_t> per_layer(const char* key, std::vector<int64_t> fallback, int64_t n_layers, int64_t low,
+                                 int64_t high) const {
+    std::vector<int64_t> values = source_.metadata().get_ints(prefix_ + key).value_or(std::move(fallback));
+    if (values.empty()) number(key, low, high);  // throws: missing
+    if (values.size() == 1) values.assign(static_cast<size_t>(n_layers), values[0]);
+    if (static_cast<int64_t>(values.size()) != n_layers) {
+      throw Error(
+          ErrorKind::format,
+          format_string("%s: metadata key %s%s holds %zu numbers; the model has %lld layers.", source_.path().c_str(),
+                        prefix_.c_str(), key, values.size(), static_cast<long long>(n_layers)));
+    }
+    for (const int64_t value : values) check(key, value, low, high);
+    return values;
+  }
+  std::string text_or(const char* key, std::string fallback) const {
+    return source_.metadata().get_string(prefix_ + key).value_or(std::move(fallback));
+  }
+  bool has(const char* key) const { return source_.metadata().has(prefix_ + key); }
+
+ private:
+  void check(const char* key, int64_t value, int64_t low, int64_t high) const {
+    if (value >= low && value <= high) return;
+    throw Error(ErrorKind::format,
+                format_string("%s: metadata key %s%s is %lld; %lld to %lld were expected.", source_.path().c_str(),
+                              prefix_.c_str(), key, static_cast<long long>(value), static_cast<long long>(low),
+                              static_cast<long long>(high)));
+  }
+  const files::TensorSource& source_;
+  std::string prefix_;
+};
+
+void read_rope(const Reader& reader, const files::TensorSource& source, Config& config) {
+  config.rope_dim = static_cast<int>(reader.number_or("rope.dimension_count", config.head_dim_k, 2, config.head_dim_k));
+  if (config.rope_dim % 2 != 0)
+    throw Error(ErrorKind::format,
+                format_string("%s: rope.dimension_count %d is odd.", source.path().c_str(), config.rope_dim));
+  const double theta = reader.positive_or("rope.freq_base", 10000.0);
+  const std::string scaling = reader.text_or("rope.scaling.type", "none");
+  config.rope_factor = reader.positive_or("rope.scaling.factor", reader.positive_or("rope.scale_linear", 1.0));
+  config.rope_original_ctx =
+      reader.number_or("rope.scaling.original_context_length", config.n_ctx_train, 1, kMaxContext);
+  config.rope_attn_factor = reader.positive_or("rope.scaling.attn_factor", 1.0);
+  config.yarn_beta_fast = reader.positive_or("rope.scaling.yarn_beta_fast", 32.0);
+  config.yarn_beta_slow = reader.positive_or("rope.scaling.yarn_beta_slow", 1.0);
+  config.yarn_ext_factor = reader.real_or("rope.scaling.yarn_ext_factor", 1.0);
+  double freq_scale = 1.0;
+  if (scaling == "linear" || (scaling == "none" && !reader.has("rope.scaling.type") && config.rope_factor != 1.0)) {
+    config.rope_scaling = RopeScaling::linear;
+    freq_scale = 1.0 / config.rope_factor;
+  } else if (scaling == "yarn") {
+    config.rope_scaling = RopeScaling::yarn;
+    freq_scale = 1.0 / config.rope_factor;
+  } else if (scaling == "longrope") {
+    config.rope_scaling = RopeScaling::longrope;
+  } else if (scaling != "none") {
+    throw Error(ErrorKind::unsupported, source.path() + ": rope scaling \"" + scaling + "\".",
+                "Known are none, linear, yarn and longrope.");
+  }
+  for (LayerConfig& layer : config.layers) {
+    layer.rope_theta = theta;
+    layer.rope_freq_scale = freq_scale;
+  }
+}
+
+}  // namespace
+
+std::span<const Arch* const> all_archs() {
+  return archs::kAll;
+}
+
+const Arch* find_arch(std::string_view general_architecture) {
+  for (const Arch* arch : archs::kAll) {
+    if (arch->name == general_architecture) return arch;
+  }
+  return nullptr;
+}
+
+Config read_config(const files::TensorSource& source) {
+  const files::Metadata& meta = source.metadata();
+  const auto name = meta.get_string("general.architecture");
+  if (!name) {
+    throw Error(ErrorKind::format, source.path() + ": metadata key general.architecture is missing.",
+                "The file is no model.");
+  }
+  const Arch* arch = find_arch(*name);
+  if (arch == nullptr) {
+    std::string known;
+    for (const Arch* each : archs::kAll) known += (known.empty() ? "" : ", ") + std::string(each->name);
+    throw Error(ErrorKind::unsupported, source.path() + ": architecture \"" + *name + "\" is not supported.",
+                "Supported are " + known + ".");
+  }
+
+  const Reader reader(source, *name);
+  Config config;
+  config.arch = *name;
+  config.name = meta.get_string("general.name").value_or("");
+  config.n_layers = reader.number("block_count", 1, kMaxLayers);
+  config.n_embd = reader.number("embedding_length", 1, kMaxWidth);
+  config.n_ctx_train = reader.number("context_length", 1, kMaxContext);
+  const files::TensorView* embedding = source.find("token_embd.weight");
+  if (embedding == nullptr)
+    throw Error(ErrorKind::format, source.path() + ": tensor token_embd.weight is missing.",
+                "The file holds no weights (a vocabulary only?).");
+  config.n_vocab = embedding->n_rows();
+  if (config.n_vocab > INT32_MAX) throw Error(ErrorKind::format, source.path() + ": the vocabulary is absurdly large.");
+
+  const std::vector<int64_t> heads = reader.per_layer("attention.head_count", {}, config.n_layers, 1, kMaxHeads);
+  const std::vector<int64_t> kv_heads =
+      reader.per_layer("attention.head_count_kv", heads, config.n_layers, 1, kMaxHeads);
+  const std::vector<int64_t> widths = reader.per_layer("feed_forward_length", {}, config.n_layers, 1, kMaxWidth * 8);
+  const int64_t head_dim = config.n_embd / heads[0];
+  config.head_dim_k = static_cast<int>(reader.number_or("attention.key_length", head_dim, 1, kMaxHeadDim));
+  config.head_dim_v = static_cast<int>(reader.number_or("attention.value_length", head_dim, 1, kMaxHeadDim));
+  if (config.head_dim_k < 1 || config.head_dim_v < 1) {
+    throw Error(ErrorKind::format,
+                format_string("%s: %lld heads are too many for a width of %lld.", source.path().c_str(),
+                              static_cast<long long>(heads[0]), static_cast<long long>(config.n_embd)));
+  }
+  config.layers.resize(static_cast<size_t>(config.n_layers));
+  const int64_t window = reader.number_or("attention.sliding_window", 0, 0, kMaxContext);
+  for (size_t i = 0; i < config.layers.size(); ++i) {
+    LayerConfig& layer = config.layers[i];
+    layer.n_heads = static_cast<int>(heads[i]);
+    layer.n_kv_heads = static_cast<int>(kv_heads[i]);
+    layer.n_ff = widths[i];
+    layer.window = window;
+    if (heads[i] % kv_heads[i] != 0) {
+      throw Error(ErrorKind::format, format_string("%s: layer %zu has %lld heads, no multiple of its %lld kv heads.",
+                                                   source.path().c_str(), i, static_cast<long long>(heads[i]),
+                                                   static_cast<long long>(kv_heads[i])));
+    }
+  }
+
+  config.norm = arch->norm;
+  config.norm_places = arch->norm_places;
+  config.activation = arch->activation;
+  config.gated_mlp = arch->gated_mlp;
+  config.positions = arch->positions;
+  config.rope = arch->rope;
+  config.norm_eps = static_cast<float>(reader.positive_or(
+      arch->norm == ops::NormKind::rms ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon", 1e-5));
+  config.attention_scale = static_cast<float>(reader.real_or("attention.scale", 0.0));
+  config.attention_softcap = static_cast<float>(reader.real_or("attn_logit_softcapping", 0.0));
+  config.final_softcap = static_cast<float>(reader.real_or("final_logit_softcapping", 0.0));
+  config.embedding_scale = static_cast<float>(reader.positive_or(
+      "embedding_scale", arch->scale_embedding_by_sqrt_dim ? std::sqrt(static_cast<float>(config.n_embd)) : 1.0));
+  config.residual_scale = static_cast<float>(reader.positive_or("residual_scale", 1.0));
+  config.logit_scale = static_cast<float>(1.0 / reader.positive_or("logit_scale", 1.0));
+  if (config.positions == PositionKind::rope)
+    read_rope(reader, source, config);
+  else
+    config.rope = ops::RopeKind::none;
+  if (arch->customize != nullptr) arch->customize(source, config);
+  for (const LayerConfig& layer : config.layers) {
+    if (layer.window < 0) throw Error(ErrorKind::format, source.path() + ": a negative attention window.");
+  }
+  return config;
+}
+
+}  // namespace halfbyte::model

@@ -1,0 +1,190 @@
+// Finds each role's tensor, checks its shape against the config, and packs it.
+#include "model/weights.h"
+
+#include <chrono>
+
+#include "base/error.h"
+
+namespace halfbyte::model {
+
+namespace {
+
+enum class Need { required, optional };
+
+class Loader {
+ public:
+  Loader(std::shared_ptr<files::TensorSource> source, const ops::Ops& ops, const LoadOptions& options)
+      : source_(std::move(source)),
+        ops_(ops),
+        options_(options),
+        pool_(options.n_threads > 0 ? options.n_threads : usable_cores()) {
+    for (const files::TensorView& tensor : source_->tensors())
+      total_bytes_ += static_cast<int64_t>(tensor.bytes.size());
+  }
+
+  std::shared_ptr<const Weights> load() {
+    auto weights = std::make_shared<Weights>();
+    weights_ = weights.get();
+    weights->config = read_config(*source_);
+    weights->source = source_;
+    const Config& c = weights->config;
+    weights->token_embedding = raw("token_embd.weight", c.n_vocab, c.n_embd);
+    if (c.positions == PositionKind::learned)
+      weights->position_embedding = raw("position_embd.weight", c.n_ctx_train, c.n_embd);
+    weights->token_embedding_norm = vector("token_embd_norm.weight", c.n_embd, Need::optional);
+    weights->token_embedding_norm_bias = vector("token_embd_norm.bias", c.n_embd, Need::optional);
+    weights->output_norm = vector("output_norm.weight", c.n_embd);
+    weights->output_norm_bias = vector("output_norm.bias", c.n_embd, Need::optional);
+    const char* head = source_->find("output.weight") != nullptr ? "output.weight" : "token_embd.weight";  // tied
+    weights->output = packed(head, c.n_vocab, c.n_embd);
+    weights->output_bias = vector("output.bias", c.n_vocab, Need::optional);
+    const int64_t pairs = c.rope_dim / 2;
+    weights->rope_factors = vector("rope_freqs.weight", pairs, Need::optional);
+    weights->rope_factors_long = vector("rope_factors_long.weight", pairs, Need::optional);
+    weights->rope_factors_short = vector("rope_factors_short.weight", pairs, Need::optional);
+    if (c.rope_scaling == RopeScaling::longrope &&
+        (weights->rope_factors_long.empty() || weights->rope_factors_short.empty())) {
+      fail("rope scaling longrope needs the tensors rope_factors_long.weight and rope_factors_short.weight");
+    }
+    for (int64_t i = 0; i < c.n_layers; ++i) weights->layers.push_back(layer(i));
+    report(true);
+    return weights;
+  }
+
+ private:
+  LayerWeights layer(int64_t index) {
+    const Config& c = weights_->config;
+    const LayerConfig& shape = c.layers[static_cast<size_t>(index)];
+    const std::string p = "blk." + std::to_string(index) + ".";
+    const int64_t q_dim = int64_t{shape.n_heads} * c.head_dim_k, k_dim = int64_t{shape.n_kv_heads} * c.head_dim_k,
+                  v_dim = int64_t{shape.n_kv_heads} * c.head_dim_v, o_dim = int64_t{shape.n_heads} * c.head_dim_v;
+    const bool norms_before = c.norm_places != NormPlaces::post;
+    const bool norms_after = c.norm_places == NormPlaces::post || c.norm_places == NormPlaces::pre_and_post;
+    const bool second_norm = c.norm_places == NormPlaces::pre || c.norm_places == NormPlaces::pre_and_post;
+    LayerWeights w;
+    if (norms_before) {
+      w.attn_norm = vector(p + "attn_norm.weight", c.n_embd);
+      w.attn_norm_bias = vector(p + "attn_norm.bias", c.n_embd, Need::optional);
+      w.attn_norm_2 = vector(p + "attn_norm_2.weight", c.n_embd, Need::optional);
+      w.attn_norm_2_bias = vector(p + "attn_norm_2.bias", c.n_embd, Need::optional);
+      w.mlp_norm = vector(p + "ffn_norm.weight", c.n_embd, second_norm ? Need::required : Need::optional);
+      w.mlp_norm_bias = vector(p + "ffn_norm.bias", c.n_embd, Need::optional);
+    }
+    if (norms_after) {
+      w.attn_post_norm = vector(p + "post_attention_norm.weight", c.n_embd);
+      w.mlp_post_norm = vector(p + "post_ffw_norm.weight", c.n_embd);
+    }
+    if (source_->find(p + "attn_qkv.weight") != nullptr) {
+      w.qkv = packed(p + "attn_qkv.weight", q_dim + k_dim + v_dim, c.n_embd);
+      w.qkv_bias = vector(p + "attn_qkv.bias", q_dim + k_dim + v_dim, Need::optional);
+    } else {
+      w.q = packed(p + "attn_q.weight", q_dim, c.n_embd);
+      w.k = packed(p + "attn_k.weight", k_dim, c.n_embd);
+      w.v = packed(p + "attn_v.weight", v_dim, c.n_embd);
+      w.q_bias = vector(p + "attn_q.bias", q_dim, Need::optional);
+      w.k_bias = vector(p + "attn_k.bias", k_dim, Need::optional);
+      w.v_bias = vector(p + "attn_v.bias", v_dim, Need::optional);
+    }
+    w.q_norm = head_norm(p + "attn_q_norm.weight", c.head_dim_k, q_dim);
+    w.k_norm = head_norm(p + "attn_k_norm.weight", c.head_dim_k, k_dim);
+    w.q_norm_bias = head_norm(p + "attn_q_norm.bias", c.head_dim_k, q_dim);
+    w.k_norm_bias = head_norm(p + "attn_k_norm.bias", c.head_dim_k, k_dim);
+    w.sinks = vector(p + "attn_sinks.weight", shape.n_heads, Need::optional);
+    w.o = packed(p + "attn_output.weight", c.n_embd, o_dim);
+    w.o_bias = vector(p + "attn_output.bias", c.n_embd, Need::optional);
+    if (c.gated_mlp && source_->find(p + "ffn_gate.weight") == nullptr) {
+      w.gate_up = packed(p + "ffn_up.weight", 2 * shape.n_ff, c.n_embd);
+    } else {
+      if (c.gated_mlp) {
+        w.gate = packed(p + "ffn_gate.weight", shape.n_ff, c.n_embd);
+        w.gate_bias = vector(p + "ffn_gate.bias", shape.n_ff, Need::optional);
+      }
+      w.up = packed(p + "ffn_up.weight", shape.n_ff, c.n_embd);
+      w.up_bias = vector(p + "ffn_up.bias", shape.n_ff, Need::optional);
+    }
+    w.down = packed(p + "ffn_down.weight", c.n_embd, shape.n_ff);
+    w.down_bias = vector(p + "ffn_down.bias", c.n_embd, Need::optional);
+    return w;
+  }
+
+  [[noreturn]] void fail(const std::string& problem) const {
+    throw Error(ErrorKind::format, source_->path() + ": " + problem + ".",
+                "The file does not fit its own description; fetch or convert it again.");
+  }
+
+  const files::TensorView* tensor(const std::string& name, Need need) const {
+    const files::TensorView* found = source_->find(name);
+    if (found == nullptr && need == Need::required) fail("tensor " + name + " is missing");
+    return found;
+  }
+
+  Vector vector(const std::string& name, int64_t n, Need need = Need::required) {
+    const files::TensorView* view = tensor(name, need);
+    if (view == nullptr) return {};
+    if (view->n_weights() != n) {
+      fail(format_string("tensor %s holds %lld numbers; %lld were expected", name.c_str(),
+                         static_cast<long long>(view->n_weights()), static_cast<long long>(n)));
+    }
+    Vector out(static_cast<size_t>(n));
+    view->format->decode(view->bytes.data(), out.data(), n / view->format->block_weights);
+    return out;
+  }
+
+  // A norm of q or k: over each head, or over the whole row.
+  Vector head_norm(const std::string& name, int64_t head_dim, int64_t row_dim) {
+    const files::TensorView* view = tensor(name, Need::optional);
+    if (view == nullptr) return {};
+    return vector(name, view->n_weights() == head_dim ? head_dim : row_dim);
+  }
+
+  ops::MatrixSource matrix(const std::string& name, int64_t n_rows, int64_t n_cols) const {
+    const files::TensorView& view = *tensor(name, Need::required);
+    if (view.n_cols() != n_cols || view.n_rows() != n_rows) {
+      fail(format_string("tensor %s is %lld x %lld; %lld x %lld was expected", name.c_str(),
+                         static_cast<long long>(view.n_rows()), static_cast<long long>(view.n_cols()),
+                         static_cast<long long>(n_rows), static_cast<long long>(n_cols)));
+    }
+    return {view.format, n_rows, n_cols, view.bytes};
+  }
+
+  ops::Matrix raw(const std::string& name, int64_t n_rows, int64_t n_cols) {
+    return ops_.pack(matrix(name, n_rows, n_cols), true, pool_);
+  }
+
+  ops::Matrix packed(const std::string& name, int64_t n_rows, int64_t n_cols) {
+    const ops::MatrixSource source = matrix(name, n_rows, n_cols);
+    ops::Matrix m = ops_.pack(source, options_.keep_raw, pool_);
+    weights_->packed_bytes += m.layout == ops::Layout::raw ? 0 : m.bytes();
+    done_bytes_ += static_cast<int64_t>(source.bytes.size());
+    if (m.layout != ops::Layout::raw && name != "token_embd.weight") source_->release_pages(*source_->find(name));
+    report(false);
+    return m;
+  }
+
+  void report(bool finished) {
+    if (!options_.progress) return;
+    const auto now = std::chrono::steady_clock::now();
+    if (!finished && now - last_report_ < std::chrono::milliseconds(20)) return;
+    last_report_ = now;
+    if (!options_.progress(finished ? total_bytes_ : done_bytes_, total_bytes_)) {
+      throw Error(ErrorKind::cancelled, "Loading " + source_->path() + " was stopped.");
+    }
+  }
+
+  std::shared_ptr<files::TensorSource> source_;
+  const ops::Ops& ops_;
+  const LoadOptions& options_;
+  ThreadPool pool_;
+  Weights* weights_ = nullptr;
+  int64_t total_bytes_ = 0, done_bytes_ = 0;
+  std::chrono::steady_clock::time_point last_report_;
+};
+
+}  // namespace
+
+std::shared_ptr<const Weights> load_weights(std::shared_ptr<files::TensorSource> source, const ops::Ops& ops,
+                                            const LoadOptions& options) {
+  return Loader(std::move(source), ops, options).load();
+}
+
+}  // namespace halfbyte::model
