@@ -1,0 +1,57 @@
+// The draws: by probability, and mirostat 1 and 2 (Basu et al. 2020), which steer surprise towards tau.
+#include <algorithm>
+#include <cmath>
+
+#include "sampling/stage.h"
+
+namespace halfbyte::sampling {
+
+size_t draw(Candidates& candidates, Rng& rng) {
+  candidates.softmax();
+  const std::vector<Candidate>& list = candidates.list();
+  double total = 0.0;
+  for (const Candidate& c : list) total += c.probability;
+  const double target = rng.uniform() * total;
+  double sum = 0.0;
+  size_t last_possible = 0;
+  for (size_t i = 0; i < list.size(); ++i) {
+    if (list[i].probability <= 0) continue;
+    sum += list[i].probability;
+    last_possible = i;
+    if (sum > target) return i;
+  }
+  return last_possible;
+}
+
+size_t draw_mirostat(Candidates& candidates, const Params& params, Rng& rng, float& mu) {
+  candidates.sort();
+  candidates.softmax();
+  std::vector<Candidate>& list = candidates.list();
+  if (params.mirostat == 1) {
+    // Zipf exponent from the 100 best, then the k whose expected surprise is mu.
+    const size_t m = std::min<size_t>(100, list.size());
+    double sum_tb = 0.0, sum_tt = 0.0;
+    for (size_t i = 0; i + 1 < m; ++i) {
+      const double t = std::log(static_cast<double>(i + 2) / static_cast<double>(i + 1));
+      const double b = std::log(std::max(1e-30, static_cast<double>(list[i].probability)) /
+                                std::max(1e-30, static_cast<double>(list[i + 1].probability)));
+      sum_tb += t * b;
+      sum_tt += t * t;
+    }
+    const double s = sum_tt > 0 ? sum_tb / sum_tt : 1.0, epsilon = s - 1.0;
+    const auto n = static_cast<double>(list.size());
+    const double k = std::pow(epsilon * std::pow(2.0, mu) / (1.0 - std::pow(n, -epsilon)), 1.0 / s);
+    const size_t n_kept = std::isfinite(k) ? static_cast<size_t>(std::clamp(k, 1.0, n)) : list.size();
+    list.resize(std::max<size_t>(1, n_kept));
+  } else {
+    size_t n_kept = 1;
+    while (n_kept < list.size() && -std::log2(list[n_kept].probability) <= mu) ++n_kept;
+    list.resize(n_kept);
+  }
+  const size_t chosen = draw(candidates, rng);
+  const float surprise = -std::log2(list[chosen].probability);
+  mu -= params.mirostat_eta * (surprise - params.mirostat_tau);
+  return chosen;
+}
+
+}  // namespace halfbyte::sampling
