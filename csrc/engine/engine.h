@@ -27,7 +27,7 @@ struct EngineOptions {
 struct EngineStats {
   int64_t n_running = 0, n_waiting = 0;
   int64_t n_blocks = 0, n_blocks_free = 0, n_blocks_cached = 0;
-  uint64_t n_steps = 0, n_prompt_tokens = 0, n_generated_tokens = 0, n_preemptions = 0, n_cached_tokens = 0;
+  uint64_t n_steps = 0, n_prompt_tokens = 0, n_generated_tokens = 0, n_preemptions = 0;
   double prefill_seconds = 0, decode_seconds = 0;
 };
 
@@ -50,9 +50,14 @@ class Engine {
   // Ends a request within one step; its blocks return at once. Unknown ids are ignored.
   void cancel(uint64_t request_id);
 
-  // Runs tokens through an empty sequence and returns logits of every row (n_tokens, n_vocab), or final hidden states
-  // (n_tokens, n_embd). Waits its turn between steps.
-  std::vector<float> forward(const std::vector<int32_t>& tokens, bool hidden_states);
+  // What forward() returns for each token, f32.
+  enum class Output : uint8_t {
+    logits,         // (n_tokens, n_vocab)
+    hidden,         // (n_tokens, n_embd): final hidden states, normalized
+    next_logprobs,  // (n_tokens - 1): log p(token i+1 | tokens 0..i)
+  };
+  // Runs tokens through an empty sequence. Waits its turn between steps.
+  std::vector<float> forward(const std::vector<int32_t>& tokens, Output output);
 
   EngineStats stats() const;
   // Throws when the block pool's counts disagree with the sequences that hold blocks. For tests and idle time.
