@@ -8,4 +8,8 @@ PYBIND11_MODULE(_core, m) {
   register_errors(m);
   register_formats(m);
   register_files(m);
+  register_sampling(m);
+  register_model(m);
+  register_engine(m);
+  register_cpu(m);
 }

@@ -1,0 +1,231 @@
+// The engine: submit, events, cancel, forward. The GIL is released whenever a call may wait or compute.
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <cmath>
+
+#include "base/error.h"
+#include "bindings/bind.h"
+#include "engine/engine.h"
+
+namespace halfbyte::bindings {
+
+py::dict sample_to_python(const sampling::Sample& sample);  // bind_sampling.cpp
+
+namespace {
+
+using engine::Engine;
+using engine::Event;
+using engine::Request;
+
+// Calls Python in the engine thread. `mask_function(generated) -> uint32 array or None`; each of `functions` is called
+// as f(generated, logits) with a writable view of the logits, valid during the call only.
+class PythonProcessor : public engine::LogitsProcessor {
+ public:
+  PythonProcessor(py::list functions, py::object mask_function)
+      : functions_(std::move(functions)), mask_function_(std::move(mask_function)) {}
+  ~PythonProcessor() override {
+    const py::gil_scoped_acquire gil;
+    functions_ = py::list();
+    mask_function_ = py::none();
+    mask_ = {};
+  }
+
+  void process(std::span<const int32_t> generated, std::span<float> logits, const uint32_t** mask) override {
+    const py::gil_scoped_acquire gil;
+    try {
+      const py::array_t<int32_t> tokens(static_cast<py::ssize_t>(generated.size()), generated.data());
+      const py::capsule borrowed(logits.data(), [](void*) {});
+      const py::array_t<float> view(static_cast<py::ssize_t>(logits.size()), logits.data(), borrowed);
+      for (const py::handle function : functions_) function(tokens, view);
+      if (mask_function_.is_none()) return;
+      const py::object result = mask_function_(tokens);
+      if (result.is_none()) return;
+      mask_ = result.cast<py::array_t<uint32_t, py::array::c_style | py::array::forcecast>>();
+      require(mask_.size() >= static_cast<py::ssize_t>((logits.size() + 31) / 32),
+              "The mask has %zd words; %zu are needed.", mask_.size(), (logits.size() + 31) / 32);
+      *mask = mask_.data();
+    } catch (py::error_already_set& error) {
+      throw Error(ErrorKind::invalid_argument, std::string("A logits processor failed: ") + error.what());
+    } catch (const py::cast_error& error) {
+      throw Error(ErrorKind::invalid_argument,
+                  std::string("A logits processor returned no uint32 mask: ") + error.what());
+    }
+  }
+
+ private:
+  py::list functions_;
+  py::object mask_function_;
+  py::array_t<uint32_t> mask_;
+};
+
+ops::KvType kv_type(const std::string& name) {
+  ops::KvType type;
+  require(ops::parse_kv_type(name, type), "There is no KV type %s; choose f16, bf16, f32, q8_0 or q4_0.", name.c_str());
+  return type;
+}
+
+const char* finish_name(engine::FinishReason reason) {
+  switch (reason) {
+    case engine::FinishReason::none:
+      return "";
+    case engine::FinishReason::stop:
+      return "stop";
+    case engine::FinishReason::length:
+      return "length";
+    case engine::FinishReason::cancelled:
+      return "cancelled";
+    case engine::FinishReason::error:
+      return "error";
+  }
+  return "";
+}
+
+std::pair<uint64_t, uint64_t> submit(Engine& e, std::vector<int32_t> prompt, const sampling::Params& params,
+                                     int64_t max_tokens, int64_t min_tokens, std::vector<int32_t> stop_tokens,
+                                     std::vector<py::bytes> stop_strings, bool include_stop,
+                                     const std::string& overflow, int64_t n_keep, int32_t priority,
+                                     bool prompt_logprobs, const py::list& processors,
+                                     const py::object& mask_function) {
+  require(overflow == "error" || overflow == "slide", "overflow is \"%s\"; \"error\" or \"slide\" was expected.",
+          overflow.c_str());
+  Request request;
+  request.prompt = std::move(prompt);
+  request.sampling = params;
+  request.max_tokens = max_tokens;
+  request.min_tokens = min_tokens;
+  request.stop_tokens = std::move(stop_tokens);
+  for (const py::bytes& stop : stop_strings) request.stop_strings.emplace_back(std::string_view(stop));
+  request.include_stop = include_stop;
+  request.overflow = overflow == "slide" ? engine::Overflow::slide : engine::Overflow::error;
+  request.n_keep = n_keep;
+  request.priority = priority;
+  request.prompt_logprobs = prompt_logprobs;
+  if (!processors.empty() || !mask_function.is_none())
+    request.processor = std::make_shared<PythonProcessor>(processors, mask_function);
+  uint64_t seed = 0;
+  const py::gil_scoped_release release;
+  const uint64_t id = e.submit(std::move(request), &seed);
+  return {id, seed};
+}
+
+py::object next_event(Engine& e, uint64_t id, double timeout_s) {
+  Event event;
+  bool arrived = false;
+  {
+    const py::gil_scoped_release release;
+    arrived = e.next_event(id, std::chrono::milliseconds(static_cast<int64_t>(timeout_s * 1000)), event);
+  }
+  if (!arrived) return py::none();
+  py::dict out;
+  py::list samples;
+  for (const sampling::Sample& sample : event.samples) samples.append(sample_to_python(sample));
+  out["samples"] = samples;
+  out["bytes"] = py::bytes(event.bytes);
+  out["n_prompt_done"] = event.n_prompt_done;
+  out["n_prompt_cached"] = event.n_prompt_cached;
+  out["dropped"] = event.dropped;
+  out["finish"] = finish_name(event.finish);
+  out["stop_string"] = py::bytes(event.stop_string);
+  out["stop_token"] = event.stop_token;
+  out["prompt_logprobs"] = event.prompt_logprobs;
+  if (event.finish == engine::FinishReason::error) throw Error(static_cast<ErrorKind>(event.error_kind), event.error);
+  return out;
+}
+
+py::array_t<float> forward(Engine& e, const std::vector<int32_t>& tokens, const std::string& output) {
+  const auto kind = output == "hidden"          ? Engine::Output::hidden
+                    : output == "next_logprobs" ? Engine::Output::next_logprobs
+                                                : Engine::Output::logits;
+  require(output == "logits" || kind != Engine::Output::logits,
+          "forward() gives logits, hidden or next_logprobs, not %s.", output.c_str());
+  auto values = std::make_unique<std::vector<float>>();
+  {
+    const py::gil_scoped_release release;
+    *values = e.forward(tokens, kind);
+  }
+  std::vector<float>* owned = values.release();
+  const py::capsule owner(owned, [](void* p) { delete static_cast<std::vector<float>*>(p); });
+  const auto n = static_cast<py::ssize_t>(owned->size()), rows = static_cast<py::ssize_t>(tokens.size());
+  if (kind == Engine::Output::next_logprobs) return py::array_t<float>({n}, owned->data(), owner);
+  return py::array_t<float>({rows, n / rows}, owned->data(), owner);
+}
+
+}  // namespace
+
+void register_engine(py::module_& m) {
+  struct Release {
+    void operator()(Engine* e) const {
+      const py::gil_scoped_release release;  // joins a thread that may want the GIL
+      delete e;
+    }
+  };
+  py::class_<Engine, std::unique_ptr<Engine, Release>>(
+      m, "Engine", "Runs requests on a model in one thread of its own. Thread-safe.")
+      .def(py::init([](const std::shared_ptr<model::Weights>& weights, int n_threads, int64_t n_ctx, int64_t kv_tokens,
+                       const std::string& k_type, const std::string& v_type, int64_t n_batch, int64_t max_sequences,
+                       bool prefix_cache, const std::vector<py::bytes>& token_bytes) {
+             engine::EngineOptions options;
+             options.n_threads = n_threads;
+             options.n_ctx = n_ctx;
+             options.kv_tokens = kv_tokens;
+             options.k_type = kv_type(k_type);
+             options.v_type = kv_type(v_type);
+             options.n_batch = n_batch;
+             options.max_sequences = max_sequences;
+             options.prefix_cache = prefix_cache;
+             for (const py::bytes& bytes : token_bytes) options.token_bytes.emplace_back(std::string_view(bytes));
+             const py::gil_scoped_release release;
+             return std::unique_ptr<Engine, Release>(new Engine(weights, default_ops(), std::move(options)));
+           }),
+           py::arg("model"), py::kw_only(), py::arg("n_threads") = 0, py::arg("n_ctx") = 0, py::arg("kv_tokens") = 0,
+           py::arg("k_type") = "f16", py::arg("v_type") = "f16", py::arg("n_batch") = 512,
+           py::arg("max_sequences") = 64, py::arg("prefix_cache") = true,
+           py::arg("token_bytes") = std::vector<py::bytes>())
+      .def("submit", &submit, py::arg("prompt"), py::arg("params"), py::kw_only(), py::arg("max_tokens") = -1,
+           py::arg("min_tokens") = 0, py::arg("stop_tokens") = std::vector<int32_t>(),
+           py::arg("stop_strings") = std::vector<py::bytes>(), py::arg("include_stop") = false,
+           py::arg("overflow") = "error", py::arg("n_keep") = 0, py::arg("priority") = 0,
+           py::arg("prompt_logprobs") = false, py::arg("processors") = py::list(),
+           py::arg("mask_function") = py::none(), "Queues a request; returns (id, seed used).")
+      .def("next_event", &next_event, py::arg("id"), py::arg("timeout_s"),
+           "The request's next event as a dict, or None on timeout. Raises what made the request fail. After `finish` "
+           "the id is gone.")
+      .def("cancel", &Engine::cancel, py::arg("id"), "Ends a request within one step. Unknown ids are ignored.")
+      .def("forward", &forward, py::arg("tokens"), py::arg("output") = "logits",
+           "Runs tokens through an empty sequence: logits (n, n_vocab), hidden (n, n_embd) or next_logprobs (n - 1), "
+           "float32.")
+      .def("check_integrity", &Engine::check_integrity, py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly("options",
+                             [](const Engine& e) {
+                               const engine::EngineOptions& o = e.options();
+                               py::dict out;
+                               out["n_threads"] = o.n_threads;
+                               out["n_ctx"] = o.n_ctx;
+                               out["kv_tokens"] = o.kv_tokens;
+                               out["k_type"] = std::string(ops::kv_type_name(o.k_type));
+                               out["v_type"] = std::string(ops::kv_type_name(o.v_type));
+                               out["n_batch"] = o.n_batch;
+                               out["max_sequences"] = o.max_sequences;
+                               out["prefix_cache"] = o.prefix_cache;
+                               return out;
+                             })
+      .def("stats", [](const Engine& e) {
+        const engine::EngineStats s = e.stats();
+        py::dict out;
+        out["n_running"] = s.n_running;
+        out["n_waiting"] = s.n_waiting;
+        out["n_blocks"] = s.n_blocks;
+        out["n_blocks_free"] = s.n_blocks_free;
+        out["n_blocks_cached"] = s.n_blocks_cached;
+        out["n_steps"] = s.n_steps;
+        out["n_prompt_tokens"] = s.n_prompt_tokens;
+        out["n_generated_tokens"] = s.n_generated_tokens;
+        out["n_preemptions"] = s.n_preemptions;
+        out["prefill_seconds"] = s.prefill_seconds;
+        out["decode_seconds"] = s.decode_seconds;
+        return out;
+      });
+}
+
+}  // namespace halfbyte::bindings

@@ -1,0 +1,89 @@
+// Loaded models: configuration and sizes.
+#include <pybind11/stl.h>
+
+#include "base/error.h"
+#include "bindings/bind.h"
+#include "bindings/metadata.h"
+#include "files/tensor_source.h"
+#include "model/weights.h"
+
+namespace halfbyte::bindings {
+
+namespace {
+
+using model::Weights;
+
+py::dict config_to_python(const model::Config& c) {
+  py::dict out;
+  out["architecture"] = c.arch;
+  out["name"] = text_to_python(c.name);
+  out["n_layers"] = c.n_layers;
+  out["n_embd"] = c.n_embd;
+  out["n_vocab"] = c.n_vocab;
+  out["n_ctx_train"] = c.n_ctx_train;
+  out["head_dim"] = c.head_dim_k;
+  out["value_dim"] = c.head_dim_v;
+  py::list heads, kv_heads, windows, widths;
+  for (const model::LayerConfig& layer : c.layers) {
+    heads.append(layer.n_heads);
+    kv_heads.append(layer.n_kv_heads);
+    windows.append(layer.window);
+    widths.append(layer.n_ff);
+  }
+  out["n_heads"] = heads;
+  out["n_kv_heads"] = kv_heads;
+  out["windows"] = windows;
+  out["n_ff"] = widths;
+  return out;
+}
+
+std::shared_ptr<const Weights> load(const std::string& path, int n_threads, bool mmap, const py::object& progress) {
+  model::LoadOptions options;
+  options.n_threads = n_threads;
+  options.keep_raw = mmap;
+  if (!progress.is_none()) {
+    options.progress = [&progress](int64_t done, int64_t total) {
+      const py::gil_scoped_acquire gil;
+      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+      return !progress(done, total).equal(py::bool_(false));
+    };
+  }
+  const py::gil_scoped_release release;
+  std::shared_ptr<files::TensorSource> source = files::open_gguf(path);
+  return model::load_weights(std::move(source), default_ops(), options);
+}
+
+}  // namespace
+
+void register_model(py::module_& m) {
+  py::class_<Weights, std::shared_ptr<Weights>>(
+      m, "Model", "A model's weights, packed for this machine. Immutable; engines share it.")
+      .def_static(
+          "load",
+          [](const std::string& path, int n_threads, bool mmap, const py::object& progress) {
+            return std::const_pointer_cast<Weights>(load(path, n_threads, mmap, progress));
+          },
+          py::arg("path"), py::kw_only(), py::arg("n_threads") = 0, py::arg("mmap") = false,
+          py::arg("progress") = py::none(),
+          "Loads a GGUF file. mmap=True packs nothing (slower, least memory). progress(done_bytes, total_bytes) may "
+          "return False to stop.")
+      .def_property_readonly("config", [](const Weights& w) { return config_to_python(w.config); })
+      .def_property_readonly("metadata", [](const Weights& w) { return to_python(w.source->metadata()); })
+      .def_property_readonly("path", [](const Weights& w) { return w.source->path(); })
+      .def_property_readonly("n_vocab", [](const Weights& w) { return w.config.n_vocab; })
+      .def_property_readonly("n_embd", [](const Weights& w) { return w.config.n_embd; })
+      .def_property_readonly("n_ctx_train", [](const Weights& w) { return w.config.n_ctx_train; })
+      .def_property_readonly("packed_bytes", [](const Weights& w) { return w.packed_bytes; });
+  m.def(
+      "read_config",
+      [](const std::string& path) {
+        const std::unique_ptr<files::TensorSource> source = files::open_gguf(path);
+        return config_to_python(model::read_config(*source));
+      },
+      py::arg("path"), "A model file's configuration, without loading weights.");
+  py::list names;
+  for (const model::Arch* arch : model::all_archs()) names.append(std::string(arch->name));
+  m.attr("ARCHITECTURES") = py::tuple(names);
+}
+
+}  // namespace halfbyte::bindings

@@ -1,0 +1,31 @@
+// The door to the CPU backend, and what doctor tells about the processor.
+#include <pybind11/stl.h>
+
+#include "base/threads.h"
+#include "bindings/bind.h"
+#include "cpu/cpu.h"
+
+namespace halfbyte::bindings {
+
+const ops::Ops& default_ops() {
+  return cpu::cpu_ops();
+}
+
+void register_cpu(py::module_& m) {
+  m.def(
+      "cpu_info",
+      [] {
+        py::dict out;
+        out["name"] = cpu_name();
+        out["level"] = std::string(cpu_level_name(cpu_level()));
+        out["reason"] = cpu_level_reason();
+        py::list supported;
+        for (const CpuLevel level : supported_cpu_levels()) supported.append(std::string(cpu_level_name(level)));
+        out["supported"] = supported;
+        out["cores"] = usable_cores();
+        return out;
+      },
+      "The processor: name, CPU level in use and why, supported levels, usable cores.");
+}
+
+}  // namespace halfbyte::bindings
