@@ -1,0 +1,149 @@
+"""Builds the `tokenizers` pipeline of each vocabulary kind: BPE, SentencePiece-BPE, Unigram, WordPiece."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import tokenizers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
+
+from halfbyte.errors import UnsupportedError
+from halfbyte.tokenizer.pretokenizers import PreTokenizer, find_pretokenizer, pretokenizer_names
+from halfbyte.tokenizer.vocabulary import BYTE, CONTROL, NORMAL, UNUSED, USER_DEFINED, Vocabulary
+
+SPACE = "▁"
+
+
+def pretokenizer_of(vocabulary: Vocabulary) -> PreTokenizer:
+    """The BPE vocabulary's pre-tokenizer; an unknown name is refused."""
+    found = find_pretokenizer(vocabulary.pre)
+    if found is None:
+        raise UnsupportedError(
+            f'Pre-tokenizer "{vocabulary.pre}" (tokenizer.ggml.pre) is not known.',
+            hint=f"Known are {', '.join(pretokenizer_names())}.",
+        )
+    return found
+
+
+def build_bpe(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
+    """Byte-level BPE (GPT-2 and its heirs)."""
+    pre = pretokenizer_of(vocabulary)
+    merges = []
+    for merge in vocabulary.merges:
+        left, _, right = merge[1:].partition(" ") if merge else ("", "", "")
+        left = merge[:1] + left  # a merge may begin with a space itself
+        if left in vocabulary.ids and right in vocabulary.ids and left + right in vocabulary.ids:
+            merges.append((left, right))
+    model = models.BPE(vocab=vocabulary.ids, merges=merges, ignore_merges=pre.ignore_merges, byte_fallback=not pre.byte_level)
+    tokenizer = tokenizers.Tokenizer(model)
+    if not pre.byte_level:
+        tokenizer.normalizer = normalizers.Replace(" ", SPACE)
+    cuts: list[Any] = [pre_tokenizers.Split(Regex(p), "isolated") for p in pre.patterns]
+    if pre.byte_level:
+        cuts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cuts)
+    return tokenizer
+
+
+def _merges_by_score(vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    """SentencePiece merges two neighbours when their union is a piece, best score first: so many BPE merges."""
+    ids, scores, kinds = vocabulary.ids, vocabulary.scores, vocabulary.kinds
+    usable = (NORMAL, USER_DEFINED, UNUSED)
+    found: list[tuple[float, int, int, str, str]] = []
+    for token, i in ids.items():
+        if kinds[i] not in usable or len(token) < 2:
+            continue
+        score = -scores[i]
+        for cut in range(1, len(token)):
+            left = ids.get(token[:cut])
+            if left is None:
+                continue
+            right = ids.get(token[cut:])
+            if right is not None:
+                found.append((score, left, right, token[:cut], token[cut:]))
+    found.sort()
+    return [(left, right) for _, _, _, left, right in found]
+
+
+def build_sentencepiece_bpe(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
+    """SentencePiece's BPE (Llama 1 and 2, Mistral, Gemma): scores instead of merges, bytes for unknown characters."""
+    unknown = vocabulary.special("unknown")
+    has_bytes = any(kind == BYTE for kind in vocabulary.kinds)
+    model = models.BPE(
+        vocab=vocabulary.ids,
+        merges=_merges_by_score(vocabulary),
+        byte_fallback=has_bytes,
+        fuse_unk=True,
+        unk_token=vocabulary.tokens[unknown if unknown is not None else 0],
+    )
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.normalizer = normalizers.Replace(" ", SPACE)
+    return tokenizer
+
+
+def build_unigram(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
+    """SentencePiece's unigram model (T5): the most likely segmentation (Kudo 2018)."""
+    unknown = vocabulary.special("unknown")
+    pieces = [
+        (token, score if kind in (NORMAL, USER_DEFINED, UNUSED) else -1e9)
+        for token, score, kind in zip(vocabulary.tokens, vocabulary.scores, vocabulary.kinds, strict=False)
+    ]
+    has_bytes = any(kind == BYTE for kind in vocabulary.kinds)
+    tokenizer = tokenizers.Tokenizer(models.Unigram(pieces, unk_id=unknown or 0, byte_fallback=has_bytes))
+    steps: list[Any] = []
+    charsmap = vocabulary.metadata.get("tokenizer.ggml.precompiled_charsmap")
+    if isinstance(charsmap, str):
+        charsmap = base64.b64decode(charsmap)
+    if charsmap:
+        steps.append(normalizers.Precompiled(bytes(v % 256 for v in charsmap)))
+    if vocabulary.flag("remove_extra_whitespaces", True):
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    if vocabulary.flag("add_space_prefix", True):
+        steps.append(normalizers.Prepend(SPACE))
+    steps.append(normalizers.Replace(" ", SPACE))
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    return tokenizer
+
+
+def build_wordpiece(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
+    """WordPiece (BERT). Files mark word starts with "▁" where BERT marks continuations with "##"."""
+    ids: dict[str, int] = {}
+    for i, token in enumerate(vocabulary.tokens):
+        if token.startswith(SPACE):
+            name = token[len(SPACE) :]
+        elif vocabulary.kinds[i] == CONTROL or (token.startswith("[") and token.endswith("]") and len(token) > 2):
+            name = token
+        else:
+            name = "##" + token
+        ids.setdefault(name, i)
+    unknown = vocabulary.special("unknown")
+    unk_token = vocabulary.tokens[unknown] if unknown is not None else "[UNK]"
+    ids.setdefault(unk_token, unknown or 0)
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(ids, unk_token=unk_token, max_input_chars_per_word=1 << 30))
+    # Accents are decomposed and dropped, case is folded; every CJK character and punctuation mark is a word.
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=True, handle_chinese_chars=True, strip_accents=True, lowercase=True
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+
+BUILDERS = {
+    "gpt2": build_bpe,
+    "gemma4": build_bpe,
+    "llama": build_sentencepiece_bpe,
+    "t5": build_unigram,
+    "bert": build_wordpiece,
+}
+
+
+def build(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
+    """The pipeline of a vocabulary; UnsupportedError names a model kind that is not known."""
+    builder = BUILDERS.get(vocabulary.model)
+    if builder is None:
+        raise UnsupportedError(
+            f'Tokenizer model "{vocabulary.model}" is not supported.', hint=f"Supported are {', '.join(BUILDERS)}."
+        )
+    return builder(vocabulary)

@@ -1,0 +1,208 @@
+"""The tokenizer that the rest of halfbyte uses, whatever the vocabulary's kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from halfbyte import _core
+from halfbyte.errors import InvalidArgumentError
+from halfbyte.tokenizer.models import SPACE, build, pretokenizer_of
+from halfbyte.tokenizer.stream import TextStream
+from halfbyte.tokenizer.vocabulary import BYTE, CONTROL, UNKNOWN, USER_DEFINED, Vocabulary
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's printable stand-in of each byte (Radford et al. 2019)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+_BYTES = _byte_alphabet()
+
+
+class Tokenizer:
+    """Encodes and decodes with a model file's vocabulary. Thread-safe."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._pipeline = build(vocabulary)
+        self._model = vocabulary.model
+        self._space_prefix = self._model == "llama" and vocabulary.flag("add_space_prefix", True)
+        bpe_bos = self._model in ("gpt2", "gemma4") and pretokenizer_of(vocabulary).add_bos
+        self._byte_level = self._model == "gpt2" and pretokenizer_of(vocabulary).byte_level
+        #: Whether prompts of this model begin with BOS (end with EOS).
+        self.add_bos = vocabulary.flag("add_bos_token", self._model in ("llama", "bert") or bpe_bos)
+        self.add_eos = vocabulary.flag("add_eos_token", self._model == "t5")
+        self._add_sep = vocabulary.flag("add_sep_token", self._model == "bert")
+
+    @classmethod
+    def from_gguf(cls, path: str | Path) -> Tokenizer:
+        """From a GGUF file; one that holds a vocabulary only will do."""
+        return cls.from_metadata(_core.GgufFile(str(path)).metadata)
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[str, Any]) -> Tokenizer:
+        """From the tokenizer.ggml.* keys of a file's metadata."""
+        return cls(Vocabulary.from_metadata(metadata))
+
+    # Identity -----------------------------------------------------------------------------------------------------
+
+    @property
+    def n_vocab(self) -> int:
+        """Number of tokens."""
+        return len(self._vocabulary.tokens)
+
+    @property
+    def bos_id(self) -> int | None:
+        """The id that begins a text, or None."""
+        return self._vocabulary.special("bos")
+
+    @property
+    def eos_id(self) -> int | None:
+        """The id that ends a text, or None."""
+        return self._vocabulary.special("eos")
+
+    @property
+    def end_ids(self) -> list[int]:
+        """Every id that ends generation (eos, end of turn, end of message)."""
+        return self._vocabulary.end_ids
+
+    def piece(self, token: int) -> str:
+        """The piece of an id as the file spells it."""
+        return self._vocabulary.tokens[self._checked(token)]
+
+    def id_of(self, piece: str) -> int | None:
+        """The id of a piece, or None."""
+        return self._vocabulary.ids.get(piece)
+
+    def is_control(self, token: int) -> bool:
+        """True for tokens that structure text (BOS, turn markers) and are not text."""
+        return self._vocabulary.kinds[self._checked(token)] in (CONTROL, UNKNOWN)
+
+    # Encoding -----------------------------------------------------------------------------------------------------
+
+    def encode(self, text: str, add_bos: bool = True, parse_special: bool = False) -> list[int]:
+        """Token ids of a text.
+
+        add_bos: put BOS (and EOS, SEP) where this model wants them; False puts none.
+        parse_special: control tokens spelled in the text become those tokens. Leave it False for text that a user
+        wrote, so that it cannot forge turns.
+        """
+        text = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+        ids: list[int] = []
+        at_start = True  # of the text, or just after a special token
+        for part in self._partition(text, parse_special):
+            if isinstance(part, int):
+                ids.append(part)
+                at_start = True
+                continue
+            if self._space_prefix and at_start:
+                part = " " + part
+            ids += self._pipeline.encode(part, add_special_tokens=False).ids
+            at_start = False
+        if not add_bos:
+            return ids
+        bos, eos, sep = self.bos_id, self.eos_id, self._vocabulary.special("seperator")
+        if self.add_bos and bos is not None:
+            ids.insert(0, bos)
+        if self._add_sep and (sep is not None or eos is not None):
+            ids.append(sep if sep is not None else eos)  # type: ignore[arg-type]
+        elif self.add_eos and eos is not None:
+            ids.append(eos)
+        return ids
+
+    @cached_property
+    def _special_pieces(self) -> list[tuple[str, int, bool]]:
+        """(piece, id, is_control) of tokens that are cut out of text before anything else, longest first."""
+        kinds = self._vocabulary.kinds
+        found = [
+            (token, i, kinds[i] != USER_DEFINED)
+            for token, i in self._vocabulary.ids.items()
+            if kinds[i] in (CONTROL, USER_DEFINED, UNKNOWN) and token
+        ]
+        return sorted(found, key=lambda item: (-len(item[0]), item[1]))
+
+    def _strips_right(self, token: int) -> bool:
+        # Phi-3's markers swallow the white space after them.
+        name = str(self._vocabulary.metadata.get("general.name", "")).lower()
+        if "phi-3" not in name and "phi3" not in name:
+            return False
+        piece = self._vocabulary.tokens[token]
+        return piece == "</s>" or (self._vocabulary.kinds[token] == CONTROL and piece not in ("<s>", "<unk>", "<|endoftext|>"))
+
+    def _partition(self, text: str, parse_special: bool) -> list[str | int]:
+        parts: list[str | int] = [text] if text else []
+        characters = set(text)
+        for piece, token, is_control in self._special_pieces:
+            if (is_control and not parse_special) or piece[0] not in characters or piece not in text:
+                continue
+            cut: list[str | int] = []
+            for part in parts:
+                if isinstance(part, int) or piece not in part:
+                    cut.append(part)
+                    continue
+                pieces = part.split(piece)
+                for i, between in enumerate(pieces):
+                    if i > 0:
+                        cut.append(token)
+                        if self._strips_right(token):
+                            between = between.lstrip()
+                    if between:
+                        cut.append(between)
+            parts = cut
+        return parts
+
+    # Decoding -----------------------------------------------------------------------------------------------------
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes a token stands for; of a control token its name."""
+        return self._bytes_of(self._checked(token))
+
+    def _bytes_of(self, token: int) -> bytes:
+        piece, kind = self._vocabulary.tokens[token], self._vocabulary.kinds[token]
+        if kind in (CONTROL, UNKNOWN):
+            return piece.encode("utf-8", "surrogateescape")
+        if kind == BYTE and len(piece) == 6 and piece.startswith("<0x"):
+            return bytes([int(piece[3:5], 16)])
+        if self._byte_level:
+            if kind == USER_DEFINED:
+                return piece.encode("utf-8", "surrogateescape")
+            try:
+                return bytes([_BYTES[c] for c in piece])
+            except KeyError:
+                return piece.encode("utf-8", "surrogateescape")
+        return piece.replace(SPACE, " ").encode("utf-8", "surrogateescape")
+
+    @cached_property
+    def output_bytes(self) -> list[bytes]:
+        """Bytes of every id as they appear in an answer: nothing for control tokens."""
+        kinds = self._vocabulary.kinds
+        return [b"" if kinds[i] in (CONTROL, UNKNOWN) else self._bytes_of(i) for i in range(self.n_vocab)]
+
+    def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
+        """Text of ids. skip_special leaves control tokens out. Bytes that are no UTF-8 become U+FFFD."""
+        data = bytearray()
+        for token in ids:
+            token = self._checked(token)
+            if self._vocabulary.kinds[token] in (CONTROL, UNKNOWN) and (skip_special or not data and token == self.bos_id):
+                continue
+            data += self._bytes_of(token)
+        text = data.decode("utf-8", "replace")
+        return text.removeprefix(" ") if self._space_prefix or self._model in ("bert", "t5") else text
+
+    def stream(self, *, at_start: bool = False) -> TextStream:
+        """An incremental decoder for bytes of an answer; at_start strips the space that a text's first word carries."""
+        return TextStream(strip_first_space=at_start and (self._space_prefix or self._model in ("bert", "t5")))
+
+    def _checked(self, token: int) -> int:
+        if not 0 <= token < self.n_vocab:
+            raise InvalidArgumentError(f"Token id {token} is outside the vocabulary of {self.n_vocab}.")
+        return token
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens each text takes, BOS and EOS not counted."""
+        return [len(self.encode(text, add_bos=False)) for text in texts]

@@ -1,0 +1,78 @@
+"""A vocabulary as a model file describes it: pieces, kinds, special ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from halfbyte.errors import FormatError
+
+# tokenizer.ggml.token_type
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+
+# Names under which models end a turn or a text; a control token so called ends generation.
+_END_NAMES = (
+    "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<EOT>",
+    "_<EOT>", "[EOT]", "<｜end▁of▁sentence｜>", "<end_of_utterance>", "<turn|>", "<|return|>", "<|call|>", "<|eot|>",
+    "<|END_OF_TURN_TOKEN|>", "<|end_of_turn|>",
+)  # fmt: skip
+
+
+@dataclass
+class Vocabulary:
+    """Pieces and their kinds. ``tokens[i]`` is the piece of id i as stored in the file."""
+
+    model: str  # gpt2, llama, t5, bert, ...
+    pre: str
+    tokens: list[str]
+    kinds: list[int]
+    scores: list[float]
+    merges: list[str]
+    metadata: dict[str, Any]
+    ids: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[str, Any]) -> Vocabulary:
+        """Reads the tokenizer.ggml.* keys. Raises FormatError when they are missing or do not agree."""
+        model = metadata.get("tokenizer.ggml.model")
+        tokens = metadata.get("tokenizer.ggml.tokens")
+        if not isinstance(model, str) or not isinstance(tokens, list) or not tokens:
+            raise FormatError("The file has no vocabulary (tokenizer.ggml.model, tokenizer.ggml.tokens).")
+        kinds = metadata.get("tokenizer.ggml.token_type") or [NORMAL] * len(tokens)
+        scores = metadata.get("tokenizer.ggml.scores") or [0.0] * len(tokens)
+        merges = metadata.get("tokenizer.ggml.merges") or []
+        for name, values in (("token_type", kinds), ("scores", scores)):
+            if not isinstance(values, list) or len(values) < len(tokens):
+                raise FormatError(f"tokenizer.ggml.{name} has fewer entries than the {len(tokens)} tokens.")
+        vocabulary = cls(
+            model=model,
+            pre=str(metadata.get("tokenizer.ggml.pre") or "default"),
+            tokens=tokens,
+            kinds=kinds,
+            scores=scores,
+            merges=merges,
+            metadata=metadata,
+        )
+        vocabulary.ids = {token: i for i, token in enumerate(tokens)}
+        return vocabulary
+
+    def special(self, name: str) -> int | None:
+        """The id under ``tokenizer.ggml.<name>_token_id``, or None."""
+        value = self.metadata.get(f"tokenizer.ggml.{name}_token_id")
+        return value if isinstance(value, int) and 0 <= value < len(self.tokens) else None
+
+    def flag(self, name: str, default: bool) -> bool:
+        """``tokenizer.ggml.<name>`` as a bool."""
+        value = self.metadata.get(f"tokenizer.ggml.{name}")
+        return bool(value) if value is not None else default
+
+    @cached_property
+    def end_ids(self) -> list[int]:
+        """Every id that ends generation: eos, eot, eom and end-of-turn tokens known by name."""
+        ids = {i for name in ("eos", "eot", "eom") if (i := self.special(name)) is not None}
+        for name in _END_NAMES:
+            i = self.ids.get(name)
+            if i is not None and self.kinds[i] in (CONTROL, USER_DEFINED):
+                ids.add(i)
+        return sorted(ids)
