@@ -1,6 +1,7 @@
 // The door to the CPU backend, and what doctor tells about the processor.
 #include <pybind11/stl.h>
 
+#include "base/bandwidth.h"
 #include "base/threads.h"
 #include "bindings/bind.h"
 #include "cpu/cpu.h"
@@ -26,6 +27,8 @@ void register_cpu(py::module_& m) {
         return out;
       },
       "The processor: name, CPU level in use and why, supported levels, usable cores.");
+  m.def("memory_bandwidth", &memory_bandwidth, py::arg("n_threads"), py::call_guard<py::gil_scoped_release>(),
+        "Bytes a second that n_threads read together from memory (the best of five passes over 256 MiB).");
 }
 
 }  // namespace halfbyte::bindings

@@ -152,7 +152,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
             _check_format(left)
             if "*" in left:
                 raise SecurityError("a format with a computed width")
-        if operator == "+" and hasattr(left, "__len__") and hasattr(right, "__len__") and len(left) + len(right) > _MAX_TEXT:
+        if (
+            operator == "+"
+            and hasattr(left, "__len__")
+            and hasattr(right, "__len__")
+            and len(left) + len(right) > _MAX_TEXT
+        ):
             raise SecurityError(f"a sum of more than {_MAX_TEXT:,} characters")
         return super().call_binop(context, operator, left, right)
 
@@ -169,7 +174,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return _bounded(super().call(context, function, *args, **kwargs))
 
     def wrap_str_format(self, value: Any) -> Any:
-        if isinstance(getattr(value, "__self__", None), str) and getattr(value, "__name__", "") in ("format", "format_map"):
+        if isinstance(getattr(value, "__self__", None), str) and getattr(value, "__name__", "") in (
+            "format",
+            "format_map",
+        ):
             _check_format(value.__self__)
         return super().wrap_str_format(value)
 

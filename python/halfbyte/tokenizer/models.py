@@ -35,7 +35,9 @@ def build_bpe(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
         left = merge[:1] + left  # a merge may begin with a space itself
         if left in vocabulary.ids and right in vocabulary.ids and left + right in vocabulary.ids:
             merges.append((left, right))
-    model = models.BPE(vocab=vocabulary.ids, merges=merges, ignore_merges=pre.ignore_merges, byte_fallback=not pre.byte_level)
+    model = models.BPE(
+        vocab=vocabulary.ids, merges=merges, ignore_merges=pre.ignore_merges, byte_fallback=not pre.byte_level
+    )
     tokenizer = tokenizers.Tokenizer(model)
     if not pre.byte_level:
         tokenizer.normalizer = normalizers.Replace(" ", SPACE)

@@ -132,7 +132,9 @@ class Tokenizer:
         if "phi-3" not in name and "phi3" not in name:
             return False
         piece = self._vocabulary.tokens[token]
-        return piece == "</s>" or (self._vocabulary.kinds[token] == CONTROL and piece not in ("<s>", "<unk>", "<|endoftext|>"))
+        return piece == "</s>" or (
+            self._vocabulary.kinds[token] == CONTROL and piece not in ("<s>", "<unk>", "<|endoftext|>")
+        )
 
     def _partition(self, text: str, parse_special: bool) -> list[str | int]:
         parts: list[str | int] = [text] if text else []
@@ -188,7 +190,9 @@ class Tokenizer:
         data = bytearray()
         for token in ids:
             token = self._checked(token)
-            if self._vocabulary.kinds[token] in (CONTROL, UNKNOWN) and (skip_special or not data and token == self.bos_id):
+            if self._vocabulary.kinds[token] in (CONTROL, UNKNOWN) and (
+                skip_special or not data and token == self.bos_id
+            ):
                 continue
             data += self._bytes_of(token)
         text = data.decode("utf-8", "replace")

@@ -1,0 +1,8 @@
+"""python -m halfbyte."""
+
+import sys
+
+from halfbyte.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The halfbyte command: one module a subcommand, with add_arguments() and run()."""

@@ -1,0 +1,64 @@
+"""Finds the subcommand, runs it, and turns errors into a sentence and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from halfbyte import __version__
+from halfbyte import cli as package
+from halfbyte.errors import HalfbyteError
+
+# Modules of this package that are no commands.
+_HELPERS = frozenset(("main", "common", "repl"))
+
+
+def command_modules() -> dict[str, ModuleType]:
+    """Subcommand -> its module, by listing the folder."""
+    names = sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in _HELPERS)
+    return {name.removesuffix("_"): importlib.import_module(f"halfbyte.cli.{name}") for name in names}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(prog="halfbyte", description="Runs quantized language models on this machine.")
+    parser.add_argument("--version", action="version", version=f"halfbyte {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, module in command_modules().items():
+        text = (module.__doc__ or "").strip().splitlines()[0]
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("--debug", action="store_true", help="show a traceback when something fails")
+        module.add_arguments(sub)
+        sub.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code: 0, 1 failure, 2 usage, 130 after Ctrl-C."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments) or 0)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader has gone; a later flush at exit must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except HalfbyteError as error:
+        if arguments.debug:
+            raise
+        print(f"halfbyte: {error}", file=sys.stderr)
+        return error.exit_code
+    except (MemoryError, OSError) as error:
+        if arguments.debug:
+            raise
+        reason = error.strerror or str(error) if isinstance(error, OSError) else "not enough memory"
+        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        print(f"halfbyte: {where}{reason}", file=sys.stderr)
+        return 1

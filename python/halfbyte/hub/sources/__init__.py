@@ -1,0 +1,1 @@
+"""Places to fetch models from, one module each."""

@@ -1,0 +1,478 @@
+"""LLM: text in, text out. Owns a model, its tokenizer, its chat template and an engine."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import inspect
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from halfbyte import _core
+from halfbyte.chat import ChatTemplate
+from halfbyte.errors import CancelledError, InvalidArgumentError
+from halfbyte.outputs import Logprob, Output, Piece, Timing, Usage
+from halfbyte.params import SamplingParams, resolve_names
+from halfbyte.tokenizer import Tokenizer
+
+Prompt = str | Sequence[int]
+Messages = Sequence[Mapping[str, Any]]
+#: Called with bytes done and bytes in all while a model loads; return False to stop.
+Progress = Callable[[int, int], Any]
+
+# How long one wait for the engine may last: Ctrl-C is seen between waits.
+_WAIT_S = 0.1
+
+
+class LLM:
+    """A language model ready to answer. One object serves all threads: their requests run as one batch.
+
+    model: an alias ("smollm2"), a GGUF file, or a reference as `halfbyte pull` takes it.
+    n_ctx: longest prompt and answer together (None: the model's, bounded by memory). n_batch: tokens of a step.
+    n_threads: None for all cores. kv_type: f16, bf16, f32, q8_0 or q4_0. seed: default of requests without one.
+    mmap: pack nothing; slower, least memory. chat_template: a known name, or Jinja text.
+    Raises a HalfbyteError for anything it cannot load.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "smollm2",
+        *,
+        n_ctx: int | None = None,
+        n_batch: int = 512,
+        n_threads: int | None = None,
+        n_gpu_layers: int | str = "auto",
+        kv_type: str = "f16",
+        max_sequences: int = 64,
+        prefix_cache: bool = True,
+        seed: int | None = None,
+        mmap: bool = False,
+        chat_template: str | None = None,
+        progress: Progress | None = None,
+        **unknown: Any,
+    ) -> None:
+        if unknown:
+            _refuse_unknown(next(iter(unknown)))
+        if n_gpu_layers not in ("auto", 0) and not (isinstance(n_gpu_layers, int) and n_gpu_layers <= 0):
+            raise InvalidArgumentError(
+                f"n_gpu_layers is {n_gpu_layers}; this build computes on the CPU only.", hint='Use "auto" or 0.'
+            )
+        if seed is not None and not 0 <= seed < 1 << 64:
+            raise InvalidArgumentError(f"seed is {seed}; 0 to 2**64 - 1, or None, was expected.")
+        from halfbyte.hub import resolve_model
+
+        self.path = resolve_model(str(model))
+        self.seed = seed
+        self._weights = _core.Model.load(str(self.path), n_threads=n_threads or 0, mmap=mmap, progress=progress)
+        metadata = self._weights.metadata
+        self.metadata: dict[str, Any] = {k: v for k, v in metadata.items() if not k.startswith("tokenizer.ggml.")}
+        self.tokenizer = Tokenizer.from_metadata(metadata)
+        if self.tokenizer.n_vocab > self._weights.n_vocab:
+            raise InvalidArgumentError(
+                f"{self.path} names {self.tokenizer.n_vocab} tokens but has embeddings for {self._weights.n_vocab}."
+            )
+        self.chat_template = _chosen_template(chat_template, metadata)
+        self.defaults = _defaults_of(self.metadata)
+        self._engine: Any = _core.Engine(
+            self._weights,
+            n_threads=n_threads or 0,
+            n_ctx=n_ctx or 0,
+            n_batch=n_batch,
+            max_sequences=max_sequences,
+            prefix_cache=prefix_cache,
+            k_type=kv_type,
+            v_type=kv_type,
+            token_bytes=self.tokenizer.output_bytes,
+        )
+
+    # Facts --------------------------------------------------------------------------------------------------------
+
+    @property
+    def n_ctx(self) -> int:
+        """Longest prompt and answer together, in tokens."""
+        return int(self._core().options["n_ctx"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The model's numbers: architecture, n_layers, n_embd, n_vocab, ..."""
+        return dict(self._weights.config)
+
+    def stats(self) -> dict[str, Any]:
+        """What the engine did and holds: steps, tokens, KV blocks, seconds."""
+        return dict(self._core().stats())
+
+    # Text ---------------------------------------------------------------------------------------------------------
+
+    @overload
+    def generate(self, prompt: str | list[int], params: SamplingParams | None = None, **overrides: Any) -> Output: ...
+    @overload
+    def generate(self, prompt: list[str] | list[list[int]], params: Any = None, **overrides: Any) -> list[Output]: ...
+    def generate(self, prompt: Any, params: Any = None, **overrides: Any) -> Any:
+        """Continues a prompt (text or token ids). A list of prompts runs as one batch and gives a list, in order.
+
+        params may be a list too, one for each prompt; keywords override its fields (temperature=0, max_tokens=64).
+        """
+        if not _is_batch(prompt):
+            return self._finish(self._submit(self._prompt_ids(prompt), self._params(params, overrides)))
+        each = list(params) if isinstance(params, (list, tuple)) else [params] * len(prompt)
+        if len(each) != len(prompt):
+            raise InvalidArgumentError(f"{len(prompt)} prompts, but {len(each)} parameter sets.")
+        jobs = [(self._prompt_ids(p), self._params(q, overrides)) for p, q in zip(prompt, each, strict=True)]
+        return self._finish_all([self._submit(ids, q) for ids, q in jobs])
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any) -> Iterator[Piece]:
+        """Like generate(), piece by piece. Closing the iterator stops the computation at once."""
+        return self._stream(self._prompt_ids(prompt), self._params(params, overrides))
+
+    def chat(self, messages: Messages, params: SamplingParams | None = None, **overrides: Any) -> Output:
+        """The assistant's answer to messages ({"role": ..., "content": ...}). tools=, documents= reach the template."""
+        ids, overrides = self._chat_ids(messages, overrides)
+        return self._finish(self._submit(ids, self._params(params, overrides)))
+
+    def chat_stream(
+        self, messages: Messages, params: SamplingParams | None = None, **overrides: Any
+    ) -> Iterator[Piece]:
+        """Like chat(), piece by piece."""
+        ids, overrides = self._chat_ids(messages, overrides)
+        return self._stream(ids, self._params(params, overrides))
+
+    async def agenerate(self, prompt: Any, params: Any = None, **overrides: Any) -> Any:
+        """generate() for asyncio."""
+        return await asyncio.to_thread(self.generate, prompt, params, **overrides)
+
+    async def astream(
+        self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any
+    ) -> AsyncIterator[Piece]:
+        """stream() for asyncio."""
+        pieces = self.stream(prompt, params, **overrides)
+        try:
+            while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+                yield piece
+        finally:
+            await asyncio.to_thread(pieces.close)  # type: ignore[attr-defined]
+
+    # Numbers ------------------------------------------------------------------------------------------------------
+
+    def forward(self, tokens: Prompt) -> npt.NDArray[np.float32]:
+        """Logits of every token: float32, shape (n_tokens, n_vocab)."""
+        return np.asarray(self._core().forward(self._prompt_ids(tokens), output="logits"))
+
+    def logprobs(self, tokens: Prompt) -> npt.NDArray[np.float32]:
+        """log p of each token after the first, given those before: float32, shape (n_tokens - 1)."""
+        return np.asarray(self._core().forward(self._prompt_ids(tokens), output="next_logprobs"))
+
+    def embed(self, texts: str | Sequence[str], *, normalize: bool = True) -> npt.NDArray[np.float32]:
+        """Mean of the final hidden states of each text, of length 1 unless normalize is False: (n_texts, n_embd)."""
+        many = [texts] if isinstance(texts, str) else list(texts)
+        rows = []
+        for text in many:
+            vector = np.asarray(self._core().forward(self._prompt_ids(text), output="hidden")).mean(axis=0)
+            length = float(np.linalg.norm(vector))
+            rows.append(vector / length if normalize and length > 0 else vector)
+        return np.stack(rows).astype(np.float32)
+
+    def tokenize(self, text: str, *, add_bos: bool = True, parse_special: bool = False) -> list[int]:
+        """Token ids of a text."""
+        return self.tokenizer.encode(text, add_bos=add_bos, parse_special=parse_special)
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """Text of token ids."""
+        return self.tokenizer.decode(tokens)
+
+    # Life ---------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stops what runs and gives the memory back. Idempotent."""
+        self._engine = None
+        self._weights = None
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Inside -------------------------------------------------------------------------------------------------------
+
+    def _core(self) -> Any:
+        if self._engine is None:
+            raise InvalidArgumentError("This LLM was closed.")
+        return self._engine
+
+    def _prompt_ids(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt)
+        return [int(i) for i in prompt]
+
+    def _chat_ids(self, messages: Messages, overrides: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
+        names = inspect.signature(ChatTemplate.render).parameters
+        for_template = {k: overrides.pop(k) for k in list(overrides) if k in names}
+        for_template.update(overrides.pop("chat_template_kwargs", {}))
+        return self.chat_ids(messages, **for_template), overrides
+
+    def chat_ids(self, messages: Messages, **variables: Any) -> list[int]:
+        """Token ids of a rendered conversation. What the template writes may be control tokens; what messages say may
+        not: a user cannot forge a turn."""
+        marked, contents = _mark_contents(messages, self.tokenizer)
+        text = self.chat_template.render(marked, **variables)
+        ids: list[int] = []
+        for i, part in enumerate(_split_marks(text, contents)):
+            if part:
+                ids += self.tokenizer.encode(part, add_bos=False, parse_special=i % 2 == 0)
+        bos = self.tokenizer.bos_id
+        if self.tokenizer.add_bos and bos is not None and (not ids or ids[0] != bos):
+            ids.insert(0, bos)
+        return ids
+
+    def _params(self, params: SamplingParams | None, overrides: Mapping[str, Any]) -> SamplingParams:
+        base = params if params is not None else self.defaults
+        if not isinstance(base, SamplingParams):
+            raise InvalidArgumentError(f"params must be SamplingParams, not {type(base).__name__}.")
+        merged = base.replace(**overrides) if overrides else base
+        return replace(merged, seed=self.seed) if merged.seed is None and self.seed is not None else merged
+
+    def check_params(self, params: SamplingParams) -> None:
+        """Raises InvalidArgumentError when the core would refuse the parameters."""
+        core = params.to_core(lambda text: self.tokenizer.encode(text, add_bos=False))
+        core.seed = 0
+        _core.Chain(core, self._weights.n_vocab)
+
+    def _submit(self, ids: list[int], params: SamplingParams) -> list[_Running]:
+        stop_ids = (
+            list(params.stop_token_ids) if params.ignore_eos else [*self.tokenizer.end_ids, *params.stop_token_ids]
+        )
+        core = params.to_core(lambda text: self.tokenizer.encode(text, add_bos=False))
+        running = []
+        for i in range(params.n):
+            if params.seed is not None:
+                core.seed = (params.seed + i) % (1 << 64)
+            request, seed = self._core().submit(
+                ids,
+                core,
+                max_tokens=-1 if params.max_tokens is None else params.max_tokens,
+                min_tokens=params.min_tokens,
+                stop_tokens=stop_ids,
+                stop_strings=[s.encode() for s in params.stop_list],
+                include_stop=params.include_stop,
+                overflow=params.overflow,
+                n_keep=params.n_keep,
+                priority=params.priority,
+                prompt_logprobs=params.prompt_logprobs,
+                processors=list(params.logits_processors),
+            )
+            running.append(
+                _Running(self._core(), request, seed, len(ids), params, self.tokenizer, set(self.tokenizer.end_ids))
+            )
+        return running
+
+    def _finish(self, running: list[_Running]) -> Output:
+        return self._finish_all([running])[0]
+
+    def _finish_all(self, requests: list[list[_Running]]) -> list[Output]:
+        try:
+            outputs = []
+            for running in requests:
+                answers = [r.wait() for r in running]
+                answers[0].others = answers[1:]
+                outputs.append(answers[0])
+            return outputs
+        except BaseException:
+            for running in requests:
+                for r in running:
+                    r.cancel()
+            raise
+
+    def _stream(self, ids: list[int], params: SamplingParams) -> Iterator[Piece]:
+        if params.n != 1:
+            raise InvalidArgumentError("A stream gives one answer: n must be 1.")
+        (running,) = self._submit(ids, params)
+        try:
+            yield from running.pieces()
+        finally:
+            running.cancel()
+
+
+class _Running:
+    """One request in the engine and what came of it so far."""
+
+    def __init__(
+        self,
+        engine: Any,
+        request: int,
+        seed: int,
+        n_prompt: int,
+        params: SamplingParams,
+        tokenizer: Tokenizer,
+        ends: set[int],
+    ) -> None:
+        self._engine, self._request, self._seed, self._params, self._ends = engine, request, seed, params, ends
+        self._text, self._done = tokenizer.stream(), False
+        self._pieces: list[str] = []
+        self._ids: list[int] = []
+        self._logprobs: list[Logprob] = []
+        self._prompt_logprobs: list[float] = []
+        self._usage = Usage(prompt_tokens=n_prompt)
+        self._start = time.perf_counter()
+        self._first = self._last = self._start
+
+    def cancel(self) -> None:
+        if not self._done:
+            self._done = True
+            self._engine.cancel(self._request)
+
+    def wait(self) -> Output:
+        for piece in self.pieces():
+            if piece.output is not None:
+                return piece.output
+        raise CancelledError("The request was cancelled.")
+
+    def pieces(self) -> Iterator[Piece]:
+        while not self._done:
+            event = self._next_event()
+            if event is None:
+                continue
+            new_ids = self._take(event)
+            text = self._text.feed(event["bytes"])
+            finish = event["finish"]
+            if finish:
+                self._done = True
+                text += self._text.flush()
+            self._pieces.append(text)
+            if text or new_ids or finish:
+                yield Piece(text, new_ids, finish or None, self._output(event) if finish else None)
+
+    def _next_event(self) -> dict[str, Any] | None:
+        try:
+            event: dict[str, Any] | None = self._engine.next_event(self._request, _WAIT_S)
+        except Exception:
+            self._done = True  # the engine has forgotten the request
+            raise
+        return event
+
+    def _take(self, event: dict[str, Any]) -> list[int]:
+        now = time.perf_counter()
+        self._usage.cached_tokens = max(self._usage.cached_tokens, event["n_prompt_cached"])
+        self._usage.dropped_tokens = event["dropped"]
+        self._prompt_logprobs += event["prompt_logprobs"]
+        new_ids = [sample["token"] for sample in event["samples"]]
+        if new_ids:
+            self._first = now if not self._ids else self._first
+            self._last = now
+        if self._params.logprobs is not None:
+            self._logprobs += [Logprob(s["token"], s["logprob"], s["top_logprobs"]) for s in event["samples"]]
+        self._ids += new_ids
+        return new_ids
+
+    def _output(self, event: dict[str, Any]) -> Output:
+        ids, reason = self._ids, None
+        if event["finish"] == "stop":
+            reason = event["stop_string"].decode("utf-8", "replace") if event["stop_string"] else event["stop_token"]
+        self._usage.completion_tokens = len(ids)
+        n_new = self._usage.prompt_tokens - self._usage.cached_tokens
+        return Output(
+            text="".join(self._pieces),
+            token_ids=ids,
+            finish_reason=event["finish"],
+            stop_reason=reason,
+            seed=self._seed,
+            usage=self._usage,
+            timing=Timing(self._first - self._start, self._last - self._first, n_new, len(ids)),
+            params=self._params,
+            logprobs=self._logprobs if self._params.logprobs is not None else None,
+            prompt_logprobs=self._prompt_logprobs if self._params.prompt_logprobs else None,
+        )
+
+
+def _is_batch(prompt: Any) -> bool:
+    if isinstance(prompt, str):
+        return False
+    items = list(prompt)
+    return not items or isinstance(items[0], str) or not isinstance(items[0], (int, np.integer))
+
+
+def _refuse_unknown(name: str) -> None:
+    known = [p for p in inspect.signature(LLM.__init__).parameters if p not in ("self", "unknown")]
+    close = difflib.get_close_matches(name, known, n=1)
+    raise InvalidArgumentError(
+        f"LLM() has no argument {name}.",
+        hint=f"Did you mean {close[0]}?" if close else f"Known are {', '.join(known)}.",
+    )
+
+
+def _chosen_template(wanted: str | None, metadata: Mapping[str, Any]) -> ChatTemplate:
+    from halfbyte.chat import BUILTIN_TEMPLATES
+
+    own = ChatTemplate.from_metadata(metadata) if wanted is None else None
+    if own is not None:
+        return own
+    assert wanted is not None
+    variables = ChatTemplate.from_metadata({k: v for k, v in metadata.items() if "chat_template" not in k}).variables
+    if wanted in BUILTIN_TEMPLATES:
+        return ChatTemplate.builtin(wanted, variables)
+    if "{" in wanted:
+        return ChatTemplate(wanted, name="--chat-template", variables=variables)
+    if Path(wanted).is_file():
+        return ChatTemplate(Path(wanted).read_text(encoding="utf-8"), name=wanted, variables=variables)
+    return (
+        ChatTemplate.from_metadata(metadata, variant=wanted)
+        if f"tokenizer.chat_template.{wanted}" in metadata
+        else ChatTemplate.builtin(wanted)
+    )
+
+
+def _defaults_of(metadata: Mapping[str, Any]) -> SamplingParams:
+    """Defaults the model's makers recommend (general.sampling.*), else ours."""
+    names = {
+        "temp": "temperature",
+        "top_k": "top_k",
+        "top_p": "top_p",
+        "min_p": "min_p",
+        "penalty_repeat": "repeat_penalty",
+    }
+    found = {
+        ours: metadata[f"general.sampling.{key}"]
+        for key, ours in names.items()
+        if f"general.sampling.{key}" in metadata
+    }
+    return SamplingParams(**found)
+
+
+# Contents are put between marks that no text contains: private-use characters that are taken out of messages first.
+_OPEN, _CLOSE = "\ue0f0", "\ue0f1"
+
+
+def _mark_contents(messages: Messages, tokenizer: Tokenizer) -> tuple[list[dict[str, Any]], bool]:
+    """Messages whose contents are marked when they spell a control token; else as they are."""
+    texts = [m["content"] for m in messages if isinstance(m, Mapping) and isinstance(m.get("content"), str)]
+    forged = any(
+        tokenizer.encode(t, add_bos=False, parse_special=True) != tokenizer.encode(t, add_bos=False) for t in texts
+    )
+    if not forged:
+        return [dict(m) if isinstance(m, Mapping) else m for m in messages], False
+    marked = []
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, str):
+            content = _OPEN + content.replace(_OPEN, "").replace(_CLOSE, "").strip() + _CLOSE
+        marked.append({**message, "content": content})
+    return marked, True
+
+
+def _split_marks(text: str, is_marked: bool) -> list[str]:
+    """Template text and message contents in turn: even entries are the template's."""
+    if not is_marked:
+        return [text]
+    parts: list[str] = []
+    for chunk in text.split(_OPEN):
+        if not parts:
+            parts.append(chunk)
+            continue
+        content, _, rest = chunk.partition(_CLOSE)
+        parts += [content, rest]
+    return parts

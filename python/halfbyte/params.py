@@ -1,0 +1,139 @@
+"""What a request may ask for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from halfbyte import _core
+from halfbyte.errors import InvalidArgumentError
+
+#: A logits processor: called with the token ids drawn so far (int32 array) and the logits (float32 array, writable).
+LogitsProcessor = Callable[[Any, Any], None]
+
+_ALIASES = {
+    "repetition_penalty": "repeat_penalty",
+    "typical": "typical_p",
+    "max_new_tokens": "max_tokens",
+    "num_predict": "max_tokens",
+    "temp": "temperature",
+    "mirostat_mode": "mirostat",
+    "stop_strings": "stop",
+}
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """Sampling and stopping of one request. Neutral values switch a stage off.
+
+    temperature <= 0 is greedy. top_k <= 0, top_p >= 1, min_p <= 0, typical_p >= 1, top_n_sigma <= 0,
+    xtc_probability <= 0, dry_multiplier <= 0, mirostat 0 are off. max_tokens None means until the model stops or the
+    context is full. seed None draws one; the result reports it. logprobs n gives the n most likely tokens beside the
+    chosen one's. overflow "slide" drops the oldest tokens (after the first n_keep) when the context is full; "error"
+    ends the answer there.
+    """
+
+    temperature: float = 0.8
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    top_n_sigma: float = -1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    min_keep: int = 1
+    repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repeat_last_n: int = 64
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: Sequence[str] = ("\n", ":", '"', "*")
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    allowed_token_ids: Sequence[int] = ()
+    bad_words: Sequence[str] = ()
+    samplers: Sequence[str] = ()
+    seed: int | None = None
+    logprobs: int | None = None
+
+    n: int = 1
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    stop: str | Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    include_stop: bool = False
+    ignore_eos: bool = False
+    prompt_logprobs: bool = False
+    overflow: str = "error"
+    n_keep: int = 0
+    priority: int = 0
+    logits_processors: Sequence[LogitsProcessor] = ()
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise InvalidArgumentError(f"n is {self.n}; at least 1 was expected.")
+        if self.max_tokens is not None and self.max_tokens < 0:
+            raise InvalidArgumentError(f"max_tokens is {self.max_tokens}; a count or None was expected.")
+        if self.seed is not None and not 0 <= self.seed < 1 << 64:
+            raise InvalidArgumentError(f"seed is {self.seed}; 0 to 2**64 - 1, or None, was expected.")
+        if self.overflow not in ("error", "slide"):
+            raise InvalidArgumentError(f'overflow is "{self.overflow}"; "error" or "slide" was expected.')
+
+    @property
+    def stop_list(self) -> list[str]:
+        """The stop strings as a list."""
+        return [self.stop] if isinstance(self.stop, str) and self.stop else [s for s in self.stop if s]
+
+    def replace(self, **changes: Any) -> SamplingParams:
+        """A copy with some fields changed; unknown names are refused with a suggestion."""
+        return replace(self, **resolve_names(changes))
+
+    def to_core(self, encode: Callable[[str], list[int]]) -> _core.SamplingParams:
+        """The core's parameters; `encode` turns the strings of bad_words and DRY breakers into ids."""
+        words = [ids for word in self.bad_words for text in (word, " " + word) if (ids := encode(text))]
+        breakers = (
+            [ids for text in self.dry_sequence_breakers if (ids := encode(text))] if self.dry_multiplier > 0 else []
+        )
+        same_name = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name in _CORE_NAMES and f.name not in ("logit_bias", "bad_words", "dry_sequence_breakers")
+        }
+        return _core.SamplingParams(
+            **same_name,
+            logit_bias=[(int(token), float(bias)) for token, bias in self.logit_bias.items()],
+            bad_words=words,
+            dry_sequence_breakers=breakers,
+            order=list(self.samplers),
+            n_logprobs=-1 if self.logprobs is None else self.logprobs,
+        )
+
+
+_NAMES = [f.name for f in fields(SamplingParams)]
+_CORE_NAMES = frozenset(name for name in dir(_core.SamplingParams) if not name.startswith("_"))
+
+
+def resolve_names(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords under their own names (aliases of other engines accepted); unknown ones are refused."""
+    out: dict[str, Any] = {}
+    for key, value in keywords.items():
+        name = _ALIASES.get(key, key)
+        if name not in _NAMES:
+            close = difflib.get_close_matches(name, [*_NAMES, *_ALIASES], n=1)
+            hint = f"Did you mean {close[0]}?" if close else f"Known are {', '.join(_NAMES)}."
+            raise InvalidArgumentError(f"SamplingParams has no field {key}.", hint=hint)
+        if name == "max_tokens" and value is not None and value < 0:
+            value = None
+        if name == "seed" and value is not None and value < 0:
+            value = None
+        out[name] = value
+    return out
