@@ -43,7 +43,8 @@ function(halfbyte_cpu_level name)
     message(FATAL_ERROR "CPU level ${name}: no file ${source}")
   endif()
   add_library(halfbyte_level_${name} OBJECT ${source})
-  target_compile_options(halfbyte_level_${name} PRIVATE ${level_FLAGS} -fno-lto -O3)
+  target_compile_options(halfbyte_level_${name} PRIVATE ${level_FLAGS} -fno-lto -O3
+    -Wno-maybe-uninitialized)  # GCC 12 warns inside its own intrinsics
   target_link_libraries(halfbyte_level_${name} PRIVATE halfbyte_flags)
   target_sources(halfbyte_cpu PRIVATE $<TARGET_OBJECTS:halfbyte_level_${name}>)
 endfunction()

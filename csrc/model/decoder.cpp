@@ -43,7 +43,8 @@ struct Decoder::State {
   ThreadPool pool;
   ops::Context context;
   int64_t max_rows, max_logit_rows;
-  std::vector<RopeTable> rope;  // per layer
+  std::vector<RopeTable> ropes;   // the different ones; layers share them
+  std::vector<size_t> rope_of;    // per layer, its index in ropes
 
   // Activations, f32 row-major; n is the batch's rows.
   Buffer x;         // (n, n_embd) the residual stream
@@ -72,7 +73,12 @@ struct Decoder::State {
     context.scratch = ops.create_scratch(pool);
     const Config& c = weights->config;
     if (n_ctx <= 0) n_ctx = c.n_ctx_train;
-    for (const LayerConfig& layer : c.layers) rope.push_back(rope_table(*weights, layer, n_ctx));
+    for (const LayerConfig& layer : c.layers) {
+      RopeTable table = rope_table(*weights, layer, n_ctx);
+      const auto same = std::find_if(ropes.begin(), ropes.end(), [&](const RopeTable& known) { return known == table; });
+      rope_of.push_back(static_cast<size_t>(same - ropes.begin()));
+      if (same == ropes.end()) ropes.push_back(std::move(table));
+    }
     const Widths widths = widths_of(*weights);
     const auto floats = [](int64_t n) {
       return Buffer(static_cast<size_t>(n) * sizeof(float), "The work buffers of a step");
@@ -229,7 +235,8 @@ void Decoder::State::attention(size_t index, const float* input, const Batch& ba
   norm_heads(q, q_stride, n, shape.n_heads, w.q_norm, w.q_norm_bias);
   norm_heads(k, k_stride, n, shape.n_kv_heads, w.k_norm, w.k_norm_bias);
   if (c.positions == PositionKind::rope && shape.uses_rope) {
-    const ops::RopeArgs rope_args = {c.rope, c.rope_dim, rope[index].inv_freq.data(), rope[index].magnitude};
+    const RopeTable& table = ropes[rope_of[index]];
+    const ops::RopeArgs rope_args = {c.rope, c.rope_dim, table.inv_freq.data(), table.magnitude};
     ops.rope(context, rope_args, q, q_stride, n, shape.n_heads, c.head_dim_k, batch.positions.data());
     ops.rope(context, rope_args, k, k_stride, n, shape.n_kv_heads, c.head_dim_k, batch.positions.data());
   }

@@ -10,6 +10,7 @@ namespace halfbyte::model {
 struct RopeTable {
   std::vector<float> inv_freq;  // (rope_dim / 2)
   float magnitude = 1.0f;
+  bool operator==(const RopeTable&) const = default;
 };
 
 // theta^(-2i/dim), scaled as the config says: linear and YaRN (Peng et al. 2023, arXiv 2309.00071), factor tensors of

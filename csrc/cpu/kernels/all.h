@@ -1,0 +1,57 @@
+// A whole CPU level: every kernel compiled for it, and the table that offers them. A level file defines
+// HALFBYTE_LEVEL (its name), HALFBYTE_FILL (its entry) and its instruction switches, then includes this.
+// Everything but the entry lives in an anonymous namespace: code shared between levels would be merged by the linker.
+#include <immintrin.h>
+
+#include "cpu/kernels.h"
+
+namespace halfbyte::cpu {
+
+namespace {
+
+#if defined(HALFBYTE_AVX512)
+constexpr int kDirectTokens = 6, kTileTokens = 12, kFloatTokens = 8;
+#else
+constexpr int kDirectTokens = 2, kTileTokens = 4, kFloatTokens = 3;
+#endif
+
+#include "cpu/kernels/simd.h"
+#include "cpu/kernels/unpack.h"
+#include "cpu/kernels/matmul.h"
+#include "cpu/kernels/elementwise.h"
+#include "cpu/kernels/attention.h"
+
+}  // namespace
+
+void HALFBYTE_FILL(Kernels& k) {
+  k.name = HALFBYTE_LEVEL;
+  k.direct_tokens = kDirectTokens;
+  k.quantize = quantize;
+  const auto set = [&](PanelKind kind, IntPanelKernel kernel) { k.int_panel[static_cast<int>(kind)] = kernel; };
+  set(PanelKind::q4_0, int_panel<PanelQ4_0>);
+  set(PanelKind::q4_1, int_panel<PanelQ4_1>);
+  set(PanelKind::q5_0, int_panel<PanelQ5_0>);
+  set(PanelKind::q5_1, int_panel<PanelQ5_1>);
+  set(PanelKind::q8_0, int_panel<PanelQ8_0>);
+  set(PanelKind::iq4_nl, int_panel<PanelIQ4_NL>);
+  set(PanelKind::mxfp4, int_panel<PanelMXFP4>);
+  set(PanelKind::iq4_xs, int_panel<PanelIQ4_XS>);
+  set(PanelKind::q4_k, int_panel<PanelQ4_K>);
+  set(PanelKind::q5_k, int_panel<PanelQ5_K>);
+  set(PanelKind::q6_k, int_panel<PanelQ6_K>);
+  set(PanelKind::q3_k, int_panel<PanelQ3_K>);
+  set(PanelKind::q2_k, int_panel<PanelQ2_K>);
+  k.float_panel[static_cast<int>(PanelKind::f32)] = float_panel<LoadF32>;
+  k.float_panel[static_cast<int>(PanelKind::f16)] = float_panel<LoadF16>;
+  k.float_panel[static_cast<int>(PanelKind::bf16)] = float_panel<LoadBF16>;
+  k.dot = dot;
+  k.activate = activate;
+  k.glu = glu;
+  k.norm = norm;
+  k.rotate = rotate;
+  k.add = add;
+  k.softcap = softcap;
+  k.attend = attend;
+}
+
+}  // namespace halfbyte::cpu

@@ -1,0 +1,203 @@
+// Panel times tokens. Bound for one token: the panel's bytes over memory bandwidth; for many: 8 dot4 per 32 columns,
+// token and 16 rows. The order of sums is fixed: one f32 accumulator per (row, token), blocks of 32 columns in
+// increasing order, inside a block the group's dot first, then its minimum. So any split of tokens gives the same bits.
+// Included by level files only, inside their anonymous namespace.
+
+// Adds one group's dot (n_units units from `codes`) of token t to acc.
+template <class L, int n_units>
+inline F16x add_group(F16x acc, const B64* codes, const int8_t* q, F16x scale, float d, int32_t sum) {
+  I16x even = dot_start<L::kOffset, L::kWide>(sum), odd = i_set(0);
+  for (int c = 0; c < n_units; c += 2) {
+    even = dot4<L::kWide>(even, codes[c], q + 4 * c);
+    odd = dot4<L::kWide>(odd, codes[c + 1], q + 4 * c + 4);
+  }
+  return f_fma(f_from(i_add(even, odd)), f_mul(scale, f_set(d)), acc);
+}
+
+template <class L>
+inline F16x add_block(F16x acc, const B64 codes[8], const F16x* scales, const F16x* minimums, const QuantizedRow& row, int64_t block) {
+  const int8_t* q = row.q + 32 * block;
+  const float d = row.d[block];
+  const int32_t* sum = row.sum + 2 * block;
+  if constexpr (L::kGroups == 1) {
+    const int32_t both = sum[0] + sum[1];
+    acc = add_group<L, 8>(acc, codes, q, scales[0], d, both);
+    if constexpr (L::kHasMin) acc = f_fma(minimums[0], f_set(d * static_cast<float>(both)), acc);
+  } else {
+    for (int g = 0; g < 2; ++g) {
+      acc = add_group<L, 4>(acc, codes + 4 * g, q + 16 * g, scales[g], d, sum[g]);
+      if constexpr (L::kHasMin) acc = f_fma(minimums[g], f_set(d * static_cast<float>(sum[g])), acc);
+    }
+  }
+  return acc;
+}
+
+// A few tokens: codes go from the panel to registers and are used once for each token.
+template <class L, int T>
+void panel_direct(const uint8_t* panel, int64_t n_cols, const QuantizedRow* rows, float* out) {
+  F16x acc[T];
+  for (int t = 0; t < T; ++t) acc[t] = f_zero();
+  const int64_t n_blocks = n_cols / 32;
+  for (int64_t block = 0; block < n_blocks;) {
+    const auto head = L::head(panel);
+    panel += L::kHeadBytes;
+    for (int b = 0; b < L::kSuper; ++b, ++block, panel += L::kBlockBytes) {
+      __builtin_prefetch(panel + 2048);
+      __builtin_prefetch(panel + 2048 + 64);
+      __builtin_prefetch(panel + 2048 + 128);
+      __builtin_prefetch(panel + 2048 + 192);
+      B64 codes[8];
+      L::codes(panel, codes);
+      F16x scales[2], minimums[2];
+      for (int g = 0; g < L::kGroups; ++g) {
+        scales[g] = L::scale(head, panel, g);
+        if constexpr (L::kHasMin) minimums[g] = L::minimum(head, panel, g);
+      }
+      for (int t = 0; t < T; ++t) acc[t] = add_block<L>(acc[t], codes, scales, minimums, rows[t], block);
+    }
+  }
+  for (int t = 0; t < T; ++t) f_store(out + 16 * t, acc[t]);
+}
+
+// A block unpacked into the workspace: 8 x 64 bytes of codes, then 2 scales and 2 minimums of 16 floats.
+constexpr int kUnpackedBytes = 512 + 4 * 64;
+
+template <class L>
+void unpack_panel(const uint8_t* panel, int64_t n_cols, uint8_t* workspace) {
+  const int64_t n_blocks = n_cols / 32;
+  for (int64_t block = 0; block < n_blocks;) {
+    const auto head = L::head(panel);
+    panel += L::kHeadBytes;
+    for (int b = 0; b < L::kSuper; ++b, ++block, panel += L::kBlockBytes, workspace += kUnpackedBytes) {
+      B64 codes[8];
+      L::codes(panel, codes);
+      for (int c = 0; c < 8; ++c) b_store(workspace + 64 * c, codes[c]);
+      float* numbers = reinterpret_cast<float*>(workspace + 512);
+      for (int g = 0; g < L::kGroups; ++g) {
+        f_store(numbers + 16 * g, L::scale(head, panel, g));
+        if constexpr (L::kHasMin) f_store(numbers + 32 + 16 * g, L::minimum(head, panel, g));
+      }
+    }
+  }
+}
+
+// Many tokens: T of them at a time against the unpacked panel, integer and float accumulators in registers.
+template <class L, int T>
+void panel_tile(const uint8_t* workspace, int64_t n_cols, const QuantizedRow* rows, float* out) {
+  F16x acc[T];
+  for (int t = 0; t < T; ++t) acc[t] = f_zero();
+  constexpr int kUnits = 8 / L::kGroups;
+  const int64_t n_blocks = n_cols / 32;
+  for (int64_t block = 0; block < n_blocks; ++block, workspace += kUnpackedBytes) {
+    const float* numbers = reinterpret_cast<const float*>(workspace + 512);
+    for (int g = 0; g < L::kGroups; ++g) {
+      int32_t sums[T];
+      I16x dots[T];
+      for (int t = 0; t < T; ++t) {
+        const int32_t* sum = rows[t].sum + 2 * block;
+        sums[t] = L::kGroups == 1 ? sum[0] + sum[1] : sum[g];
+        dots[t] = dot_start<L::kOffset, L::kWide>(sums[t]);
+      }
+      for (int c = 0; c < kUnits; ++c) {
+        const B64 codes = b_load(workspace + 64 * (g * kUnits + c));
+        for (int t = 0; t < T; ++t) dots[t] = dot4<L::kWide>(dots[t], codes, rows[t].q + 32 * block + 4 * (g * kUnits + c));
+      }
+      const F16x scale = f_load(numbers + 16 * g);
+      for (int t = 0; t < T; ++t) {
+        const float d = rows[t].d[block];
+        acc[t] = f_fma(f_from(dots[t]), f_mul(scale, f_set(d)), acc[t]);
+        if constexpr (L::kHasMin) acc[t] = f_fma(f_load(numbers + 32 + 16 * g), f_set(d * static_cast<float>(sums[t])), acc[t]);
+      }
+    }
+  }
+  for (int t = 0; t < T; ++t) f_store(out + 16 * t, acc[t]);
+}
+
+template <class L, int T>
+void tile_or_less(const uint8_t* workspace, int64_t n_cols, const QuantizedRow* rows, int n_tokens, float* out) {
+  if constexpr (T > 0) {
+    if (n_tokens == T) return panel_tile<L, T>(workspace, n_cols, rows, out);
+    return tile_or_less<L, T - 1>(workspace, n_cols, rows, n_tokens, out);
+  }
+}
+
+template <class L, int T>
+void direct_or_less(const uint8_t* panel, int64_t n_cols, const QuantizedRow* rows, int n_tokens, float* out) {
+  if constexpr (T > 0) {
+    if (n_tokens == T) return panel_direct<L, T>(panel, n_cols, rows, out);
+    return direct_or_less<L, T - 1>(panel, n_cols, rows, n_tokens, out);
+  }
+}
+
+template <class L>
+void int_panel(const uint8_t* panel, int64_t n_cols, const QuantizedRow* rows, int n_tokens, uint8_t* workspace, float* out) {
+  if (n_tokens <= kDirectTokens) return direct_or_less<L, kDirectTokens>(panel, n_cols, rows, n_tokens, out);
+  unpack_panel<L>(panel, n_cols, workspace);
+  for (int t = 0; t < n_tokens; t += kTileTokens) {
+    const int n = n_tokens - t < kTileTokens ? n_tokens - t : kTileTokens;
+    tile_or_less<L, kTileTokens>(workspace, n_cols, rows + t, n, out + 16 * t);
+  }
+}
+
+// Float weights, [column][16 rows]: two accumulators (even and odd columns), added at the end.
+struct LoadF32 {
+  static constexpr int kBytes = 64;
+  static F16x load(const uint8_t* p) { return f_load(reinterpret_cast<const float*>(p)); }
+};
+struct LoadF16 {
+  static constexpr int kBytes = 32;
+  static F16x load(const uint8_t* p) { return f_load_f16(p); }
+};
+struct LoadBF16 {
+  static constexpr int kBytes = 32;
+  static F16x load(const uint8_t* p) { return f_load_bf16(p); }
+};
+
+template <class Load, int T>
+void float_tile(const uint8_t* panel, int64_t n_cols, const float* const* rows, float* out) {
+  F16x even[T], odd[T];
+  for (int t = 0; t < T; ++t) even[t] = odd[t] = f_zero();
+  int64_t k = 0;
+  for (; k + 2 <= n_cols; k += 2, panel += 2 * Load::kBytes) {
+    const F16x w0 = Load::load(panel), w1 = Load::load(panel + Load::kBytes);
+    for (int t = 0; t < T; ++t) {
+      even[t] = f_fma(w0, f_set(rows[t][k]), even[t]);
+      odd[t] = f_fma(w1, f_set(rows[t][k + 1]), odd[t]);
+    }
+  }
+  if (k < n_cols) {
+    const F16x w = Load::load(panel);
+    for (int t = 0; t < T; ++t) even[t] = f_fma(w, f_set(rows[t][k]), even[t]);
+  }
+  for (int t = 0; t < T; ++t) f_store(out + 16 * t, f_add(even[t], odd[t]));
+}
+
+template <class Load, int T>
+void float_tile_or_less(const uint8_t* panel, int64_t n_cols, const float* const* rows, int n_tokens, float* out) {
+  if constexpr (T > 0) {
+    if (n_tokens == T) return float_tile<Load, T>(panel, n_cols, rows, out);
+    return float_tile_or_less<Load, T - 1>(panel, n_cols, rows, n_tokens, out);
+  }
+}
+
+template <class Load>
+void float_panel(const uint8_t* panel, int64_t n_cols, const float* const* rows, int n_tokens, float* out) {
+  for (int t = 0; t < n_tokens; t += kFloatTokens) {
+    const int n = n_tokens - t < kFloatTokens ? n_tokens - t : kFloatTokens;
+    float_tile_or_less<Load, kFloatTokens>(panel, n_cols, rows + t, n, out + 16 * t);
+  }
+}
+
+void quantize(const float* x, int64_t n_cols, int8_t* q, float* d, int32_t* sum) {
+  for (int64_t block = 0; block < n_cols / 32; ++block, x += 32, q += 32) {
+    const F16x a = f_load(x), b = f_load(x + 16);
+    const float amax = f_highest(f_max(f_abs(a), f_abs(b)));
+    const float inverse = amax > 0 ? 127.0f / amax : 0.0f;
+    const I16x qa = i_from(f_mul(a, f_set(inverse))), qb = i_from(f_mul(b, f_set(inverse)));
+    i_store_i8(q, qa);
+    i_store_i8(q + 16, qb);
+    d[block] = amax / 127.0f;
+    sum[2 * block] = i_sum(qa);
+    sum[2 * block + 1] = i_sum(qb);
+  }
+}

@@ -1,0 +1,169 @@
+// Matrix products: quantize the input once, split panels among workers, finish 16 rows at a time.
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/backend.h"
+#include "cpu/pack.h"
+
+namespace halfbyte::cpu {
+
+namespace {
+
+using ops::Matrix;
+using ops::Projection;
+
+int64_t n_panels(const Matrix& m) { return (m.n_rows + kPanelRows - 1) / kPanelRows; }
+
+bool is_int_panel(const Matrix& m, PanelKind& kind) {
+  return m.layout == ops::Layout::panels && panel_kind(*m.format, kind) && static_cast<int>(kind) < kFirstFloatKind;
+}
+
+// Input rows in the forms that kernels want.
+struct Input {
+  const float* x;
+  int64_t stride, n_cols, n_tokens;
+};
+
+void quantize_rows(const Backend& b, const ops::Context& context, const Input& in) {
+  Scratch& s = b.scratch(context);
+  const int64_t n = in.n_tokens, n_cols = in.n_cols;
+  int8_t* codes = s.codes.at_least<int8_t>(n * n_cols);
+  float* scales = s.scales.at_least<float>(n * n_cols / 32);
+  int32_t* sums = s.sums.at_least<int32_t>(n * n_cols / 16);
+  s.quantized.resize(static_cast<size_t>(n));
+  const auto one = [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; ++t) {
+      int8_t* q = codes + t * n_cols;
+      float* d = scales + t * (n_cols / 32);
+      int32_t* sum = sums + t * (n_cols / 16);
+      b.kernels.quantize(in.x + t * in.stride, n_cols, q, d, sum);
+      s.quantized[static_cast<size_t>(t)] = {q, d, sum};
+    }
+  };
+  if (n * n_cols < 1 << 15) one(0, n, 0);
+  else context.pool->parallel_for(n, 1, one);
+}
+
+void point_rows(Scratch& s, const Input& in) {
+  s.row_pointers.resize(static_cast<size_t>(in.n_tokens));
+  for (int64_t t = 0; t < in.n_tokens; ++t) s.row_pointers[static_cast<size_t>(t)] = in.x + t * in.stride;
+}
+
+// out (n_tokens, 16) = panel p of m times every token. Raw rows are decoded and dotted one by one.
+void multiply_panel(const Backend& b, Scratch& s, Scratch::Worker& worker, const Matrix& m, int64_t p, const Input& in, float* out) {
+  const int n_tokens = static_cast<int>(in.n_tokens);
+  PanelKind kind;
+  if (m.layout == ops::Layout::panels && panel_kind(*m.format, kind)) {
+    const auto* panel = reinterpret_cast<const uint8_t*>(m.data) + p * m.panel_bytes;
+    if (static_cast<int>(kind) >= kFirstFloatKind) return b.kernels.float_panel[static_cast<int>(kind)](panel, m.n_cols, s.row_pointers.data(), n_tokens, out);
+    uint8_t* workspace = n_tokens > b.kernels.direct_tokens ? worker.workspace.at_least<uint8_t>(panel_workspace_bytes(m.n_cols)) : nullptr;
+    return b.kernels.int_panel[static_cast<int>(kind)](panel, m.n_cols, s.quantized.data(), n_tokens, workspace, out);
+  }
+  float* row = worker.row.at_least<float>(m.n_cols);
+  const int64_t row_bytes = m.format->row_bytes(m.n_cols);
+  for (int64_t r = 0; r < std::min<int64_t>(kPanelRows, m.n_rows - p * kPanelRows); ++r) {
+    m.format->decode(m.data + (p * kPanelRows + r) * row_bytes, row, m.n_cols / m.format->block_weights);
+    for (int64_t t = 0; t < in.n_tokens; ++t) out[t * kPanelRows + r] = b.kernels.dot(row, in.x + t * in.stride, m.n_cols);
+  }
+}
+
+// Bias, activation, scale, and the write (or add) to the output.
+void finish_panel(const Backend& b, const Projection& p, int64_t panel, int64_t n_tokens, float* values) {
+  const int64_t first = panel * kPanelRows, n_rows = std::min<int64_t>(kPanelRows, p.weight->n_rows - first);
+  for (int64_t t = 0; t < n_tokens; ++t, values += kPanelRows) {
+    if (p.bias != nullptr) {
+      for (int64_t r = 0; r < n_rows; ++r) values[r] += p.bias[first + r];
+    }
+    b.kernels.activate(static_cast<int>(p.activation), values, kPanelRows);
+    float* out = p.out + t * p.out_stride + first;
+    if (p.accumulate) {
+      for (int64_t r = 0; r < n_rows; ++r) out[r] += p.scale * values[r];
+    } else {
+      for (int64_t r = 0; r < n_rows; ++r) out[r] = p.scale * values[r];
+    }
+  }
+}
+
+void prepare(const Backend& b, const ops::Context& context, const Input& in, std::span<const Matrix* const> matrices) {
+  PanelKind kind;
+  if (std::any_of(matrices.begin(), matrices.end(), [&](const Matrix* m) { return is_int_panel(*m, kind); })) quantize_rows(b, context, in);
+  point_rows(b.scratch(context), in);
+}
+
+// Gives each worker a contiguous share of all panels of all matrices, measured in bytes read.
+void split_by_bytes(const ops::Context& context, std::span<const Matrix* const> matrices, FunctionRef<void(size_t matrix, int64_t panel, int worker)> job) {
+  int64_t total = 0;
+  for (const Matrix* m : matrices) total += m->bytes();
+  const int n_workers = context.pool->size();
+  context.pool->run([&](int worker) {
+    const int64_t begin = total * worker / n_workers, end = total * (worker + 1) / n_workers;
+    int64_t offset = 0;
+    for (size_t i = 0; i < matrices.size(); ++i) {
+      const Matrix& m = *matrices[i];
+      const int64_t n = n_panels(m), bytes = std::max<int64_t>(1, m.bytes());
+      for (int64_t p = 0; p < n; ++p) {
+        const int64_t at = offset + bytes * p / n;  // a panel belongs to the worker in whose share it begins
+        if (at >= begin && at < end) job(i, p, worker);
+      }
+      offset += m.bytes();
+    }
+  });
+}
+
+}  // namespace
+
+void linear(const ops::Context& context, const float* x, int64_t x_stride, std::span<const ops::RowRun> runs, std::span<const Projection> projections) {
+  if (runs.empty() || projections.empty()) return;
+  const Backend& b = backend_of(context);
+  const Input in = {x, x_stride, projections[0].weight->n_cols, runs.back().end};
+  std::vector<const Matrix*> matrices;
+  for (const Projection& p : projections) matrices.push_back(p.weight);
+  prepare(b, context, in, matrices);
+  Scratch& s = b.scratch(context);
+  split_by_bytes(context, matrices, [&](size_t i, int64_t panel, int worker) {
+    Scratch::Worker& w = s.workers[static_cast<size_t>(worker)];
+    float* out = w.out.at_least<float>(in.n_tokens * kPanelRows);
+    multiply_panel(b, s, w, *matrices[i], panel, in, out);
+    finish_panel(b, projections[i], panel, in.n_tokens, out);
+  });
+}
+
+void linear_glu(const ops::Context& context, const float* x, int64_t x_stride, std::span<const ops::RowRun> runs, const Matrix& gate,
+                const float* gate_bias, const Matrix& up, const float* up_bias, ops::Activation act, float* out, int64_t out_stride) {
+  if (runs.empty()) return;
+  const Backend& b = backend_of(context);
+  const Input in = {x, x_stride, gate.n_cols, runs.back().end};
+  const Matrix* both[] = {&gate, &up};
+  prepare(b, context, in, both);
+  Scratch& s = b.scratch(context);
+  const Matrix* split[] = {&gate};
+  split_by_bytes(context, split, [&](size_t, int64_t panel, int worker) {
+    Scratch::Worker& w = s.workers[static_cast<size_t>(worker)];
+    float* gated = w.out.at_least<float>(2 * in.n_tokens * kPanelRows);
+    float* raised = gated + in.n_tokens * kPanelRows;
+    multiply_panel(b, s, w, gate, panel, in, gated);
+    multiply_panel(b, s, w, up, panel, in, raised);
+    const int64_t first = panel * kPanelRows, n_rows = std::min<int64_t>(kPanelRows, gate.n_rows - first);
+    for (int64_t t = 0; t < in.n_tokens; ++t, gated += kPanelRows, raised += kPanelRows) {
+      for (int64_t r = 0; r < n_rows; ++r) {
+        if (gate_bias != nullptr) gated[r] += gate_bias[first + r];
+        if (up_bias != nullptr) raised[r] += up_bias[first + r];
+      }
+      b.kernels.glu(static_cast<int>(act), gated, raised, gated, kPanelRows);
+      std::memcpy(out + t * out_stride + first, gated, static_cast<size_t>(n_rows) * sizeof(float));
+    }
+  });
+}
+
+void embed(const ops::Context&, const Matrix& table, std::span<const int32_t> tokens, float scale, float* out) {
+  const int64_t row_bytes = table.format->row_bytes(table.n_cols);
+  for (const int32_t token : tokens) {
+    table.format->decode(table.data + token * row_bytes, out, table.n_cols / table.format->block_weights);
+    if (scale != 1.0f) {
+      for (int64_t i = 0; i < table.n_cols; ++i) out[i] *= scale;
+    }
+    out += table.n_cols;
+  }
+}
+
+}  // namespace halfbyte::cpu
