@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include "base/bandwidth.h"
+#include "base/error.h"
 #include "base/threads.h"
 #include "bindings/bind.h"
 #include "cpu/cpu.h"

@@ -12,4 +12,5 @@ PYBIND11_MODULE(_core, m) {
   register_model(m);
   register_engine(m);
   register_cpu(m);
+  register_testing(m);
 }

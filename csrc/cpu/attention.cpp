@@ -27,7 +27,9 @@ struct Item {
   int64_t begin, end;  // segments' positions: [begin, end), begin a multiple of kSegment
 };
 
-int kernel_width(int n) { return n <= 1 ? 1 : n <= 2 ? 2 : n <= 4 ? 4 : kTile; }
+int kernel_width(int n) {
+  return n <= 1 ? 1 : n <= 2 ? 2 : n <= 4 ? 4 : kTile;
+}
 
 struct Tile {
   const float* queries[kTile];
@@ -43,8 +45,10 @@ void fill_tile(const ops::AttentionArgs& args, const Item& item, Tile& tile) {
     const int64_t pair = item.first_pair + (i < item.n_pairs ? i : 0), row = pair / group;
     const int head = item.kv_head * group + static_cast<int>(pair % group);
     const int64_t position = item.span->first_position + row;
-    tile.queries[i] = args.query + (item.span->first_row + row) * args.query_stride + static_cast<int64_t>(head) * args.layout.key_dim;
-    tile.outs[i] = args.out + (item.span->first_row + row) * args.out_stride + static_cast<int64_t>(head) * args.layout.value_dim;
+    tile.queries[i] = args.query + (item.span->first_row + row) * args.query_stride +
+                      static_cast<int64_t>(head) * args.layout.key_dim;
+    tile.outs[i] =
+        args.out + (item.span->first_row + row) * args.out_stride + static_cast<int64_t>(head) * args.layout.value_dim;
     tile.first[i] = args.window > 0 ? std::max<int64_t>(0, position - args.window + 1) : 0;
     tile.last[i] = i < item.n_pairs ? position : -1;
     tile.sinks[i] = args.sinks != nullptr ? args.sinks[head] : kLowest;
@@ -52,7 +56,8 @@ void fill_tile(const ops::AttentionArgs& args, const Item& item, Tile& tile) {
 }
 
 // highest, total and sum of each query over one segment.
-void run_segment(const Backend& b, const ops::AttentionArgs& args, const Item& item, const Tile& tile, int64_t begin, int64_t end, float* state) {
+void run_segment(const Backend& b, const ops::AttentionArgs& args, const Item& item, const Tile& tile, int64_t begin,
+                 int64_t end, float* state) {
   const int width = kernel_width(item.n_pairs);
   float* highest = state;
   float* total = state + kTile;
@@ -129,7 +134,8 @@ void attention(const ops::Context& context, const ops::AttentionArgs& args) {
       for (int64_t pair = 0; pair < span.n_rows * group; pair += kTile) {
         const int n = static_cast<int>(std::min<int64_t>(kTile, span.n_rows * group - pair));
         const int64_t first_position = span.first_position + pair / group;
-        const int64_t begin = args.window > 0 ? std::max<int64_t>(0, first_position - args.window + 1) / kSegment * kSegment : 0;
+        const int64_t begin =
+            args.window > 0 ? std::max<int64_t>(0, first_position - args.window + 1) / kSegment * kSegment : 0;
         const int64_t end = span.first_position + (pair + n - 1) / group + 1;
         items.push_back({&span, kv_head, pair, n, begin, end});
         const int64_t segments = (end - begin + kSegment - 1) / kSegment;
@@ -159,8 +165,10 @@ void attention(const ops::Context& context, const ops::AttentionArgs& args) {
         write_out(args, item, tile, state);
       }
     };
-    if (n_items == 1) run_items(0, 1, 0);
-    else context.pool->parallel_for(n_items, 1, run_items);
+    if (n_items == 1)
+      run_items(0, 1, 0);
+    else
+      context.pool->parallel_for(n_items, 1, run_items);
     return;
   }
 
@@ -175,7 +183,8 @@ void attention(const ops::Context& context, const ops::AttentionArgs& args) {
       const auto& [index, begin] = work[static_cast<size_t>(i)];
       Tile tile;
       fill_tile(args, items[index], tile);
-      run_segment(b, args, items[index], tile, begin, std::min(items[index].end, begin + kSegment), states + i * state_floats);
+      run_segment(b, args, items[index], tile, begin, std::min(items[index].end, begin + kSegment),
+                  states + i * state_floats);
     }
   });
   float* state = states;
@@ -184,7 +193,8 @@ void attention(const ops::Context& context, const ops::AttentionArgs& args) {
     fill_tile(args, item, tile);
     float* first = state;
     state += state_floats;
-    for (int64_t p = item.begin + kSegment; p < item.end; p += kSegment, state += state_floats) merge(args, item.n_pairs, first, state);
+    for (int64_t p = item.begin + kSegment; p < item.end; p += kSegment, state += state_floats)
+      merge(args, item.n_pairs, first, state);
     write_out(args, item, tile, first);
   }
 }

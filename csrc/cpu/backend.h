@@ -15,21 +15,26 @@ struct Backend {
   Scratch& scratch(const ops::Context&) const { return memory; }
 };
 
-inline const Backend& backend_of(const ops::Context& context) { return *static_cast<const Backend*>(context.scratch); }
+inline const Backend& backend_of(const ops::Context& context) {
+  return *static_cast<const Backend*>(context.scratch);
+}
 
 // Ops over kernels; contracts in ops/ops.h.
-void linear(const ops::Context&, const float* x, int64_t x_stride, std::span<const ops::RowRun> runs, std::span<const ops::Projection> projections);
-void linear_glu(const ops::Context&, const float* x, int64_t x_stride, std::span<const ops::RowRun> runs, const ops::Matrix& gate,
-                const float* gate_bias, const ops::Matrix& up, const float* up_bias, ops::Activation act, float* out, int64_t out_stride);
+void linear(const ops::Context&, const float* x, int64_t x_stride, std::span<const ops::RowRun> runs,
+            std::span<const ops::Projection> projections);
+void linear_glu(const ops::Context&, const float* x, int64_t x_stride, std::span<const ops::RowRun> runs,
+                const ops::Matrix& gate, const float* gate_bias, const ops::Matrix& up, const float* up_bias,
+                ops::Activation act, float* out, int64_t out_stride);
 void embed(const ops::Context&, const ops::Matrix& table, std::span<const int32_t> tokens, float scale, float* out);
-void norm(const ops::Context&, ops::NormKind kind, const float* x, int64_t x_stride, float* out, int64_t out_stride, int64_t n_rows, int64_t dim,
-          const float* weight, const float* bias, float eps);
-void rope(const ops::Context&, const ops::RopeArgs&, float* x, int64_t x_stride, int64_t n_tokens, int n_heads, int head_dim, const int32_t* positions);
-void store_kv(const ops::Context&, const ops::KvLayout&, std::byte* kv, const float* k, int64_t k_stride, const float* v, int64_t v_stride,
-              int64_t n_tokens, const int64_t* slots);
+void norm(const ops::Context&, ops::NormKind kind, const float* x, int64_t x_stride, float* out, int64_t out_stride,
+          int64_t n_rows, int64_t dim, const float* weight, const float* bias, float eps);
+void rope(const ops::Context&, const ops::RopeArgs&, float* x, int64_t x_stride, int64_t n_tokens, int n_heads,
+          int head_dim, const int32_t* positions);
+void store_kv(const ops::Context&, const ops::KvLayout&, std::byte* kv, const float* k, int64_t k_stride,
+              const float* v, int64_t v_stride, int64_t n_tokens, const int64_t* slots);
 void attention(const ops::Context&, const ops::AttentionArgs&);
-void glu(const ops::Context&, ops::Activation act, const float* gate, int64_t gate_stride, const float* up, int64_t up_stride, float* out,
-         int64_t out_stride, int64_t n_tokens, int64_t n);
+void glu(const ops::Context&, ops::Activation act, const float* gate, int64_t gate_stride, const float* up,
+         int64_t up_stride, float* out, int64_t out_stride, int64_t n_tokens, int64_t n);
 void add(const ops::Context&, float* x, const float* y, float scale, int64_t n_tokens, int64_t n);
 void softcap(const ops::Context&, float* x, int64_t n, float cap);
 

@@ -32,7 +32,9 @@ const ops::Ops& level_ops() {
   static const ops::Ops table = [] {
     ops::Ops o;
     o.name = level_kernels<level>().name;
-    o.create_scratch = [](ThreadPool& pool) -> void* { return new Backend{level_kernels<level>(), Scratch(pool.size())}; };
+    o.create_scratch = [](ThreadPool& pool) -> void* {
+      return new Backend{level_kernels<level>(), Scratch(pool.size())};
+    };
     o.destroy_scratch = [](void* scratch) { delete static_cast<Backend*>(scratch); };
     o.pack = pack;
     o.embed = embed;
@@ -53,20 +55,28 @@ const ops::Ops& level_ops() {
 }  // namespace
 
 // 512 bytes of codes and four vectors of numbers a block of 32 columns (kernels/matmul.h).
-int64_t panel_workspace_bytes(int64_t n_cols) { return n_cols / 32 * (512 + 4 * 64); }
+int64_t panel_workspace_bytes(int64_t n_cols) {
+  return n_cols / 32 * (512 + 4 * 64);
+}
 
 const ops::Ops& cpu_ops(CpuLevel level) {
   static_assert(static_cast<int>(CpuLevel::amx) + 1 == kLevels);
   switch (level) {
-    case CpuLevel::reference: return ops::reference_ops();
-    case CpuLevel::avx2: return level_ops<static_cast<int>(CpuLevel::avx2)>();
-    case CpuLevel::avx_vnni: return level_ops<static_cast<int>(CpuLevel::avx_vnni)>();
+    case CpuLevel::reference:
+      return ops::reference_ops();
+    case CpuLevel::avx2:
+      return level_ops<static_cast<int>(CpuLevel::avx2)>();
+    case CpuLevel::avx_vnni:
+      return level_ops<static_cast<int>(CpuLevel::avx_vnni)>();
     case CpuLevel::avx512:
-    case CpuLevel::amx: return level_ops<static_cast<int>(CpuLevel::avx512)>();
+    case CpuLevel::amx:
+      return level_ops<static_cast<int>(CpuLevel::avx512)>();
   }
   return ops::reference_ops();
 }
 
-const ops::Ops& cpu_ops() { return cpu_ops(cpu_level()); }
+const ops::Ops& cpu_ops() {
+  return cpu_ops(cpu_level());
+}
 
 }  // namespace halfbyte::cpu

@@ -12,7 +12,8 @@ namespace {
 // Below this many floats a second thread costs more than it brings.
 constexpr int64_t kSplitFloats = 1 << 15;
 
-void by_rows(const ops::Context& context, int64_t n_rows, int64_t n_floats, FunctionRef<void(int64_t begin, int64_t end)> job) {
+void by_rows(const ops::Context& context, int64_t n_rows, int64_t n_floats,
+             FunctionRef<void(int64_t begin, int64_t end)> job) {
   if (n_floats < kSplitFloats) return job(0, n_rows);
   context.pool->parallel_for(n_rows, 1, [&](int64_t begin, int64_t end, int) { job(begin, end); });
 }
@@ -26,7 +27,8 @@ const RopeCache& rope_cache(Scratch& s, const ops::RopeArgs& args, int64_t n_tok
     s.ropes.push_back({args.inv_freq, args.rope_dim, args.magnitude, {}, {}, {}});
     found = s.ropes.end() - 1;
   }
-  const bool known = static_cast<int64_t>(found->positions.size()) == n_tokens && std::equal(positions, positions + n_tokens, found->positions.begin());
+  const bool known = static_cast<int64_t>(found->positions.size()) == n_tokens &&
+                     std::equal(positions, positions + n_tokens, found->positions.begin());
   if (known) return *found;
   found->positions.assign(positions, positions + n_tokens);
   const int half = args.rope_dim / 2;
@@ -44,16 +46,17 @@ const RopeCache& rope_cache(Scratch& s, const ops::RopeArgs& args, int64_t n_tok
 
 }  // namespace
 
-void norm(const ops::Context& context, ops::NormKind kind, const float* x, int64_t x_stride, float* out, int64_t out_stride, int64_t n_rows,
-          int64_t dim, const float* weight, const float* bias, float eps) {
+void norm(const ops::Context& context, ops::NormKind kind, const float* x, int64_t x_stride, float* out,
+          int64_t out_stride, int64_t n_rows, int64_t dim, const float* weight, const float* bias, float eps) {
   const Kernels& k = backend_of(context).kernels;
   by_rows(context, n_rows, n_rows * dim, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) k.norm(kind == ops::NormKind::layer, x + r * x_stride, out + r * out_stride, dim, weight, bias, eps);
+    for (int64_t r = begin; r < end; ++r)
+      k.norm(kind == ops::NormKind::layer, x + r * x_stride, out + r * out_stride, dim, weight, bias, eps);
   });
 }
 
-void rope(const ops::Context& context, const ops::RopeArgs& args, float* x, int64_t x_stride, int64_t n_tokens, int n_heads, int head_dim,
-          const int32_t* positions) {
+void rope(const ops::Context& context, const ops::RopeArgs& args, float* x, int64_t x_stride, int64_t n_tokens,
+          int n_heads, int head_dim, const int32_t* positions) {
   if (args.kind == ops::RopeKind::none) return;
   const Backend& b = backend_of(context);
   const RopeCache& cache = rope_cache(b.scratch(context), args, n_tokens, positions);
@@ -63,14 +66,15 @@ void rope(const ops::Context& context, const ops::RopeArgs& args, float* x, int6
       const float* cosines = cache.cosines.data() + t * half;
       const float* sines = cache.sines.data() + t * half;
       for (int h = 0; h < n_heads; ++h) {
-        b.kernels.rotate(args.kind == ops::RopeKind::adjacent, x + t * x_stride + static_cast<int64_t>(h) * head_dim, args.rope_dim, cosines, sines);
+        b.kernels.rotate(args.kind == ops::RopeKind::adjacent, x + t * x_stride + static_cast<int64_t>(h) * head_dim,
+                         args.rope_dim, cosines, sines);
       }
     }
   });
 }
 
-void store_kv(const ops::Context& context, const ops::KvLayout& layout, std::byte* kv, const float* k, int64_t k_stride, const float* v,
-              int64_t v_stride, int64_t n_tokens, const int64_t* slots) {
+void store_kv(const ops::Context& context, const ops::KvLayout& layout, std::byte* kv, const float* k, int64_t k_stride,
+              const float* v, int64_t v_stride, int64_t n_tokens, const int64_t* slots) {
   // Tokens of a call have slots of their own: workers write different bytes.
   by_rows(context, n_tokens, n_tokens * layout.n_kv_heads * layout.key_dim * 2, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
@@ -80,28 +84,32 @@ void store_kv(const ops::Context& context, const ops::KvLayout& layout, std::byt
       for (int h = 0; h < layout.n_kv_heads; ++h) {
         std::byte* head = block + h * layout.head_bytes();
         ops::store_key(layout, head, position, k + t * k_stride + static_cast<int64_t>(h) * layout.key_dim);
-        ops::store_value(layout, head + layout.key_tile_bytes(), position, v + t * v_stride + static_cast<int64_t>(h) * layout.value_dim);
+        ops::store_value(layout, head + layout.key_tile_bytes(), position,
+                         v + t * v_stride + static_cast<int64_t>(h) * layout.value_dim);
       }
     }
   });
 }
 
-void glu(const ops::Context& context, ops::Activation act, const float* gate, int64_t gate_stride, const float* up, int64_t up_stride, float* out,
-         int64_t out_stride, int64_t n_tokens, int64_t n) {
+void glu(const ops::Context& context, ops::Activation act, const float* gate, int64_t gate_stride, const float* up,
+         int64_t up_stride, float* out, int64_t out_stride, int64_t n_tokens, int64_t n) {
   const Kernels& k = backend_of(context).kernels;
   by_rows(context, n_tokens, n_tokens * n, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) k.glu(static_cast<int>(act), gate + t * gate_stride, up + t * up_stride, out + t * out_stride, n);
+    for (int64_t t = begin; t < end; ++t)
+      k.glu(static_cast<int>(act), gate + t * gate_stride, up + t * up_stride, out + t * out_stride, n);
   });
 }
 
 void add(const ops::Context& context, float* x, const float* y, float scale, int64_t n_tokens, int64_t n) {
   const Kernels& k = backend_of(context).kernels;
-  by_rows(context, n_tokens, n_tokens * n, [&](int64_t begin, int64_t end) { k.add(x + begin * n, y + begin * n, scale, (end - begin) * n); });
+  by_rows(context, n_tokens, n_tokens * n,
+          [&](int64_t begin, int64_t end) { k.add(x + begin * n, y + begin * n, scale, (end - begin) * n); });
 }
 
 void softcap(const ops::Context& context, float* x, int64_t n, float cap) {
   const Kernels& k = backend_of(context).kernels;
-  context.pool->parallel_for(n, 1 << 13, [&](int64_t begin, int64_t end, int) { k.softcap(x + begin, end - begin, cap); });
+  context.pool->parallel_for(n, 1 << 13,
+                             [&](int64_t begin, int64_t end, int) { k.softcap(x + begin, end - begin, cap); });
 }
 
 }  // namespace halfbyte::cpu

@@ -10,40 +10,57 @@ inline constexpr int kPanelRows = 16;
 
 // Activations of one token quantized in groups of 32 columns: x = d * q, d = amax / 127.
 struct QuantizedRow {
-  const int8_t* q = nullptr;      // (n_cols)
-  const float* d = nullptr;       // (n_cols / 32)
-  const int32_t* sum = nullptr;   // (n_cols / 16) sums of 16 codes
+  const int8_t* q = nullptr;     // (n_cols)
+  const float* d = nullptr;      // (n_cols / 32)
+  const int32_t* sum = nullptr;  // (n_cols / 16) sums of 16 codes
 };
 
 // The packed kernels' families, one per file format that has a panel layout (packed.h).
 enum class PanelKind : uint8_t {
-  q4_0, q4_1, q5_0, q5_1, q8_0, iq4_nl, mxfp4, iq4_xs, q4_k, q5_k, q6_k, q3_k, q2_k, f32, f16, bf16,
+  q4_0,
+  q4_1,
+  q5_0,
+  q5_1,
+  q8_0,
+  iq4_nl,
+  mxfp4,
+  iq4_xs,
+  q4_k,
+  q5_k,
+  q6_k,
+  q3_k,
+  q2_k,
+  f32,
+  f16,
+  bf16,
 };
 inline constexpr int kPanelKinds = 16;
 inline constexpr int kFirstFloatKind = static_cast<int>(PanelKind::f32);
 
 // out[t * 16 + r] = dot of panel row r with token t.
-using IntPanelKernel = void (*)(const uint8_t* panel, int64_t n_cols, const QuantizedRow* rows, int n_tokens, uint8_t* workspace, float* out);
-using FloatPanelKernel = void (*)(const uint8_t* panel, int64_t n_cols, const float* const* rows, int n_tokens, float* out);
+using IntPanelKernel = void (*)(const uint8_t* panel, int64_t n_cols, const QuantizedRow* rows, int n_tokens,
+                                uint8_t* workspace, float* out);
+using FloatPanelKernel = void (*)(const uint8_t* panel, int64_t n_cols, const float* const* rows, int n_tokens,
+                                  float* out);
 
 // One head group's attention over KV positions [begin, end) of one segment. See attention.cpp for the scheme.
 struct AttentionTask {
   const float* const* queries = nullptr;  // n_queries rows of key_dim
   const int64_t* first = nullptr;         // per query: first and last visible position
   const int64_t* last = nullptr;
-  int n_queries = 0;                      // 1, 2, 4 or 8
+  int n_queries = 0;  // 1, 2, 4 or 8
   const std::byte* kv = nullptr;
   const int32_t* block_table = nullptr;
   int64_t block_bytes = 0;
-  int64_t head_offset = 0;                // of the kv head in a block
-  int64_t value_offset = 0;               // of the value tile after the key tile
-  int k_type = 0, v_type = 0;             // ops::KvType
+  int64_t head_offset = 0;     // of the kv head in a block
+  int64_t value_offset = 0;    // of the value tile after the key tile
+  int k_type = 0, v_type = 0;  // ops::KvType
   int key_dim = 0, value_dim = 0;
   float scale = 1.0f, softcap = 0.0f;
-  int64_t begin = 0, end = 0;             // positions, begin a multiple of 64
-  float* highest = nullptr;               // (n_queries) running maximum, in and out
-  float* total = nullptr;                 // (n_queries) running sum of weights
-  float* sum = nullptr;                   // (n_queries, value_dim) running weighted values
+  int64_t begin = 0, end = 0;  // positions, begin a multiple of 64
+  float* highest = nullptr;    // (n_queries) running maximum, in and out
+  float* total = nullptr;      // (n_queries) running sum of weights
+  float* sum = nullptr;        // (n_queries, value_dim) running weighted values
 };
 
 struct Kernels {
@@ -56,7 +73,8 @@ struct Kernels {
   float (*dot)(const float* a, const float* b, int64_t n) = nullptr;  // fixed order for a given n
   void (*activate)(int activation, float* x, int64_t n) = nullptr;    // ops::Activation, in place
   void (*glu)(int activation, const float* gate, const float* up, float* out, int64_t n) = nullptr;
-  void (*norm)(bool layer, const float* x, float* out, int64_t dim, const float* weight, const float* bias, float eps) = nullptr;
+  void (*norm)(bool layer, const float* x, float* out, int64_t dim, const float* weight, const float* bias,
+               float eps) = nullptr;
   void (*rotate)(bool adjacent, float* head, int rope_dim, const float* cosines, const float* sines) = nullptr;
   void (*add)(float* x, const float* y, float scale, int64_t n) = nullptr;
   void (*softcap)(float* x, int64_t n, float cap) = nullptr;

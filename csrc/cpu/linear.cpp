@@ -12,7 +12,9 @@ namespace {
 using ops::Matrix;
 using ops::Projection;
 
-int64_t n_panels(const Matrix& m) { return (m.n_rows + kPanelRows - 1) / kPanelRows; }
+int64_t n_panels(const Matrix& m) {
+  return (m.n_rows + kPanelRows - 1) / kPanelRows;
+}
 
 bool is_int_panel(const Matrix& m, PanelKind& kind) {
   return m.layout == ops::Layout::panels && panel_kind(*m.format, kind) && static_cast<int>(kind) < kFirstFloatKind;
@@ -40,8 +42,10 @@ void quantize_rows(const Backend& b, const ops::Context& context, const Input& i
       s.quantized[static_cast<size_t>(t)] = {q, d, sum};
     }
   };
-  if (n * n_cols < 1 << 15) one(0, n, 0);
-  else context.pool->parallel_for(n, 1, one);
+  if (n * n_cols < 1 << 15)
+    one(0, n, 0);
+  else
+    context.pool->parallel_for(n, 1, one);
 }
 
 void point_rows(Scratch& s, const Input& in) {
@@ -50,20 +54,25 @@ void point_rows(Scratch& s, const Input& in) {
 }
 
 // out (n_tokens, 16) = panel p of m times every token. Raw rows are decoded and dotted one by one.
-void multiply_panel(const Backend& b, Scratch& s, Scratch::Worker& worker, const Matrix& m, int64_t p, const Input& in, float* out) {
+void multiply_panel(const Backend& b, Scratch& s, Scratch::Worker& worker, const Matrix& m, int64_t p, const Input& in,
+                    float* out) {
   const int n_tokens = static_cast<int>(in.n_tokens);
   PanelKind kind;
   if (m.layout == ops::Layout::panels && panel_kind(*m.format, kind)) {
     const auto* panel = reinterpret_cast<const uint8_t*>(m.data) + p * m.panel_bytes;
-    if (static_cast<int>(kind) >= kFirstFloatKind) return b.kernels.float_panel[static_cast<int>(kind)](panel, m.n_cols, s.row_pointers.data(), n_tokens, out);
-    uint8_t* workspace = n_tokens > b.kernels.direct_tokens ? worker.workspace.at_least<uint8_t>(panel_workspace_bytes(m.n_cols)) : nullptr;
+    if (static_cast<int>(kind) >= kFirstFloatKind)
+      return b.kernels.float_panel[static_cast<int>(kind)](panel, m.n_cols, s.row_pointers.data(), n_tokens, out);
+    uint8_t* workspace = n_tokens > b.kernels.direct_tokens
+                             ? worker.workspace.at_least<uint8_t>(panel_workspace_bytes(m.n_cols))
+                             : nullptr;
     return b.kernels.int_panel[static_cast<int>(kind)](panel, m.n_cols, s.quantized.data(), n_tokens, workspace, out);
   }
   float* row = worker.row.at_least<float>(m.n_cols);
   const int64_t row_bytes = m.format->row_bytes(m.n_cols);
   for (int64_t r = 0; r < std::min<int64_t>(kPanelRows, m.n_rows - p * kPanelRows); ++r) {
     m.format->decode(m.data + (p * kPanelRows + r) * row_bytes, row, m.n_cols / m.format->block_weights);
-    for (int64_t t = 0; t < in.n_tokens; ++t) out[t * kPanelRows + r] = b.kernels.dot(row, in.x + t * in.stride, m.n_cols);
+    for (int64_t t = 0; t < in.n_tokens; ++t)
+      out[t * kPanelRows + r] = b.kernels.dot(row, in.x + t * in.stride, m.n_cols);
   }
 }
 
@@ -86,12 +95,14 @@ void finish_panel(const Backend& b, const Projection& p, int64_t panel, int64_t 
 
 void prepare(const Backend& b, const ops::Context& context, const Input& in, std::span<const Matrix* const> matrices) {
   PanelKind kind;
-  if (std::any_of(matrices.begin(), matrices.end(), [&](const Matrix* m) { return is_int_panel(*m, kind); })) quantize_rows(b, context, in);
+  if (std::any_of(matrices.begin(), matrices.end(), [&](const Matrix* m) { return is_int_panel(*m, kind); }))
+    quantize_rows(b, context, in);
   point_rows(b.scratch(context), in);
 }
 
 // Gives each worker a contiguous share of all panels of all matrices, measured in bytes read.
-void split_by_bytes(const ops::Context& context, std::span<const Matrix* const> matrices, FunctionRef<void(size_t matrix, int64_t panel, int worker)> job) {
+void split_by_bytes(const ops::Context& context, std::span<const Matrix* const> matrices,
+                    FunctionRef<void(size_t matrix, int64_t panel, int worker)> job) {
   int64_t total = 0;
   for (const Matrix* m : matrices) total += m->bytes();
   const int n_workers = context.pool->size();
@@ -112,7 +123,8 @@ void split_by_bytes(const ops::Context& context, std::span<const Matrix* const> 
 
 }  // namespace
 
-void linear(const ops::Context& context, const float* x, int64_t x_stride, std::span<const ops::RowRun> runs, std::span<const Projection> projections) {
+void linear(const ops::Context& context, const float* x, int64_t x_stride, std::span<const ops::RowRun> runs,
+            std::span<const Projection> projections) {
   if (runs.empty() || projections.empty()) return;
   const Backend& b = backend_of(context);
   const Input in = {x, x_stride, projections[0].weight->n_cols, runs.back().end};
@@ -128,8 +140,9 @@ void linear(const ops::Context& context, const float* x, int64_t x_stride, std::
   });
 }
 
-void linear_glu(const ops::Context& context, const float* x, int64_t x_stride, std::span<const ops::RowRun> runs, const Matrix& gate,
-                const float* gate_bias, const Matrix& up, const float* up_bias, ops::Activation act, float* out, int64_t out_stride) {
+void linear_glu(const ops::Context& context, const float* x, int64_t x_stride, std::span<const ops::RowRun> runs,
+                const Matrix& gate, const float* gate_bias, const Matrix& up, const float* up_bias, ops::Activation act,
+                float* out, int64_t out_stride) {
   if (runs.empty()) return;
   const Backend& b = backend_of(context);
   const Input in = {x, x_stride, gate.n_cols, runs.back().end};

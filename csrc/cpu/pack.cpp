@@ -20,34 +20,34 @@ constexpr int kRows = kPanelRows;
 
 // How a family lies in a panel: see ops/packed.h.
 struct Shape {
-  int super = 1;        // blocks of 32 columns per head
+  int super = 1;  // blocks of 32 columns per head
   int head_bytes = 0;
-  int scale_bytes = 0;  // in front of a block's planes
+  int scale_bytes = 0;                                     // in front of a block's planes
   int nibbles = 0, two_bits = 0, one_bits = 0, bytes = 0;  // planes present
   int block_bytes() const { return scale_bytes + 256 * nibbles + 128 * two_bits + 64 * one_bits + 512 * bytes; }
 };
 
 constexpr Shape kShapes[] = {
-    {.scale_bytes = 32, .nibbles = 1},                                               // q4_0
-    {.scale_bytes = 64, .nibbles = 1},                                               // q4_1
-    {.scale_bytes = 32, .nibbles = 1, .one_bits = 1},                                // q5_0
-    {.scale_bytes = 64, .nibbles = 1, .one_bits = 1},                                // q5_1
-    {.scale_bytes = 32, .bytes = 1},                                                 // q8_0
-    {.scale_bytes = 32, .nibbles = 1},                                               // iq4_nl
-    {.scale_bytes = 16, .nibbles = 1},                                               // mxfp4
-    {.super = 8, .head_bytes = 32, .scale_bytes = 16, .nibbles = 1},                 // iq4_xs
-    {.super = 8, .head_bytes = 64, .scale_bytes = 32, .nibbles = 1},                 // q4_k
-    {.super = 8, .head_bytes = 64, .scale_bytes = 32, .nibbles = 1, .one_bits = 1},  // q5_k
-    {.super = 8, .head_bytes = 32, .scale_bytes = 32, .nibbles = 1, .two_bits = 1},  // q6_k
-    {.super = 8, .head_bytes = 32, .scale_bytes = 32, .two_bits = 1, .one_bits = 1}, // q3_k
-    {.super = 8, .head_bytes = 64, .scale_bytes = 32, .two_bits = 1},                // q2_k
+    {.scale_bytes = 32, .nibbles = 1},                                                // q4_0
+    {.scale_bytes = 64, .nibbles = 1},                                                // q4_1
+    {.scale_bytes = 32, .nibbles = 1, .one_bits = 1},                                 // q5_0
+    {.scale_bytes = 64, .nibbles = 1, .one_bits = 1},                                 // q5_1
+    {.scale_bytes = 32, .bytes = 1},                                                  // q8_0
+    {.scale_bytes = 32, .nibbles = 1},                                                // iq4_nl
+    {.scale_bytes = 16, .nibbles = 1},                                                // mxfp4
+    {.super = 8, .head_bytes = 32, .scale_bytes = 16, .nibbles = 1},                  // iq4_xs
+    {.super = 8, .head_bytes = 64, .scale_bytes = 32, .nibbles = 1},                  // q4_k
+    {.super = 8, .head_bytes = 64, .scale_bytes = 32, .nibbles = 1, .one_bits = 1},   // q5_k
+    {.super = 8, .head_bytes = 32, .scale_bytes = 32, .nibbles = 1, .two_bits = 1},   // q6_k
+    {.super = 8, .head_bytes = 32, .scale_bytes = 32, .two_bits = 1, .one_bits = 1},  // q3_k
+    {.super = 8, .head_bytes = 64, .scale_bytes = 32, .two_bits = 1},                 // q2_k
 };
 
 // One row's block of 32 columns, taken apart.
 struct Piece {
-  uint8_t codes[32];     // as the family counts them (offset codes)
-  uint8_t scales[4];     // byte scales in panel order
-  uint8_t halves[4];     // two f16: d and m, or d and dmin
+  uint8_t codes[32];  // as the family counts them (offset codes)
+  uint8_t scales[4];  // byte scales in panel order
+  uint8_t halves[4];  // two f16: d and m, or d and dmin
 };
 
 void nibble_codes(const uint8_t* qs, uint8_t* codes) {
@@ -108,9 +108,11 @@ void take_apart(PanelKind kind, const uint8_t* block, int j, Piece& piece) {
       return;
     case PanelKind::q3_k:
       std::memcpy(piece.halves, block + 108, 2);
-      for (int g = 0; g < 2; ++g) piece.scales[g] = static_cast<uint8_t>(formats::Q3_K::scale(block + 96, 2 * j + g) - 32);
+      for (int g = 0; g < 2; ++g)
+        piece.scales[g] = static_cast<uint8_t>(formats::Q3_K::scale(block + 96, 2 * j + g) - 32);
       for (int e = 0; e < 32; ++e) {
-        piece.codes[e] = static_cast<uint8_t>((block[32 + 32 * (j / 4) + e] >> 2 * (j % 4) & 3) | (block[e] >> j & 1) << 2);
+        piece.codes[e] =
+            static_cast<uint8_t>((block[32 + 32 * (j / 4) + e] >> 2 * (j % 4) & 3) | (block[e] >> j & 1) << 2);
       }
       return;
     case PanelKind::q2_k:
@@ -118,7 +120,8 @@ void take_apart(PanelKind kind, const uint8_t* block, int j, Piece& piece) {
       std::memcpy(piece.scales, block + 2 * j, 2);
       for (int e = 0; e < 32; ++e) piece.codes[e] = block[16 + 32 * (j / 4) + e] >> 2 * (j % 4) & 3;
       return;
-    default: return;
+    default:
+      return;
   }
 }
 
@@ -130,7 +133,8 @@ void place_codes(const Shape& shape, const uint8_t* codes, int r, uint8_t* plane
   }
   int low_bits = 0;
   if (shape.nibbles != 0) {
-    for (int i = 0; i < 16; ++i) planes[64 * (i / 4) + 4 * r + i % 4] = static_cast<uint8_t>((codes[i] & 15) | (codes[16 + i] & 15) << 4);
+    for (int i = 0; i < 16; ++i)
+      planes[64 * (i / 4) + 4 * r + i % 4] = static_cast<uint8_t>((codes[i] & 15) | (codes[16 + i] & 15) << 4);
     planes += 256;
     low_bits = 4;
   }
@@ -167,7 +171,8 @@ void pack_int_panel(PanelKind kind, const ops::MatrixSource& source, int64_t fir
     for (int r = 0; r < n_rows; ++r) {
       Piece piece = {};
       const uint8_t* row = bytes + (first_row + r) * row_bytes;
-      take_apart(kind, row + b / per_file_block * source.format->block_bytes, static_cast<int>(b % per_file_block), piece);
+      take_apart(kind, row + b / per_file_block * source.format->block_bytes, static_cast<int>(b % per_file_block),
+                 piece);
       uint8_t* halves = head != nullptr ? head : panel;
       const int n_halves = (head != nullptr ? shape.head_bytes : byte_scales ? 0 : shape.scale_bytes) / 32;
       for (int h = 0; h < n_halves; ++h) std::memcpy(halves + 32 * h + 2 * r, piece.halves + 2 * h, 2);
@@ -186,8 +191,10 @@ void pack_float_panel(const ops::MatrixSource& source, int64_t first_row, uint8_
   const auto* bytes = reinterpret_cast<const uint8_t*>(source.bytes.data());
   for (int64_t k = 0; k < source.n_cols; ++k) {
     for (int64_t r = 0; r < kRows; ++r, panel += size) {
-      if (r < n_rows) std::memcpy(panel, bytes + static_cast<size_t>((first_row + r) * source.n_cols + k) * size, size);
-      else std::memset(panel, 0, size);
+      if (r < n_rows)
+        std::memcpy(panel, bytes + static_cast<size_t>((first_row + r) * source.n_cols + k) * size, size);
+      else
+        std::memset(panel, 0, size);
     }
   }
 }
@@ -196,23 +203,56 @@ void pack_float_panel(const ops::MatrixSource& source, int64_t first_row, uint8_
 
 bool panel_kind(const formats::Format& format, PanelKind& kind) {
   switch (format.id) {
-    case TypeId::q4_0: kind = PanelKind::q4_0; return true;
-    case TypeId::q4_1: kind = PanelKind::q4_1; return true;
-    case TypeId::q5_0: kind = PanelKind::q5_0; return true;
-    case TypeId::q5_1: kind = PanelKind::q5_1; return true;
-    case TypeId::q8_0: kind = PanelKind::q8_0; return true;
-    case TypeId::iq4_nl: kind = PanelKind::iq4_nl; return true;
-    case TypeId::mxfp4: kind = PanelKind::mxfp4; return true;
-    case TypeId::iq4_xs: kind = PanelKind::iq4_xs; return true;
-    case TypeId::q4_k: kind = PanelKind::q4_k; return true;
-    case TypeId::q5_k: kind = PanelKind::q5_k; return true;
-    case TypeId::q6_k: kind = PanelKind::q6_k; return true;
-    case TypeId::q3_k: kind = PanelKind::q3_k; return true;
-    case TypeId::q2_k: kind = PanelKind::q2_k; return true;
-    case TypeId::f32: kind = PanelKind::f32; return true;
-    case TypeId::f16: kind = PanelKind::f16; return true;
-    case TypeId::bf16: kind = PanelKind::bf16; return true;
-    default: return false;
+    case TypeId::q4_0:
+      kind = PanelKind::q4_0;
+      return true;
+    case TypeId::q4_1:
+      kind = PanelKind::q4_1;
+      return true;
+    case TypeId::q5_0:
+      kind = PanelKind::q5_0;
+      return true;
+    case TypeId::q5_1:
+      kind = PanelKind::q5_1;
+      return true;
+    case TypeId::q8_0:
+      kind = PanelKind::q8_0;
+      return true;
+    case TypeId::iq4_nl:
+      kind = PanelKind::iq4_nl;
+      return true;
+    case TypeId::mxfp4:
+      kind = PanelKind::mxfp4;
+      return true;
+    case TypeId::iq4_xs:
+      kind = PanelKind::iq4_xs;
+      return true;
+    case TypeId::q4_k:
+      kind = PanelKind::q4_k;
+      return true;
+    case TypeId::q5_k:
+      kind = PanelKind::q5_k;
+      return true;
+    case TypeId::q6_k:
+      kind = PanelKind::q6_k;
+      return true;
+    case TypeId::q3_k:
+      kind = PanelKind::q3_k;
+      return true;
+    case TypeId::q2_k:
+      kind = PanelKind::q2_k;
+      return true;
+    case TypeId::f32:
+      kind = PanelKind::f32;
+      return true;
+    case TypeId::f16:
+      kind = PanelKind::f16;
+      return true;
+    case TypeId::bf16:
+      kind = PanelKind::bf16;
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -226,8 +266,8 @@ int64_t panel_bytes(PanelKind kind, int64_t n_cols) {
 ops::Matrix pack(const ops::MatrixSource& source, bool keep_raw, ThreadPool& pool) {
   require(source.format != nullptr && source.n_cols % source.format->block_weights == 0 &&
               static_cast<int64_t>(source.bytes.size()) >= source.n_rows * source.format->row_bytes(source.n_cols),
-          "A matrix of %lld x %lld does not fit its %zu bytes.", static_cast<long long>(source.n_rows), static_cast<long long>(source.n_cols),
-          source.bytes.size());
+          "A matrix of %lld x %lld does not fit its %zu bytes.", static_cast<long long>(source.n_rows),
+          static_cast<long long>(source.n_cols), source.bytes.size());
   ops::Matrix m;
   m.format = source.format;
   m.n_rows = source.n_rows;
@@ -242,8 +282,10 @@ ops::Matrix pack(const ops::MatrixSource& source, bool keep_raw, ThreadPool& poo
   auto* out = m.storage.as<uint8_t>();
   pool.parallel_for(n_panels, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t p = begin; p < end; ++p) {
-      if (static_cast<int>(kind) >= kFirstFloatKind) pack_float_panel(source, p * kRows, out + p * m.panel_bytes);
-      else pack_int_panel(kind, source, p * kRows, out + p * m.panel_bytes);
+      if (static_cast<int>(kind) >= kFirstFloatKind)
+        pack_float_panel(source, p * kRows, out + p * m.panel_bytes);
+      else
+        pack_int_panel(kind, source, p * kRows, out + p * m.panel_bytes);
     }
   });
   m.data = m.storage.data();

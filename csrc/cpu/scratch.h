@@ -42,11 +42,11 @@ struct Scratch {
     Growing row;        // a decoded row
   };
   std::vector<Worker> workers;
-  Growing codes, scales, sums;           // quantized activations
-  std::vector<QuantizedRow> quantized;   // rows into them
+  Growing codes, scales, sums;          // quantized activations
+  std::vector<QuantizedRow> quantized;  // rows into them
   std::vector<const float*> row_pointers;
   std::vector<RopeCache> ropes;
-  Growing partial;                       // attention: per segment maxima, totals and sums
+  Growing partial;  // attention: per segment maxima, totals and sums
 };
 
 }  // namespace halfbyte::cpu

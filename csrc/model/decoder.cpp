@@ -43,8 +43,8 @@ struct Decoder::State {
   ThreadPool pool;
   ops::Context context;
   int64_t max_rows, max_logit_rows;
-  std::vector<RopeTable> ropes;   // the different ones; layers share them
-  std::vector<size_t> rope_of;    // per layer, its index in ropes
+  std::vector<RopeTable> ropes;  // the different ones; layers share them
+  std::vector<size_t> rope_of;   // per layer, its index in ropes
 
   // Activations, f32 row-major; n is the batch's rows.
   Buffer x;         // (n, n_embd) the residual stream
@@ -75,7 +75,8 @@ struct Decoder::State {
     if (n_ctx <= 0) n_ctx = c.n_ctx_train;
     for (const LayerConfig& layer : c.layers) {
       RopeTable table = rope_table(*weights, layer, n_ctx);
-      const auto same = std::find_if(ropes.begin(), ropes.end(), [&](const RopeTable& known) { return known == table; });
+      const auto same =
+          std::find_if(ropes.begin(), ropes.end(), [&](const RopeTable& known) { return known == table; });
       rope_of.push_back(static_cast<size_t>(same - ropes.begin()));
       if (same == ropes.end()) ropes.push_back(std::move(table));
     }

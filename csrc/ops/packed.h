@@ -17,11 +17,11 @@
 //   Q5_1                                d f16[16], m f16[16], nibbles, 1-bit                            d q + m
 //   Q8_0                                d f16[16], bytes (code + 128)                                   d (q - 128)
 //   IQ4_NL                              d f16[16], nibbles                                              d table[q]
-//   MXFP4                               e u8[16], nibbles                                               2^(e-128) table[q]
-//   IQ4_XS   d f16[16]                  s i8[16], nibbles                                               d s table[q]
-//   Q4_K     d f16[16], dmin f16[16]    s u8[16], m u8[16], nibbles                                     d s q - dmin m
-//   Q5_K     d f16[16], dmin f16[16]    s u8[16], m u8[16], nibbles, 1-bit                              d s q - dmin m
-//   Q6_K     d f16[16]                  s i8[2][16] (per 16 columns), nibbles, 2-bit (high)             d s (q - 32)
-//   Q3_K     d f16[16]                  s i8[2][16], 2-bit (low), 1-bit (high)                          d s (q - 4)
-//   Q2_K     d f16[16], dmin f16[16]    (s | m << 4) u8[2][16], 2-bit                                   d s q - dmin m
-//   F32 F16 BF16                        no blocks: column k at [k][16]
+//   MXFP4                               e u8[16], nibbles                                               2^(e-128)
+//   table[q] IQ4_XS   d f16[16]                  s i8[16], nibbles                                               d s
+//   table[q] Q4_K     d f16[16], dmin f16[16]    s u8[16], m u8[16], nibbles                                     d s q
+//   - dmin m Q5_K     d f16[16], dmin f16[16]    s u8[16], m u8[16], nibbles, 1-bit                              d s q
+//   - dmin m Q6_K     d f16[16]                  s i8[2][16] (per 16 columns), nibbles, 2-bit (high)             d s (q
+//   - 32) Q3_K     d f16[16]                  s i8[2][16], 2-bit (low), 1-bit (high)                          d s (q -
+//   4) Q2_K     d f16[16], dmin f16[16]    (s | m << 4) u8[2][16], 2-bit                                   d s q - dmin
+//   m F32 F16 BF16                        no blocks: column k at [k][16]

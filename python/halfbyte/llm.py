@@ -144,7 +144,7 @@ class LLM:
 
     async def agenerate(self, prompt: Any, params: Any = None, **overrides: Any) -> Any:
         """generate() for asyncio."""
-        return await asyncio.to_thread(self.generate, prompt, params, **overrides)
+        return await asyncio.to_thread(lambda: self.generate(prompt, params, **overrides))
 
     async def astream(
         self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any

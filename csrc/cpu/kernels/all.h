@@ -15,11 +15,15 @@ constexpr int kDirectTokens = 6, kTileTokens = 12, kFloatTokens = 8;
 constexpr int kDirectTokens = 2, kTileTokens = 4, kFloatTokens = 3;
 #endif
 
+// Each builds on those before it.
+// clang-format off
 #include "cpu/kernels/simd.h"
 #include "cpu/kernels/unpack.h"
 #include "cpu/kernels/matmul.h"
 #include "cpu/kernels/elementwise.h"
 #include "cpu/kernels/attention.h"
+// clang-format on
+
 
 }  // namespace
 

@@ -35,8 +35,8 @@ inline void score_block_q8(const AttentionTask& task, const uint8_t* tile, F16x 
     for (int q = 0; q < N; ++q) sums[q] = f_zero();
     for (int d = 32 * group; d < 32 * group + 32; d += 4) {
       const I16x four = b_load(codes + 64 * (d / 4));
-      const F16x keys[4] = {f_from(i_sar<24>(i_shl<24>(four))), f_from(i_sar<24>(i_shl<16>(four))), f_from(i_sar<24>(i_shl<8>(four))),
-                            f_from(i_sar<24>(four))};
+      const F16x keys[4] = {f_from(i_sar<24>(i_shl<24>(four))), f_from(i_sar<24>(i_shl<16>(four))),
+                            f_from(i_sar<24>(i_shl<8>(four))), f_from(i_sar<24>(four))};
       for (int i = 0; i < 4; ++i) {
         for (int q = 0; q < N; ++q) sums[q] = f_fma(keys[i], f_set(task.queries[q][d + i]), sums[q]);
       }
@@ -56,8 +56,9 @@ inline void score_block_q4(const AttentionTask& task, const uint8_t* tile, F16x 
     for (int q = 0; q < N; ++q) sums[q] = f_zero();
     for (int d = 32 * group; d < 32 * group + 32; d += 8) {
       const I16x both = b_load(codes + 64 * (d / 8));
-      const F16x keys[8] = {f_from(i_shr<28>(i_shl<28>(both))), f_from(i_shr<28>(i_shl<20>(both))), f_from(i_shr<28>(i_shl<12>(both))),
-                            f_from(i_shr<28>(i_shl<4>(both))),  f_from(i_shr<28>(i_shl<24>(both))), f_from(i_shr<28>(i_shl<16>(both))),
+      const F16x keys[8] = {f_from(i_shr<28>(i_shl<28>(both))), f_from(i_shr<28>(i_shl<20>(both))),
+                            f_from(i_shr<28>(i_shl<12>(both))), f_from(i_shr<28>(i_shl<4>(both))),
+                            f_from(i_shr<28>(i_shl<24>(both))), f_from(i_shr<28>(i_shl<16>(both))),
                             f_from(i_shr<28>(i_shl<8>(both))),  f_from(i_shr<28>(both))};
       for (int i = 0; i < 8; ++i) {
         for (int q = 0; q < N; ++q) sums[q] = f_fma(f_sub(keys[i], eight), f_set(task.queries[q][d + i]), sums[q]);
@@ -71,21 +72,30 @@ inline void score_block_q4(const AttentionTask& task, const uint8_t* tile, F16x 
 template <int N>
 inline void score(const AttentionTask& task, const uint8_t* tile, F16x scores[N]) {
   switch (task.k_type) {
-    case 0: return score_block<KeysF16, N>(task, tile, scores);
-    case 1: return score_block<KeysBF16, N>(task, tile, scores);
-    case 2: return score_block<KeysF32, N>(task, tile, scores);
-    case 3: return score_block_q8<N>(task, tile, scores);
-    default: return score_block_q4<N>(task, tile, scores);
+    case 0:
+      return score_block<KeysF16, N>(task, tile, scores);
+    case 1:
+      return score_block<KeysBF16, N>(task, tile, scores);
+    case 2:
+      return score_block<KeysF32, N>(task, tile, scores);
+    case 3:
+      return score_block_q8<N>(task, tile, scores);
+    default:
+      return score_block_q4<N>(task, tile, scores);
   }
 }
 
 // 16 dims (or fewer, for the last) of position t's value, starting at dim.
 inline F16x value_at(int type, const uint8_t* tile, int value_dim, int t, int dim) {
   switch (type) {
-    case 0: return f_load_f16(tile + 2 * (t * value_dim + dim));
-    case 1: return f_load_bf16(tile + 2 * (t * value_dim + dim));
-    case 2: return f_load(reinterpret_cast<const float*>(tile) + t * value_dim + dim);
-    default: break;
+    case 0:
+      return f_load_f16(tile + 2 * (t * value_dim + dim));
+    case 1:
+      return f_load_bf16(tile + 2 * (t * value_dim + dim));
+    case 2:
+      return f_load(reinterpret_cast<const float*>(tile) + t * value_dim + dim);
+    default:
+      break;
   }
   const int n_groups = value_dim / 32;
   uint16_t bits[16];
@@ -100,14 +110,15 @@ inline F16x value_at(int type, const uint8_t* tile, int value_dim, int t, int di
 
 // sum[q] += weights[q][t] * value[t] for the chunk's positions, in increasing order.
 template <int N, int Type>
-inline void add_values_typed(const AttentionTask& task, int64_t chunk, int begin, int end, float weights[N][kChunk], const bool* sees) {
+inline void add_values_typed(const AttentionTask& task, int64_t chunk, int begin, int end, float weights[N][kChunk],
+                             const bool* sees) {
   for (int dim = 0; dim < task.value_dim; dim += 16) {
     F16x acc[N];
     for (int q = 0; q < N; ++q) acc[q] = f_load(task.sum + q * task.value_dim + dim);
     for (int t = begin; t < end; ++t) {
       const int64_t position = chunk + t;
-      const uint8_t* tile = reinterpret_cast<const uint8_t*>(task.kv) + task.block_table[position / 16] * task.block_bytes + task.head_offset +
-                            task.value_offset;
+      const uint8_t* tile = reinterpret_cast<const uint8_t*>(task.kv) +
+                            task.block_table[position / 16] * task.block_bytes + task.head_offset + task.value_offset;
       const F16x value = value_at(Type, tile, task.value_dim, static_cast<int>(position % 16), dim);
       for (int q = 0; q < N; ++q) acc[q] = f_fma(f_set(weights[q][t]), value, acc[q]);
     }
@@ -118,13 +129,19 @@ inline void add_values_typed(const AttentionTask& task, int64_t chunk, int begin
 }
 
 template <int N>
-inline void add_values(const AttentionTask& task, int64_t chunk, int begin, int end, float weights[N][kChunk], const bool* sees) {
+inline void add_values(const AttentionTask& task, int64_t chunk, int begin, int end, float weights[N][kChunk],
+                       const bool* sees) {
   switch (task.v_type) {
-    case 0: return add_values_typed<N, 0>(task, chunk, begin, end, weights, sees);
-    case 1: return add_values_typed<N, 1>(task, chunk, begin, end, weights, sees);
-    case 2: return add_values_typed<N, 2>(task, chunk, begin, end, weights, sees);
-    case 3: return add_values_typed<N, 3>(task, chunk, begin, end, weights, sees);
-    default: return add_values_typed<N, 4>(task, chunk, begin, end, weights, sees);
+    case 0:
+      return add_values_typed<N, 0>(task, chunk, begin, end, weights, sees);
+    case 1:
+      return add_values_typed<N, 1>(task, chunk, begin, end, weights, sees);
+    case 2:
+      return add_values_typed<N, 2>(task, chunk, begin, end, weights, sees);
+    case 3:
+      return add_values_typed<N, 3>(task, chunk, begin, end, weights, sees);
+    default:
+      return add_values_typed<N, 4>(task, chunk, begin, end, weights, sees);
   }
 }
 
@@ -151,7 +168,8 @@ void attend_queries(const AttentionTask& task) {
 
     F16x scores[kChunk / 16][N];
     for (int b = block_begin; b < block_end; ++b) {
-      const uint8_t* tile = reinterpret_cast<const uint8_t*>(task.kv) + task.block_table[chunk / 16 + b] * task.block_bytes + task.head_offset;
+      const uint8_t* tile = reinterpret_cast<const uint8_t*>(task.kv) +
+                            task.block_table[chunk / 16 + b] * task.block_bytes + task.head_offset;
       score<N>(task, tile, scores[b]);
       for (int q = 0; q < N; ++q) {
         F16x s = f_mul(scores[b][q], scale);
@@ -160,7 +178,9 @@ void attend_queries(const AttentionTask& task) {
         int64_t low = task.first[q] - base, high = task.last[q] - base;
         low = low < 0 ? 0 : low;
         high = high > 15 ? 15 : high;
-        scores[b][q] = low > high ? lowest : low == 0 && high == 15 ? s : f_keep(s, lowest, static_cast<int>(low), static_cast<int>(high));
+        scores[b][q] = low > high               ? lowest
+                       : low == 0 && high == 15 ? s
+                                                : f_keep(s, lowest, static_cast<int>(low), static_cast<int>(high));
       }
     }
     for (int q = 0; q < N; ++q) {
@@ -204,9 +224,13 @@ void attend_queries(const AttentionTask& task) {
 
 void attend(const AttentionTask& task) {
   switch (task.n_queries) {
-    case 1: return attend_queries<1>(task);
-    case 2: return attend_queries<2>(task);
-    case 4: return attend_queries<4>(task);
-    default: return attend_queries<8>(task);
+    case 1:
+      return attend_queries<1>(task);
+    case 2:
+      return attend_queries<2>(task);
+    case 4:
+      return attend_queries<4>(task);
+    default:
+      return attend_queries<8>(task);
   }
 }

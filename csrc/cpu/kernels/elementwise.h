@@ -21,12 +21,15 @@ inline void store_some(float* p, F16x x, int n) {
   for (int i = 0; i < n; ++i) p[i] = buffer[i];
 }
 
-inline F16x f_sigmoid(F16x x) { return f_div(f_set(1.0f), f_add(f_set(1.0f), f_exp(f_sub(f_zero(), x)))); }
+inline F16x f_sigmoid(F16x x) {
+  return f_div(f_set(1.0f), f_add(f_set(1.0f), f_exp(f_sub(f_zero(), x))));
+}
 
 // ops::Activation by number: 0 none, 1 silu, 2 gelu, 3 gelu_tanh, 4 gelu_quick, 5 relu, 6 relu_squared.
 inline F16x f_activate(int kind, F16x x) {
   switch (kind) {
-    case 1: return f_mul(x, f_sigmoid(x));
+    case 1:
+      return f_mul(x, f_sigmoid(x));
     case 2: {
       float lanes[16];
       f_store(lanes, x);
@@ -34,16 +37,20 @@ inline F16x f_activate(int kind, F16x x) {
       return f_load(lanes);
     }
     case 3: {
-      const F16x inner = f_mul(f_mul(x, f_set(0.79788456080286536f)), f_fma(f_mul(x, x), f_set(0.044715f), f_set(1.0f)));
+      const F16x inner =
+          f_mul(f_mul(x, f_set(0.79788456080286536f)), f_fma(f_mul(x, x), f_set(0.044715f), f_set(1.0f)));
       return f_mul(x, f_sigmoid(f_add(inner, inner)));  // 0.5 (1 + tanh y) = sigmoid(2y)
     }
-    case 4: return f_mul(x, f_sigmoid(f_mul(x, f_set(1.702f))));
-    case 5: return f_max(x, f_zero());
+    case 4:
+      return f_mul(x, f_sigmoid(f_mul(x, f_set(1.702f))));
+    case 5:
+      return f_max(x, f_zero());
     case 6: {
       const F16x r = f_max(x, f_zero());
       return f_mul(r, r);
     }
-    default: return x;
+    default:
+      return x;
   }
 }
 
@@ -60,12 +67,14 @@ void glu(int kind, const float* gate, const float* up, float* out, int64_t n) {
 
 void add(float* x, const float* y, float scale, int64_t n) {
   const F16x s = f_set(scale);
-  for_each_vector(n, [&](int64_t i, int m) { store_some(x + i, f_fma(s, load_some(y + i, m), load_some(x + i, m)), m); });
+  for_each_vector(n,
+                  [&](int64_t i, int m) { store_some(x + i, f_fma(s, load_some(y + i, m), load_some(x + i, m)), m); });
 }
 
 void softcap(float* x, int64_t n, float cap) {
   const F16x c = f_set(cap), inverse = f_set(1.0f / cap);
-  for_each_vector(n, [&](int64_t i, int m) { store_some(x + i, f_mul(c, f_tanh(f_mul(load_some(x + i, m), inverse))), m); });
+  for_each_vector(
+      n, [&](int64_t i, int m) { store_some(x + i, f_mul(c, f_tanh(f_mul(load_some(x + i, m), inverse))), m); });
 }
 
 float dot(const float* a, const float* b, int64_t n) {
@@ -93,8 +102,10 @@ void norm(bool layer, const float* x, float* out, int64_t dim, const float* weig
   for_each_vector(dim, [&](int64_t i, int m) {
     F16x v = f_sub(load_some(x + i, m), shift);
     if (m < 16) v = f_keep(v, f_zero(), 0, m - 1);
-    if ((i & 16) == 0) even = f_fma(v, v, even);
-    else odd = f_fma(v, v, odd);
+    if ((i & 16) == 0)
+      even = f_fma(v, v, even);
+    else
+      odd = f_fma(v, v, odd);
   });
   const float variance = f_sum(f_add(even, odd)) / static_cast<float>(dim);
   const F16x scale = f_set(1.0f / __builtin_sqrtf(variance + eps));

@@ -15,7 +15,8 @@ inline F16x add_group(F16x acc, const B64* codes, const int8_t* q, F16x scale, f
 }
 
 template <class L>
-inline F16x add_block(F16x acc, const B64 codes[8], const F16x* scales, const F16x* minimums, const QuantizedRow& row, int64_t block) {
+inline F16x add_block(F16x acc, const B64 codes[8], const F16x* scales, const F16x* minimums, const QuantizedRow& row,
+                      int64_t block) {
   const int8_t* q = row.q + 32 * block;
   const float d = row.d[block];
   const int32_t* sum = row.sum + 2 * block;
@@ -100,13 +101,15 @@ void panel_tile(const uint8_t* workspace, int64_t n_cols, const QuantizedRow* ro
       }
       for (int c = 0; c < kUnits; ++c) {
         const B64 codes = b_load(workspace + 64 * (g * kUnits + c));
-        for (int t = 0; t < T; ++t) dots[t] = dot4<L::kWide>(dots[t], codes, rows[t].q + 32 * block + 4 * (g * kUnits + c));
+        for (int t = 0; t < T; ++t)
+          dots[t] = dot4<L::kWide>(dots[t], codes, rows[t].q + 32 * block + 4 * (g * kUnits + c));
       }
       const F16x scale = f_load(numbers + 16 * g);
       for (int t = 0; t < T; ++t) {
         const float d = rows[t].d[block];
         acc[t] = f_fma(f_from(dots[t]), f_mul(scale, f_set(d)), acc[t]);
-        if constexpr (L::kHasMin) acc[t] = f_fma(f_load(numbers + 32 + 16 * g), f_set(d * static_cast<float>(sums[t])), acc[t]);
+        if constexpr (L::kHasMin)
+          acc[t] = f_fma(f_load(numbers + 32 + 16 * g), f_set(d * static_cast<float>(sums[t])), acc[t]);
       }
     }
   }
@@ -130,7 +133,8 @@ void direct_or_less(const uint8_t* panel, int64_t n_cols, const QuantizedRow* ro
 }
 
 template <class L>
-void int_panel(const uint8_t* panel, int64_t n_cols, const QuantizedRow* rows, int n_tokens, uint8_t* workspace, float* out) {
+void int_panel(const uint8_t* panel, int64_t n_cols, const QuantizedRow* rows, int n_tokens, uint8_t* workspace,
+               float* out) {
   if (n_tokens <= kDirectTokens) return direct_or_less<L, kDirectTokens>(panel, n_cols, rows, n_tokens, out);
   unpack_panel<L>(panel, n_cols, workspace);
   for (int t = 0; t < n_tokens; t += kTileTokens) {

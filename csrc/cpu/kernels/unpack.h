@@ -14,8 +14,10 @@ inline void unpack_nibbles(const uint8_t* p, B64 codes[8]) {
 template <int c, int to>
 inline B64 plane_bit(B64 plane) {
   const B64 mask = b_set(1 << to);
-  if constexpr (c <= to) return b_and(b_shl<to - c>(plane), mask);
-  else return b_and(b_shr<c - to>(plane), mask);
+  if constexpr (c <= to)
+    return b_and(b_shl<to - c>(plane), mask);
+  else
+    return b_and(b_shr<c - to>(plane), mask);
 }
 
 template <int to>
@@ -59,13 +61,19 @@ inline void look_up(const uint8_t* table, B64 codes[8]) {
 
 // Tables of IQ4 and FP4, 128 added so that they are unsigned.
 alignas(16) constexpr uint8_t kIq4Table[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
-alignas(16) constexpr uint8_t kFp4Table[16] = {128, 129, 130, 131, 132, 134, 136, 140, 128, 127, 126, 125, 124, 122, 120, 116};
+alignas(16) constexpr uint8_t kFp4Table[16] = {128, 129, 130, 131, 132, 134, 136, 140,
+                                               128, 127, 126, 125, 124, 122, 120, 116};
 
 struct NoHead {};
-struct ScaleHead { F16x d; };
-struct ScaleMinHead { F16x d, dmin; };
+struct ScaleHead {
+  F16x d;
+};
+struct ScaleMinHead {
+  F16x d, dmin;
+};
 
-// A layout: kSuper blocks of 32 columns follow a head of kHeadBytes; kGroups scales a block; codes stand kOffset too high.
+// A layout: kSuper blocks of 32 columns follow a head of kHeadBytes; kGroups scales a block; codes stand kOffset too
+// high.
 struct PanelQ4_0 {
   static constexpr int kSuper = 1, kHeadBytes = 0, kBlockBytes = 32 + 256, kGroups = 1, kOffset = 8;
   static constexpr bool kHasMin = false, kWide = false;
@@ -150,7 +158,9 @@ struct PanelQ4_K {
   static constexpr bool kHasMin = true, kWide = false;
   static ScaleMinHead head(const uint8_t* p) { return {f_load_f16(p), f_load_f16(p + 32)}; }
   static F16x scale(ScaleMinHead h, const uint8_t* p, int) { return f_mul(h.d, f_load_u8(p)); }
-  static F16x minimum(ScaleMinHead h, const uint8_t* p, int) { return f_sub(f_zero(), f_mul(h.dmin, f_load_u8(p + 16))); }
+  static F16x minimum(ScaleMinHead h, const uint8_t* p, int) {
+    return f_sub(f_zero(), f_mul(h.dmin, f_load_u8(p + 16)));
+  }
   static void codes(const uint8_t* p, B64 out[8]) { unpack_nibbles(p + 32, out); }
 };
 struct PanelQ5_K {
@@ -158,7 +168,9 @@ struct PanelQ5_K {
   static constexpr bool kHasMin = true, kWide = false;
   static ScaleMinHead head(const uint8_t* p) { return {f_load_f16(p), f_load_f16(p + 32)}; }
   static F16x scale(ScaleMinHead h, const uint8_t* p, int) { return f_mul(h.d, f_load_u8(p)); }
-  static F16x minimum(ScaleMinHead h, const uint8_t* p, int) { return f_sub(f_zero(), f_mul(h.dmin, f_load_u8(p + 16))); }
+  static F16x minimum(ScaleMinHead h, const uint8_t* p, int) {
+    return f_sub(f_zero(), f_mul(h.dmin, f_load_u8(p + 16)));
+  }
   static void codes(const uint8_t* p, B64 out[8]) {
     unpack_nibbles(p + 32, out);
     or_bit_plane<4>(p + 288, out);
@@ -189,7 +201,9 @@ struct PanelQ2_K {
   static constexpr bool kHasMin = true, kWide = false;
   static ScaleMinHead head(const uint8_t* p) { return {f_load_f16(p), f_load_f16(p + 32)}; }
   static I16x both(const uint8_t* p, int group) { return i_load_u8(p + 16 * group); }
-  static F16x scale(ScaleMinHead h, const uint8_t* p, int group) { return f_mul(h.d, f_from(i_shr<28>(i_shl<28>(both(p, group))))); }
+  static F16x scale(ScaleMinHead h, const uint8_t* p, int group) {
+    return f_mul(h.d, f_from(i_shr<28>(i_shl<28>(both(p, group)))));
+  }
   static F16x minimum(ScaleMinHead h, const uint8_t* p, int group) {
     return f_sub(f_zero(), f_mul(h.dmin, f_from(i_shr<4>(both(p, group)))));
   }

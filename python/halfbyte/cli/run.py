@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from halfbyte.cli.common import add_model_arguments, add_sampling_arguments, load_model, read_text, sampling_overrides
 from halfbyte.errors import InvalidArgumentError
@@ -58,7 +59,7 @@ def _prompt_of(arguments: argparse.Namespace, words: list[str]) -> str | None:
     return given[0] if given else None
 
 
-def _constrain(llm: LLM, arguments: argparse.Namespace, overrides: dict[str, object]) -> None:
+def _constrain(llm: LLM, arguments: argparse.Namespace, overrides: dict[str, Any]) -> None:
     if not arguments.grammar and not arguments.json_schema:
         return
     from halfbyte.grammar import gbnf_constraint, json_schema_constraint
@@ -67,7 +68,7 @@ def _constrain(llm: LLM, arguments: argparse.Namespace, overrides: dict[str, obj
     overrides["logits_processors"] = [make(llm.tokenizer)]
 
 
-def _answer(llm: LLM, arguments: argparse.Namespace, prompt: str, overrides: dict[str, object]) -> int:
+def _answer(llm: LLM, arguments: argparse.Namespace, prompt: str, overrides: dict[str, Any]) -> int:
     if arguments.raw:
         pieces = llm.stream(prompt, **overrides)
     else:

@@ -36,7 +36,7 @@ def fetch(repo: str, filename: str, tell: Tell) -> Path:
     _refuse_offline(repo)
     address = hub.hf_hub_url(repo, filename)
     metadata = _ask(lambda: hub.get_hf_file_metadata(address, timeout=_TIMEOUT_S), repo, filename)
-    storage = Path(hub.constants.HF_HUB_CACHE) / hub.file_download.repo_folder_name(repo_id=repo, repo_type="model")
+    storage: Path = Path(hub.constants.HF_HUB_CACHE) / hub.file_download.repo_folder_name(repo_id=repo, repo_type="model")
     blob = storage / "blobs" / metadata.etag
     if not blob.is_file():
         is_hash = len(metadata.etag) == 64
@@ -59,7 +59,7 @@ def fetch(repo: str, filename: str, tell: Tell) -> Path:
     reference = storage / "refs" / "main"
     reference.parent.mkdir(parents=True, exist_ok=True)
     reference.write_text(metadata.commit_hash)
-    return snapshot
+    return Path(snapshot)
 
 
 def _choose(repo: str, quant: str) -> str:
@@ -76,10 +76,10 @@ def _choose(repo: str, quant: str) -> str:
     for wanted in [quant] if quant else _PREFERRED:
         for name in files:
             if wanted.lower() in name.lower() and ("-of-" not in name or "-00001-of-" in name):
-                return name
+                return str(name)
     if quant:
         raise ModelNotFoundError(f"{repo} has no file for {quant}.", hint=f"It has {', '.join(files)}.")
-    return files[0]
+    return str(files[0])
 
 
 def _hub() -> Any:
