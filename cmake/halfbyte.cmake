@@ -44,7 +44,7 @@ function(halfbyte_cpu_level name)
   endif()
   add_library(halfbyte_level_${name} OBJECT ${source})
   target_compile_options(halfbyte_level_${name} PRIVATE ${level_FLAGS} -fno-lto -O3
-    -Wno-maybe-uninitialized)  # GCC 12 warns inside its own intrinsics
+    -Wno-maybe-uninitialized -Wno-uninitialized)  # GCC 12 warns inside its own intrinsics
   target_link_libraries(halfbyte_level_${name} PRIVATE halfbyte_flags)
   target_sources(halfbyte_cpu PRIVATE $<TARGET_OBJECTS:halfbyte_level_${name}>)
 endfunction()

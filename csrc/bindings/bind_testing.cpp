@@ -2,7 +2,9 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cstring>
 
 #include "base/cpu_level.h"
 #include "base/error.h"
@@ -58,7 +60,8 @@ py::tuple linear(const std::string& level, const std::string& format, const py::
     const py::gil_scoped_release release;
     for (int i = 0; i < n_repeats; ++i) {
       const auto start = std::chrono::steady_clock::now();
-      run.ops.linear(run.context, x.data(), x.shape(1), runs, std::span<const ops::Projection>(p));
+      run.ops.linear(run.context, x.data(), x.shape(1), std::span<const ops::RowRun>(runs),
+                     std::span<const ops::Projection>(p));
       best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     }
   }

@@ -13,6 +13,13 @@ const ops::Ops& default_ops() {
   return cpu::cpu_ops();
 }
 
+const ops::Ops& ops_at_level(const std::string& level) {
+  for (const CpuLevel each : supported_cpu_levels()) {
+    if (cpu_level_name(each) == level) return cpu::cpu_ops(each);
+  }
+  throw Error(ErrorKind::invalid_argument, "This machine has no CPU level " + level + ".");
+}
+
 void register_cpu(py::module_& m) {
   m.def(
       "cpu_info",

@@ -1,0 +1,104 @@
+"""Shared fixtures: tiny models made on the spot, and where optional test data lies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from halfbyte import _core
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def vectors_dir() -> Path:
+    """Vocabularies with expected ids: $HALFBYTE_TEST_VECTORS, else shared/vectors beside the checkout."""
+    folder = Path(os.environ.get("HALFBYTE_TEST_VECTORS", REPOSITORY.parent / "shared" / "vectors"))
+    if not folder.is_dir():
+        pytest.skip(f"no tokenizer vectors at {folder} (set HALFBYTE_TEST_VECTORS)")
+    return folder
+
+
+def toy_vocabulary() -> tuple[list[str], list[int]]:
+    """256 bytes as a byte-level BPE vocabulary, then <s>, </s> and <|im_start|>, <|im_end|>; pieces and kinds."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in printable]
+    pieces = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
+    tokens = [pieces[b] for b in range(256)] + ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    return tokens, [1] * 256 + [3] * 4
+
+
+def write_tiny_llama(path: Path, **changes: Any) -> Path:
+    """A llama of a few kilobytes with random weights; `changes` override metadata (None removes a key)."""
+    options: dict[str, Any] = {"n_layers": 2, "n_embd": 64, "n_heads": 4, "n_kv_heads": 2, "n_ff": 96, "n_ctx": 512}
+    options |= {k: changes.pop(k) for k in list(changes) if k in options}
+    format_name = changes.pop("format_name", "F32")
+    tokens, kinds = toy_vocabulary()
+    n_vocab, e, heads, kv, ff = len(tokens), options["n_embd"], options["n_heads"], options["n_kv_heads"], options["n_ff"]
+    draw = np.random.default_rng(changes.pop("seed", 7))
+    head_dim = e // heads
+    metadata: dict[str, Any] = {
+        "general.architecture": "llama",
+        "general.name": "tiny",
+        "llama.block_count": options["n_layers"],
+        "llama.embedding_length": e,
+        "llama.context_length": options["n_ctx"],
+        "llama.feed_forward_length": ff,
+        "llama.attention.head_count": heads,
+        "llama.attention.head_count_kv": kv,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.rope.freq_base": 10000.0,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.merges": [],
+        "tokenizer.ggml.bos_token_id": 256,
+        "tokenizer.ggml.eos_token_id": 257,
+    }
+    metadata |= changes
+    metadata = {k: v for k, v in metadata.items() if v is not None}
+
+    def matrix(name: str, rows: int, cols: int, kind: str = format_name) -> tuple[str, str, list[int], bytes]:
+        weights = draw.normal(0, 0.4 / np.sqrt(cols) * 2.5, (rows, cols)).astype(np.float32)
+        return name, kind, [cols, rows], _core.encode(kind, weights)
+
+    def ones(name: str, n: int) -> tuple[str, str, list[int], bytes]:
+        return name, "F32", [n], (1 + 0.1 * draw.normal(size=n)).astype(np.float32).tobytes()
+
+    tensors = [matrix("token_embd.weight", n_vocab, e), ones("output_norm.weight", e), matrix("output.weight", n_vocab, e)]
+    for i in range(options["n_layers"]):
+        p = f"blk.{i}."
+        tensors += [
+            ones(p + "attn_norm.weight", e),
+            matrix(p + "attn_q.weight", heads * head_dim, e),
+            matrix(p + "attn_k.weight", kv * head_dim, e),
+            matrix(p + "attn_v.weight", kv * head_dim, e),
+            matrix(p + "attn_output.weight", e, heads * head_dim),
+            ones(p + "ffn_norm.weight", e),
+            matrix(p + "ffn_gate.weight", ff, e),
+            matrix(p + "ffn_up.weight", ff, e),
+            matrix(p + "ffn_down.weight", e, ff),
+        ]
+    _core.write_gguf(str(path), metadata, tensors)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """tiny_model(format_name="Q4_0", n_layers=3, ...) -> path of a tiny GGUF; made once per set of arguments."""
+    folder = tmp_path_factory.mktemp("tiny")
+    made: dict[str, Path] = {}
+
+    def make(**changes: Any) -> Path:
+        key = repr(sorted(changes.items()))
+        if key not in made:
+            made[key] = write_tiny_llama(folder / f"{len(made)}.gguf", **changes)
+        return made[key]
+
+    return make
