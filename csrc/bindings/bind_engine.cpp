@@ -23,12 +23,10 @@ using engine::Request;
 class PythonProcessor : public engine::LogitsProcessor {
  public:
   PythonProcessor(py::list functions, py::object mask_function)
-      : functions_(std::move(functions)), mask_function_(std::move(mask_function)) {}
+      : held_(new Held{std::move(functions), std::move(mask_function), {}}) {}
   ~PythonProcessor() override {
     const py::gil_scoped_acquire gil;
-    functions_ = py::list();
-    mask_function_ = py::none();
-    mask_ = {};
+    held_.reset();
   }
 
   void process(std::span<const int32_t> generated, std::span<float> logits, const uint32_t** mask) override {
@@ -37,14 +35,15 @@ class PythonProcessor : public engine::LogitsProcessor {
       const py::array_t<int32_t> tokens(static_cast<py::ssize_t>(generated.size()), generated.data());
       const py::capsule borrowed(logits.data(), [](void*) {});
       const py::array_t<float> view(static_cast<py::ssize_t>(logits.size()), logits.data(), borrowed);
-      for (const py::handle function : functions_) function(tokens, view);
-      if (mask_function_.is_none()) return;
-      const py::object result = mask_function_(tokens);
+      for (const py::handle function : held_->functions) function(tokens, view);
+      if (held_->mask_function.is_none()) return;
+      const py::object result = held_->mask_function(tokens);
       if (result.is_none()) return;
-      mask_ = result.cast<py::array_t<uint32_t, py::array::c_style | py::array::forcecast>>();
-      require(mask_.size() >= static_cast<py::ssize_t>((logits.size() + 31) / 32),
-              "The mask has %zd words; %zu are needed.", mask_.size(), (logits.size() + 31) / 32);
-      *mask = mask_.data();
+      held_->mask = result.cast<py::array_t<uint32_t, py::array::c_style | py::array::forcecast>>();
+      const py::ssize_t n_words = held_->mask.size();
+      require(n_words >= static_cast<py::ssize_t>((logits.size() + 31) / 32), "The mask has %zd words; %zu are needed.",
+              n_words, (logits.size() + 31) / 32);
+      *mask = held_->mask.data();
     } catch (py::error_already_set& error) {
       throw Error(ErrorKind::invalid_argument, std::string("A logits processor failed: ") + error.what());
     } catch (const py::cast_error& error) {
@@ -54,9 +53,13 @@ class PythonProcessor : public engine::LogitsProcessor {
   }
 
  private:
-  py::list functions_;
-  py::object mask_function_;
-  py::array_t<uint32_t> mask_;
+  // Apart, so that the destructor can let go of everything while it has the GIL.
+  struct Held {
+    py::list functions;
+    py::object mask_function;
+    py::array_t<uint32_t> mask;
+  };
+  std::unique_ptr<Held> held_;
 };
 
 ops::KvType kv_type(const std::string& name) {

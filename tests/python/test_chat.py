@@ -1,0 +1,124 @@
+"""Chat templates: built-in formats, what templates rely on, and what they may not do."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from halfbyte.chat import BUILTIN_TEMPLATES, ChatTemplate, guess_template
+from halfbyte.errors import InvalidArgumentError, TemplateError
+
+TALK = [
+    {"role": "system", "content": "S"},
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "A"},
+    {"role": "user", "content": "B"},
+]
+TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
+EXPECTED = {
+    "chatml": "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n"
+    "<|im_start|>user\nB<|im_end|>\n<|im_start|>assistant\n",
+    "llama-2": "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\nHi [/INST] A </s><s>[INST] B [/INST]",
+    "llama-3": "<s><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\nA<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nB<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    "gemma": "<s><start_of_turn>user\nS\n\nHi<end_of_turn>\n<start_of_turn>model\nA<end_of_turn>\n<start_of_turn>user\nB<end_of_turn>\n"
+    "<start_of_turn>model\n",
+    "phi-3": "<|system|>\nS<|end|>\n<|user|>\nHi<|end|>\n<|assistant|>\nA<|end|>\n<|user|>\nB<|end|>\n<|assistant|>\n",
+    "mistral": "<s>[INST] Hi [/INST] A</s>[INST] S\n\nB [/INST]",
+    "zephyr": "<|system|>\nS</s>\n<|user|>\nHi</s>\n<|assistant|>\nA</s>\n<|user|>\nB</s>\n<|assistant|>\n",
+    "vicuna": "<s>S USER: Hi ASSISTANT: A</s>USER: B ASSISTANT:",
+    "alpaca": "S\n\n### Instruction:\nHi\n\n### Response:\nA</s>\n\n### Instruction:\nB\n\n### Response:\n",
+}
+
+
+@pytest.mark.parametrize("name", list(BUILTIN_TEMPLATES))
+def test_builtin_formats(name: str) -> None:
+    assert ChatTemplate.builtin(name, TOKENS).render(TALK) == EXPECTED[name]
+
+
+def render(source: str, **variables: object) -> str:
+    return ChatTemplate(source, variables=TOKENS).render(TALK, **variables)
+
+
+def test_what_templates_rely_on() -> None:
+    assert render("{{ messages[1] | tojson }}") == '{"role": "user", "content": "Hi"}'
+    assert render("{{ '<é>' | tojson }}") == '"<é>"'
+    assert render("{% for m in messages %}{% if loop.index0 == 1 %}{% continue %}{% endif %}{{ m.role[0] }}{% endfor %}") == "sau"
+    assert render("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}") == "4"
+    assert render("{% generation %}x{% endgeneration %}") == "x"
+    assert render("{{ strftime_now('%Y') | length }}") == "4"
+    assert render("{{ tools[0].name }}", tools=[{"name": "f"}]) == "f"
+    assert render("{{ enable_thinking }}", enable_thinking=False) == "False"
+    with pytest.raises(TemplateError, match="roles must alternate"):
+        render("{{ raise_exception('roles must alternate') }}")
+
+
+def test_messages_are_normalized() -> None:
+    template = ChatTemplate("{% for m in messages %}{{ m.content }}{{ m.tool_calls[0].function.arguments.x if m.tool_calls }};{% endfor %}")
+    calls = [{"function": {"name": "f", "arguments": '{"x": 3}'}}]
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {"role": "assistant", "content": "", "tool_calls": calls},
+    ]
+    assert template.render(messages) == "a\nb;3;"
+    for bad in ([], [{"content": "x"}], [{"role": "user", "content": 5}], [{"role": "user", "content": [{"type": "image"}]}]):
+        with pytest.raises(InvalidArgumentError):
+            template.render(bad)
+
+
+def test_continuing_the_last_message() -> None:
+    template = ChatTemplate.builtin("chatml")
+    text = template.render([{"role": "user", "content": "Q"}, {"role": "assistant", "content": "The answer"}], continue_final_message=True)
+    assert text.endswith("assistant\nThe answer")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ 'a' * 10**10 }}",
+        "{{ 'a'.center(9999999999) }}",
+        "{{ 'a' | center(9999999999) }}",
+        "{{ '%9999999999d' % 1 }}",
+        "{{ '{:>9999999999}'.format(1) }}",
+        "{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}",
+        "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+        "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+        "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = ns.x.replace('a', 'aa') %}{% endfor %}",
+        "{% set ns = namespace(x=3) %}{% for i in range(60) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
+        "{{ 9 ** 9 ** 9 ** 9 }}",
+        "{{ messages.__class__ }}",
+        "{{ ''.__class__.__mro__ }}",
+        "{{ messages.append(1) }}",
+        "{{ raise_exception.__globals__ }}",
+        "{{ 1 / 0 }}",
+        "{{ messages[99].content.x }}",
+    ],
+)
+def test_hostile_templates_fail_soon(source: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(TemplateError):
+        render(source)
+    assert time.monotonic() - start < 60  # a net against hangs, not a speed
+
+
+def test_syntax_errors_and_unknown_names() -> None:
+    with pytest.raises(TemplateError, match="does not compile"):
+        ChatTemplate("{% if %}")
+    with pytest.raises(InvalidArgumentError, match="Known are"):
+        ChatTemplate.builtin("nonesuch")
+
+
+def test_templates_from_metadata() -> None:
+    tokens = ["<s>", "</s>", "<|im_start|>"]
+    metadata = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.bos_token_id": 0, "tokenizer.ggml.eos_token_id": 1}
+    own = ChatTemplate.from_metadata(metadata | {"tokenizer.chat_template": "{{ bos_token }}!"})
+    assert own.render(TALK) == "<s>!"
+    assert ChatTemplate.from_metadata(metadata).name == "chatml (guessed)"
+    named = metadata | {"tokenizer.chat_template.tool_use": "tools", "tokenizer.chat_templates": ["tool_use"]}
+    assert ChatTemplate.from_metadata(named, "tool_use").render(TALK) == "tools"
+    with pytest.raises(InvalidArgumentError, match="tool_use"):
+        ChatTemplate.from_metadata(named, "rag")
+    assert guess_template({"<start_of_turn>"}, {}) == "gemma"

@@ -1,0 +1,134 @@
+"""Tokenizers: exact ids on real vocabularies, round trips, streams."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from halfbyte.errors import FormatError, UnsupportedError
+from halfbyte.tokenizer import Tokenizer
+from halfbyte.tokenizer.pretokenizers import find_pretokenizer, pretokenizer_names
+
+from ..conftest import toy_vocabulary
+
+TOKENS, KINDS = toy_vocabulary()
+METADATA = {
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.pre": "gpt-2",
+    "tokenizer.ggml.tokens": TOKENS,
+    "tokenizer.ggml.token_type": KINDS,
+    "tokenizer.ggml.bos_token_id": 256,
+    "tokenizer.ggml.eos_token_id": 257,
+}
+VOCABULARIES = ["bert-bge", "gpt-2", "llama-bpe", "llama-spm", "phi-3"]
+
+
+def sentencepiece_metadata() -> dict[str, object]:
+    """A SentencePiece BPE vocabulary: bytes, letters and a few merges by score."""
+    tokens = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)] + list("▁abehlow") + ["he", "ll", "hell", "▁hell", "lo"]
+    kinds = [2, 3, 3] + [6] * 256 + [1] * 13
+    scores = [0.0] * 259 + [-100.0] * 8 + [-1.0, -2.0, -3.0, -4.0, -5.0]
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.scores": scores,
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+    }
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+def test_ids_of_real_vocabularies(name: str, vectors_dir: Path) -> None:
+    path = vectors_dir / f"ggml-vocab-{name}.gguf"
+    tokenizer = Tokenizer.from_gguf(path)
+    with open(f"{path}.inp", encoding="utf-8", newline="") as file:
+        texts = file.read().split("\n__ggml_vocab_test__\n")
+    lines = Path(f"{path}.out").read_text().split("\n")
+    assert len(texts) > 40
+    for text, line in zip(texts, lines, strict=False):
+        assert tokenizer.encode(text, add_bos=False) == [int(i) for i in line.split()], text
+
+
+@given(st.text())
+@settings(max_examples=200, deadline=None)
+def test_byte_level_round_trip(text: str) -> None:
+    tokenizer = _byte_level()
+    clean = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    assert tokenizer.decode(tokenizer.encode(text, add_bos=False)) == clean
+
+
+@given(st.text())
+@settings(max_examples=200, deadline=None)
+def test_sentencepiece_round_trip(text: str) -> None:
+    tokenizer = _sentencepiece()
+    clean = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace").replace("▁", " ")
+    assert tokenizer.decode(tokenizer.encode(text, add_bos=False)) == clean
+
+
+@given(st.text(min_size=1), st.integers(0, 1 << 30))
+@settings(max_examples=100, deadline=None)
+def test_streams_equal_decoding(text: str, seed: int) -> None:
+    tokenizer = _byte_level()
+    data = b"".join(tokenizer.token_bytes(i) for i in tokenizer.encode(text, add_bos=False))
+    stream, out, draw = tokenizer.stream(), "", random.Random(seed)
+    while data:
+        cut = draw.randint(1, 3)
+        out += stream.feed(data[:cut])
+        assert "\ufffd" not in out or "\ufffd" in text or any(0xD800 <= ord(c) < 0xE000 for c in text)
+        data = data[cut:]
+    assert out + stream.flush() == text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+_CACHE: dict[str, Tokenizer] = {}
+
+
+def _byte_level() -> Tokenizer:
+    return _CACHE.setdefault("bpe", Tokenizer.from_metadata(METADATA))
+
+
+def _sentencepiece() -> Tokenizer:
+    return _CACHE.setdefault("spm", Tokenizer.from_metadata(sentencepiece_metadata()))
+
+
+def test_sentencepiece_merges_by_score() -> None:
+    tokenizer = _sentencepiece()
+    assert [tokenizer.piece(i) for i in tokenizer.encode("hello", add_bos=False)] == ["▁hell", "o"]
+    assert [tokenizer.piece(i) for i in tokenizer.encode("é", add_bos=False)] == ["▁", "<0xC3>", "<0xA9>"]
+    assert tokenizer.encode("hello")[0] == tokenizer.bos_id
+
+
+def test_special_tokens_only_when_asked() -> None:
+    tokenizer = _byte_level()
+    text = "<|im_start|>a"
+    assert tokenizer.encode(text, parse_special=True) == [258, tokenizer.id_of("a")]
+    assert 258 not in tokenizer.encode(text)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.end_ids == [257, 259]
+    assert tokenizer.decode([258, 65, 259], skip_special=True) == tokenizer.piece(65)
+
+
+def test_unknown_kinds_are_refused_by_name() -> None:
+    with pytest.raises(UnsupportedError, match="moon-speak"):
+        Tokenizer.from_metadata(METADATA | {"tokenizer.ggml.pre": "moon-speak"})
+    with pytest.raises(UnsupportedError, match="runes"):
+        Tokenizer.from_metadata(METADATA | {"tokenizer.ggml.model": "runes"})
+    with pytest.raises(FormatError, match="no vocabulary"):
+        Tokenizer.from_metadata({})
+    with pytest.raises(FormatError, match="fewer entries"):
+        Tokenizer.from_metadata(METADATA | {"tokenizer.ggml.token_type": [1]})
+
+
+@pytest.mark.parametrize("name", pretokenizer_names())
+def test_every_pretokenizer_cuts_without_loss(name: str) -> None:
+    pre = find_pretokenizer(name)
+    assert pre is not None
+    tokenizer = Tokenizer.from_metadata(METADATA | {"tokenizer.ggml.pre": name})
+    text = "Hello, World's 12345 façade 北京 \n\n  tabs\t and   spaces… Ω≈ç ١٢٣ 👩‍👩‍👧 don't I'LL"
+    if pre.byte_level:
+        assert tokenizer.decode(tokenizer.encode(text, add_bos=False)) == text
