@@ -26,9 +26,15 @@ const char* class_name(ErrorKind kind) {
   return "HalfbyteError";
 }
 
+// Messages may quote a damaged file: bytes that are no UTF-8 are shown as U+FFFD.
+py::object shown(const std::string& text) {
+  return py::reinterpret_steal<py::object>(
+      PyUnicode_DecodeUTF8(text.data(), static_cast<py::ssize_t>(text.size()), "replace"));
+}
+
 void raise(const Error& error) {
   const py::object type = py::module_::import("halfbyte.errors").attr(class_name(error.kind()));
-  const py::object value = type(error.message(), py::arg("hint") = error.hint());
+  const py::object value = type(shown(error.message()), py::arg("hint") = shown(error.hint()));
   PyErr_SetObject(type.ptr(), value.ptr());
 }
 

@@ -373,7 +373,7 @@ struct GgufSource::State {
     paths.push_back(path);
     GgufContents part = parse_gguf(mappings.back().bytes(), path);
     const auto claimed = part.metadata.get_int("split.count");
-    if (claimed && *claimed != 0 && static_cast<uint64_t>(*claimed) != count) {
+    if (count > 1 && claimed && *claimed != 0 && static_cast<uint64_t>(*claimed) != count) {
       throw Error(ErrorKind::format,
                   format_string("%s: part %llu says that the model has %lld parts; its name says %llu.", path.c_str(),
                                 static_cast<unsigned long long>(number), static_cast<long long>(*claimed),

@@ -1,0 +1,207 @@
+"""Each sampler stage against its definition in numpy."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from halfbyte import _core
+from halfbyte.errors import InvalidArgumentError
+
+OFF: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0}
+LOGITS = arrays(np.float32, st.integers(1, 40), elements=st.floats(-8, 8, width=32))
+
+
+def support(logits: np.ndarray, prompt: list[int] | None = None, n: int = 400, **params: Any) -> set[int]:
+    """Which tokens can come out, by drawing many times."""
+    chain = _core.Chain(_core.SamplingParams(**{**OFF, **params}), len(logits))
+    return {chain.sample(logits, prompt or [])["token"] for _ in range(n)}
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    e = np.exp(logits.astype(np.float64) - logits.max())
+    return e / e.sum()
+
+
+def order(logits: np.ndarray) -> np.ndarray:
+    return np.lexsort((np.arange(len(logits)), -logits.astype(np.float64)))
+
+
+@given(LOGITS)
+@settings(max_examples=60, deadline=None)
+def test_greedy_takes_the_best_and_the_lowest_id_of_equals(logits: np.ndarray) -> None:
+    chain = _core.Chain(_core.SamplingParams(temperature=0, seed=1), len(logits))
+    assert chain.sample(logits)["token"] == int(np.argmax(logits))
+
+
+@given(LOGITS, st.integers(1, 10))
+@settings(max_examples=40, deadline=None)
+def test_top_k(logits: np.ndarray, k: int) -> None:
+    assert support(logits, top_k=k, n=100) <= set(order(logits)[:k].tolist())
+
+
+@given(LOGITS, st.floats(0.05, 0.95))
+@settings(max_examples=40, deadline=None)
+def test_top_p(logits: np.ndarray, p: float) -> None:
+    ranked = order(logits)
+    mass = np.cumsum(softmax(logits)[ranked])
+    n = int(np.searchsorted(mass, p - 1e-6)) + 2  # one more for rounding at the edge
+    assert support(logits, top_p=p, n=100) <= set(ranked[:n].tolist())
+
+
+@given(LOGITS, st.floats(0.05, 0.9))
+@settings(max_examples=40, deadline=None)
+def test_min_p(logits: np.ndarray, p: float) -> None:
+    probabilities = softmax(logits)
+    allowed = np.flatnonzero(probabilities >= p * probabilities.max() * (1 - 1e-4))
+    assert support(logits, min_p=p, n=100) <= set(allowed.tolist())
+
+
+@given(LOGITS, st.floats(0.2, 2.0))
+@settings(max_examples=40, deadline=None)
+def test_top_n_sigma(logits: np.ndarray, n: float) -> None:
+    x = logits.astype(np.float64)
+    allowed = np.flatnonzero(x >= x.max() - n * x.std() - 1e-4)
+    assert support(logits, top_n_sigma=n, n=100) <= set(allowed.tolist())
+
+
+@given(LOGITS, st.floats(0.1, 0.9))
+@settings(max_examples=40, deadline=None)
+def test_typical(logits: np.ndarray, p: float) -> None:
+    probabilities = softmax(logits)
+    surprise = -np.log(probabilities)
+    distance = np.abs(surprise - np.sum(probabilities * surprise))
+    ranked = np.argsort(distance, kind="stable")
+    n = int(np.searchsorted(np.cumsum(probabilities[ranked]), p)) + 1
+    edge = distance[ranked[min(n, len(ranked) - 1)]] + 1e-4
+    assert support(logits, typical_p=p, n=100) <= set(np.flatnonzero(distance <= edge).tolist())
+
+
+def test_xtc_drops_all_but_the_last_top_choice() -> None:
+    logits = np.log(np.array([0.4, 0.3, 0.2, 0.06, 0.04], np.float32))
+    assert support(logits, xtc_probability=1.0, xtc_threshold=0.15) == {2, 3, 4}
+    assert support(logits, xtc_probability=0.5, xtc_threshold=0.15) == {0, 1, 2, 3, 4}
+    assert support(logits, xtc_probability=1.0, xtc_threshold=0.35) == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_draws_follow_the_distribution(temperature: float) -> None:
+    logits = np.array([2.0, 1.0, 0.0, -1.0, 0.5], np.float32)
+    chain = _core.Chain(_core.SamplingParams(**{**OFF, "temperature": temperature, "seed": 3}), 5)
+    counts = Counter(chain.sample(logits)["token"] for _ in range(20000))
+    expected = softmax(logits / temperature) * 20000
+    chi_square = sum((counts[i] - expected[i]) ** 2 / expected[i] for i in range(5))
+    assert chi_square < 18.5  # 4 degrees of freedom, p = 0.001; the seed is fixed
+
+
+def test_dynamic_temperature_depends_on_entropy() -> None:
+    flat, peaked = np.zeros(8, np.float32), np.array([20.0] + [0.0] * 7, np.float32)
+    assert len(support(flat, temperature=1.0, dynatemp_range=0.9)) == 8
+    assert support(peaked, temperature=1.0, dynatemp_range=0.9) == {0}
+
+
+def test_penalties() -> None:
+    logits = np.array([2.0, -2.0, 1.9, 0.0], np.float32)
+    greedy = {"temperature": 0, "seed": 0}
+
+    def best(prompt: list[int], **params: Any) -> int:
+        return _core.Chain(_core.SamplingParams(**greedy, **params), 4).sample(logits, prompt)["token"]
+
+    assert best([0], repeat_penalty=1.0) == 0
+    assert best([0], repeat_penalty=1.2) == 2
+    assert best([0], presence_penalty=0.2) == 2
+    assert best([0] * 3, frequency_penalty=0.04) == 2
+    assert best([0] * 2, frequency_penalty=0.04) == 0
+    assert best([0, 3, 3], repeat_penalty=1.2, repeat_last_n=2) == 0
+    assert best([0, 3, 3], repeat_penalty=1.2, repeat_last_n=-1) == 2
+
+
+def test_dry_penalizes_the_token_that_would_repeat() -> None:
+    logits = np.zeros(10, np.float32)
+    logits[5] = 1.0
+    repeated = [1, 2, 3, 4, 5, 9, 1, 2, 3, 4]  # 5 would extend a repetition of four tokens
+
+    def best(prompt: list[int], **params: Any) -> int:
+        return _core.Chain(_core.SamplingParams(temperature=0, seed=0, **params), 10).sample(logits, prompt)["token"]
+
+    # multiplier * base ** (4 - allowed_length)
+    assert best(repeated, dry_multiplier=0.3, dry_base=2.0, dry_allowed_length=2) == 0
+    assert best(repeated, dry_multiplier=0.2, dry_base=2.0, dry_allowed_length=2) == 5
+    assert best(repeated, dry_multiplier=9.0, dry_allowed_length=5) == 5
+    assert best(repeated, dry_multiplier=9.0, dry_sequence_breakers=[[4]]) == 5
+    assert best(repeated, dry_multiplier=9.0, dry_penalty_last_n=5) == 5
+
+
+def test_bias_bans_and_masks() -> None:
+    logits = np.array([3.0, 2.0, 1.0, 0.0], np.float32)
+
+    def best(prompt: tuple[int, ...] = (), mask: np.ndarray | None = None, **params: Any) -> int:
+        return _core.Chain(_core.SamplingParams(temperature=0, seed=0, **params), 4).sample(logits, list(prompt), mask=mask)["token"]
+
+    assert best(logit_bias=[(3, 10.0)]) == 3
+    assert best(logit_bias=[(0, -math.inf)]) == 1
+    assert best(allowed_token_ids=[2, 3]) == 2
+    assert best(bad_words=[[0]]) == 1
+    assert best((1,), bad_words=[[1, 0]]) == 1
+    assert best((2,), bad_words=[[1, 0]]) == 0
+    assert best(mask=np.array([0b1100], np.uint32)) == 2
+    with pytest.raises(InvalidArgumentError, match="No token can be chosen"):
+        best(mask=np.array([0], np.uint32))
+    with pytest.raises(InvalidArgumentError, match="No token can be chosen"):
+        _core.Chain(_core.SamplingParams(seed=0), 3).sample(np.full(3, np.nan, np.float32))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_mirostat_steers_surprise(version: int) -> None:
+    logits = np.random.default_rng(1).normal(size=500).astype(np.float32) * 2
+    probabilities = softmax(logits)
+    chain = _core.Chain(_core.SamplingParams(**{**OFF, "mirostat": version, "mirostat_tau": 4.0}), 500)
+    drawn = [chain.sample(logits)["token"] for _ in range(600)][100:]
+    assert np.mean(-np.log2(probabilities[drawn])) == pytest.approx(4.0, abs=1.5)
+
+
+@given(LOGITS)
+@settings(max_examples=40, deadline=None)
+def test_logprobs(logits: np.ndarray) -> None:
+    chain = _core.Chain(_core.SamplingParams(seed=1, n_logprobs=min(3, len(logits))), len(logits))
+    sample = chain.sample(logits)
+    expected = np.log(softmax(logits))
+    assert sample["logprob"] == pytest.approx(expected[sample["token"]], abs=1e-4)
+    assert [t for t, _ in sample["top_logprobs"]] == order(logits)[:3].tolist()
+
+
+@given(st.permutations(list(_core.SAMPLER_STAGES)), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_any_order_works_and_repeats(stages: list[str], seed: int) -> None:
+    logits = np.random.default_rng(seed).normal(size=300).astype(np.float32)
+    params = {
+        "top_k": 50, "top_p": 0.9, "min_p": 0.02, "typical_p": 0.9, "top_n_sigma": 2.0, "xtc_probability": 0.5, "temperature": 0.7,
+        "repeat_penalty": 1.2, "dry_multiplier": 1.0, "seed": seed, "order": stages,
+    }  # fmt: skip
+    first, second = (_core.Chain(_core.SamplingParams(**params), 300) for _ in range(2))
+    history = [1, 2, 3, 1, 2]
+    assert [first.sample(logits, history) for _ in range(5)] == [second.sample(logits, history) for _ in range(5)]
+
+
+def test_large_vocabulary() -> None:
+    logits = np.random.default_rng(2).normal(size=262144).astype(np.float32)
+    top = set(order(logits)[:40].tolist())
+    assert support(logits, top_k=40, n=200) <= top
+    assert support(logits, top_k=0, top_p=0.01, n=50) <= set(order(logits)[:4000].tolist())
+
+
+def test_bad_parameters() -> None:
+    for bad in ({"top_p": 0.0}, {"min_p": 2.0}, {"min_keep": 0}, {"mirostat": 7}, {"logit_bias": [(99, 1.0)]}, {"temperature": math.inf}):
+        with pytest.raises(InvalidArgumentError):
+            _core.Chain(_core.SamplingParams(seed=0, **bad), 10)
+    with pytest.raises(TypeError, match="no field"):
+        _core.SamplingParams(bogus=1)
+    with pytest.raises(TypeError):
+        _core.SamplingParams(top_k="many")
