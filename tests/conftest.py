@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from halfbyte import _core
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -39,7 +38,13 @@ def write_tiny_llama(path: Path, **changes: Any) -> Path:
     options |= {k: changes.pop(k) for k in list(changes) if k in options}
     format_name = changes.pop("format_name", "F32")
     tokens, kinds = toy_vocabulary()
-    n_vocab, e, heads, kv, ff = len(tokens), options["n_embd"], options["n_heads"], options["n_kv_heads"], options["n_ff"]
+    n_vocab, e, heads, kv, ff = (
+        len(tokens),
+        options["n_embd"],
+        options["n_heads"],
+        options["n_kv_heads"],
+        options["n_ff"],
+    )
     draw = np.random.default_rng(changes.pop("seed", 7))
     head_dim = e // heads
     metadata: dict[str, Any] = {
@@ -71,7 +76,11 @@ def write_tiny_llama(path: Path, **changes: Any) -> Path:
     def ones(name: str, n: int) -> tuple[str, str, list[int], bytes]:
         return name, "F32", [n], (1 + 0.1 * draw.normal(size=n)).astype(np.float32).tobytes()
 
-    tensors = [matrix("token_embd.weight", n_vocab, e), ones("output_norm.weight", e), matrix("output.weight", n_vocab, e)]
+    tensors = [
+        matrix("token_embd.weight", n_vocab, e),
+        ones("output_norm.weight", e),
+        matrix("output.weight", n_vocab, e),
+    ]
     for i in range(options["n_layers"]):
         p = f"blk.{i}."
         tensors += [

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <condition_variable>
-#include <cstdio>
 #include <deque>
 #include <functional>
 #include <mutex>
@@ -14,6 +13,8 @@
 
 #include "base/error.h"
 #include "cache/kv_store.h"
+#include "engine/forward.h"
+#include "engine/options.h"
 #include "engine/scheduler.h"
 #include "engine/stop.h"
 
@@ -23,25 +24,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Rows whose logits are computed at once by forward(): bounds the logits buffer for large vocabularies.
-constexpr int64_t kForwardChunk = 64;
-
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-// Bytes of memory that can still be used without swapping, or a guess of 4 GiB where the system does not say.
-int64_t available_memory() {
-  int64_t kilobytes = int64_t{4} << 20;
-  if (std::FILE* file = std::fopen("/proc/meminfo", "r")) {
-    char line[128];
-    while (std::fgets(line, sizeof line, file) != nullptr) {
-      long long value = 0;
-      if (std::sscanf(line, "MemAvailable: %lld kB", &value) == 1) kilobytes = value;
-    }
-    std::fclose(file);
-  }
-  return kilobytes * 1024;
 }
 
 uint64_t random_seed() {
@@ -75,49 +59,6 @@ struct Job {
   std::exception_ptr failure;
 };
 
-float log_softmax_at(std::span<const float> logits, int32_t token) {
-  const float highest = *std::max_element(logits.begin(), logits.end());
-  double sum = 0.0;
-  for (const float logit : logits) sum += std::exp(logit - highest);
-  return static_cast<float>(logits[static_cast<size_t>(token)] - highest - std::log(sum));
-}
-
-EngineOptions resolve(EngineOptions options, const model::Weights& weights) {
-  const model::Config& c = weights.config;
-  if (options.n_threads <= 0) options.n_threads = usable_cores();
-  require(options.n_batch >= 1 && options.n_batch <= 65536, "n_batch is %lld; 1 to 65536 are allowed.",
-          static_cast<long long>(options.n_batch));
-  require(options.max_sequences >= 1 && options.max_sequences <= 4096, "max_sequences is %lld; 1 to 4096 are allowed.",
-          static_cast<long long>(options.max_sequences));
-  int64_t token_bytes = 0;
-  for (const model::LayerConfig& layer : c.layers) {
-    token_bytes +=
-        ops::KvLayout{options.k_type, options.v_type, layer.n_kv_heads, c.head_dim_k, c.head_dim_v}.block_bytes();
-  }
-  token_bytes = std::max<int64_t>(1, token_bytes / ops::kKvBlockTokens);
-  const int64_t affordable = available_memory() / 2 / token_bytes;
-  require(options.n_ctx >= 0, "n_ctx is %lld; a positive number or 0 (the model's) was expected.",
-          static_cast<long long>(options.n_ctx));
-  if (options.n_ctx == 0) options.n_ctx = std::min(c.n_ctx_train, std::max<int64_t>(512, affordable));
-  if (c.positions == model::PositionKind::learned && options.n_ctx > c.n_ctx_train) {
-    throw Error(ErrorKind::invalid_argument,
-                format_string("n_ctx is %lld; this model has %lld learned positions and cannot go further.",
-                              static_cast<long long>(options.n_ctx), static_cast<long long>(c.n_ctx_train)));
-  }
-  if (options.kv_tokens == 0) options.kv_tokens = std::max(options.n_ctx, std::min(4 * options.n_ctx, affordable));
-  require(options.kv_tokens >= options.n_ctx, "kv_tokens is %lld, below n_ctx %lld.",
-          static_cast<long long>(options.kv_tokens), static_cast<long long>(options.n_ctx));
-  const int64_t n_bytes = options.kv_tokens * token_bytes;
-  if (options.kv_tokens > (int64_t{1} << 34) || n_bytes > available_memory()) {
-    throw Error(ErrorKind::out_of_memory,
-                format_string("The KV cache for %lld tokens would take %.1f MiB; %.1f MiB are available.",
-                              static_cast<long long>(options.kv_tokens), static_cast<double>(n_bytes) / (1 << 20),
-                              static_cast<double>(available_memory()) / (1 << 20)),
-                "Choose a smaller n_ctx, or a smaller KV type (kv_type=\"q8_0\").");
-  }
-  return options;
-}
-
 }  // namespace
 
 struct Engine::State {
@@ -145,7 +86,7 @@ struct Engine::State {
   std::thread thread;  // last: everything else lives before it starts
 
   State(std::shared_ptr<const model::Weights> w, const ops::Ops& ops, EngineOptions o)
-      : options(resolve(std::move(o), *w)),
+      : options(resolve_options(std::move(o), *w)),
         weights(std::move(w)),
         decoder(weights, ops, options.n_threads, options.n_batch, std::max(options.max_sequences, kForwardChunk),
                 options.n_ctx),
@@ -199,7 +140,6 @@ struct Engine::State {
   void slide(Active& a);
   void report_progress(Active& a, Event& event);
   void prompt_logprobs(Active& a, const PlannedRows& rows, std::span<const float> logits);
-  std::vector<float> forward(const std::vector<int32_t>& tokens, Output output);
 };
 
 // Moves callers' wishes into the engine; returns false when the engine should end.
@@ -448,65 +388,6 @@ void Engine::State::slide(Active& a) {
   scheduler.restart(a.id, std::move(kept));
 }
 
-std::vector<float> Engine::State::forward(const std::vector<int32_t>& tokens, Output output) {
-  const auto n = static_cast<int64_t>(tokens.size());
-  require(n >= 1, "forward() needs at least one token.");
-  const int64_t n_ctx = int64_t{pool.n_blocks()} * ops::kKvBlockTokens;
-  if (n > n_ctx) {
-    throw Error(ErrorKind::context_overflow,
-                format_string("%lld tokens do not fit the context of %lld.", static_cast<long long>(n),
-                              static_cast<long long>(options.n_ctx)),
-                "Open the model with a larger n_ctx.");
-  }
-  std::vector<int32_t> blocks;
-  const auto release = [&] {
-    for (const int32_t block : blocks) pool.release(block);
-  };
-  try {
-    while (static_cast<int64_t>(blocks.size()) * ops::kKvBlockTokens < n) {
-      int32_t block = pool.allocate();
-      if (block < 0) {
-        scheduler.forget_prefixes();
-        block = pool.allocate();
-      }
-      if (block < 0)
-        throw Error(ErrorKind::out_of_memory, "The KV cache is full of running requests.",
-                    "Try again when they have ended.");
-      blocks.push_back(block);
-    }
-    const model::Config& c = weights->config;
-    const auto width = static_cast<size_t>(output == Output::hidden ? c.n_embd : c.n_vocab);
-    std::vector<float> out;
-    out.reserve(output == Output::next_logprobs ? tokens.size() : tokens.size() * width);
-    const int64_t chunk = std::min(options.n_batch, kForwardChunk);
-    for (int64_t first = 0; first < n; first += chunk) {
-      const int64_t count = std::min(chunk, n - first);
-      model::Batch batch;
-      for (int64_t i = 0; i < count; ++i) {
-        batch.tokens.push_back(tokens[static_cast<size_t>(first + i)]);
-        batch.positions.push_back(static_cast<int32_t>(first + i));
-        batch.logit_rows.push_back(static_cast<int32_t>(i));
-      }
-      batch.sequences.push_back({0, count, first, ops::Role::prefill, blocks});
-      const std::span<const float> rows =
-          output == Output::hidden ? decoder.hidden(batch, kv) : decoder.forward(batch, kv);
-      if (output != Output::next_logprobs) {
-        out.insert(out.end(), rows.begin(), rows.end());
-        continue;
-      }
-      for (int64_t i = 0; i < count && first + i + 1 < n; ++i) {
-        out.push_back(log_softmax_at(rows.subspan(static_cast<size_t>(i) * width, width),
-                                     tokens[static_cast<size_t>(first + i + 1)]));
-      }
-    }
-    release();
-    return out;
-  } catch (...) {
-    release();
-    throw;
-  }
-}
-
 Engine::Engine(std::shared_ptr<const model::Weights> weights, const ops::Ops& ops, EngineOptions options)
     : state_(std::make_unique<State>(std::move(weights), ops, std::move(options))) {}
 
@@ -580,7 +461,11 @@ std::vector<float> Engine::forward(const std::vector<int32_t>& tokens, Output ou
   State& s = *state_;
   std::vector<float> result;
   Job job;
-  job.work = [&] { result = s.forward(tokens, output); };
+  job.work = [&] {
+    result = run_forward(
+        s.decoder, s.kv, s.pool, [&] { s.scheduler.forget_prefixes(); }, tokens, output,
+        std::min(s.options.n_batch, kForwardChunk));
+  };
   std::unique_lock lock(s.mutex);
   if (s.stopping) throw Error(ErrorKind::cancelled, "The engine was closed.");
   s.jobs.push_back(&job);

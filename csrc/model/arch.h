@@ -22,8 +22,9 @@ enum class NormPlaces : uint8_t {
 
 enum class PositionKind : uint8_t { rope, learned, none };
 
-// Rope frequency scaling: Llama-3 and LongRoPE arrive as factor tensors in the file, the others as parameters.
-enum class RopeScaling : uint8_t { none, linear, yarn, longrope, llama3, dynamic };
+// Rope frequency scaling by parameters; factors per frequency arrive as tensors in the file (rope_freqs,
+// rope_factors_*).
+enum class RopeScaling : uint8_t { none, linear, yarn, longrope };
 
 // One layer's shape; families with alternating layers fill them differently.
 struct LayerConfig {
@@ -52,7 +53,7 @@ struct Config {
   PositionKind positions = PositionKind::rope;
   ops::RopeKind rope = ops::RopeKind::adjacent;
   RopeScaling rope_scaling = RopeScaling::none;
-  double rope_factor = 1.0;  // scaling factor of linear, yarn, dynamic
+  double rope_factor = 1.0;  // scaling factor of linear and yarn
   int64_t rope_original_ctx = 0;
   double yarn_beta_fast = 32.0, yarn_beta_slow = 1.0, yarn_ext_factor = 1.0;
   double rope_attn_factor = 1.0;  // magnitude multiplier

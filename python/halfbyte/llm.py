@@ -18,7 +18,7 @@ from halfbyte import _core
 from halfbyte.chat import ChatTemplate
 from halfbyte.errors import CancelledError, InvalidArgumentError
 from halfbyte.outputs import Logprob, Output, Piece, Timing, Usage
-from halfbyte.params import SamplingParams, resolve_names
+from halfbyte.params import SamplingParams
 from halfbyte.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]
@@ -69,7 +69,7 @@ class LLM:
 
         self.path = resolve_model(str(model))
         self.seed = seed
-        self._weights = _core.Model.load(str(self.path), n_threads=n_threads or 0, mmap=mmap, progress=progress)
+        self._weights: Any = _core.Model.load(str(self.path), n_threads=n_threads or 0, mmap=mmap, progress=progress)
         metadata = self._weights.metadata
         self.metadata: dict[str, Any] = {k: v for k, v in metadata.items() if not k.startswith("tokenizer.ggml.")}
         self.tokenizer = Tokenizer.from_metadata(metadata)

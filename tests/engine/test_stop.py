@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from halfbyte._core import testing
 from hypothesis import given
 from hypothesis import strategies as st
-
-from halfbyte._core import testing
 
 TEXT = st.text(alphabet="abc", max_size=40)
 
@@ -16,7 +15,12 @@ def run(pieces: list[bytes], stops: list[bytes], include: bool) -> tuple[bytes, 
     return (out if matcher.match is not None else out + matcher.flush()), matcher.match
 
 
-@given(TEXT, st.lists(st.text(alphabet="abc", min_size=1, max_size=4), max_size=3), st.lists(st.integers(1, 5), max_size=40), st.booleans())
+@given(
+    TEXT,
+    st.lists(st.text(alphabet="abc", min_size=1, max_size=4), max_size=3),
+    st.lists(st.integers(1, 5), max_size=40),
+    st.booleans(),
+)
 def test_cuts_do_not_matter(text: str, stops: list[str], cuts: list[int], include: bool) -> None:
     data, encoded = text.encode(), [s.encode() for s in stops]
     pieces, rest = [], data

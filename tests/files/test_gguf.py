@@ -10,11 +10,10 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from halfbyte import _core
 from halfbyte.errors import FileError, FormatError, HalfbyteError, UnsupportedError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ..conftest import write_tiny_llama
 
@@ -30,12 +29,17 @@ VALUES = st.one_of(
 )
 
 
-@given(st.dictionaries(st.text(min_size=1, max_size=10).filter(lambda k: k != "general.alignment"), VALUES, max_size=6), st.integers(1, 80))
+@given(
+    st.dictionaries(st.text(min_size=1, max_size=10).filter(lambda k: k != "general.alignment"), VALUES, max_size=6),
+    st.integers(1, 80),
+)
 @settings(max_examples=60, deadline=None)
 def test_round_trip(tmp_path_factory: pytest.TempPathFactory, metadata: dict, n: int) -> None:
     path = tmp_path_factory.mktemp("gguf") / "a.gguf"
     data = np.random.default_rng(n).normal(size=n).astype(np.float32)
-    _core.write_gguf(str(path), metadata, [("a", "F32", [n], data), ("b", "I8", [n, 2], np.arange(2 * n, dtype=np.int8))])
+    _core.write_gguf(
+        str(path), metadata, [("a", "F32", [n], data), ("b", "I8", [n, 2], np.arange(2 * n, dtype=np.int8))]
+    )
     file = _core.GgufFile(str(path))
     assert file.metadata == metadata
     assert np.array_equal(file.tensor_f32("a"), data)
@@ -92,9 +96,17 @@ CASES = {
     "bad type": (header(n_keys=1) + text("k") + struct.pack("<I", 77) + bytes(20), FormatError, "unknown type 77"),
     "bad bool": (header(n_keys=1) + text("k") + struct.pack("<IB", 7, 3) + bytes(20), FormatError, "neither 0 nor 1"),
     "long array": (header(n_keys=1) + text("k") + struct.pack("<IIQ", 9, 10, 1 << 61), FormatError, "needs"),
-    "deep array": (header(n_keys=1) + text("k") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 50 + bytes(99), FormatError, "deeper"),
+    "deep array": (
+        header(n_keys=1) + text("k") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 50 + bytes(99),
+        FormatError,
+        "deeper",
+    ),
     "twice": (header(n_keys=2) + (text("k") + struct.pack("<IB", 7, 1)) * 2, FormatError, "twice"),
-    "alignment": (header(n_keys=1) + text("general.alignment") + struct.pack("<II", 4, 0) + bytes(8), FormatError, "alignment"),
+    "alignment": (
+        header(n_keys=1) + text("general.alignment") + struct.pack("<II", 4, 0) + bytes(8),
+        FormatError,
+        "alignment",
+    ),
     "retired type": (padded(header(n_tensors=1) + tensor("t", [32], 4, 0)), UnsupportedError, "type 4"),
     "fork type": (padded(header(n_tensors=1) + tensor("t", [32], 139, 0)), UnsupportedError, "type 139"),
     "no axes": (padded(header(n_tensors=1) + tensor("t", [], 0, 0)), FormatError, "0 axes"),
@@ -105,7 +117,11 @@ CASES = {
     "past the end": (padded(header(n_tensors=1) + tensor("t", [32], 0, 0)), FormatError, "past the end"),
     "far offset": (padded(header(n_tensors=1) + tensor("t", [1], 0, (1 << 64) - 32)), FormatError, "past the end"),
     "misaligned": (padded(header(n_tensors=1) + tensor("t", [1], 0, 4)), FormatError, "multiple of the alignment"),
-    "overlap": (padded(header(n_tensors=2) + tensor("a", [9], 0, 0) + tensor("b", [1], 0, 32), 128), FormatError, "overlap"),
+    "overlap": (
+        padded(header(n_tensors=2) + tensor("a", [9], 0, 0) + tensor("b", [1], 0, 32), 128),
+        FormatError,
+        "overlap",
+    ),
     "same name": (padded(header(n_tensors=2) + tensor("a", [1], 0, 0) + tensor("a", [1], 0, 32)), FormatError, "twice"),
 }
 
@@ -130,8 +146,12 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 
 def test_split_files(tmp_path: Path) -> None:
     for i in (1, 2):
-        metadata = {"split.count": 2, "split.no": i - 1, "split.tensors.count": 2} | ({"general.architecture": "x"} if i == 1 else {})
-        _core.write_gguf(str(tmp_path / f"m-0000{i}-of-00002.gguf"), metadata, [(f"t{i}", "F32", [4], np.full(4, i, np.float32))])
+        metadata = {"split.count": 2, "split.no": i - 1, "split.tensors.count": 2} | (
+            {"general.architecture": "x"} if i == 1 else {}
+        )
+        _core.write_gguf(
+            str(tmp_path / f"m-0000{i}-of-00002.gguf"), metadata, [(f"t{i}", "F32", [4], np.full(4, i, np.float32))]
+        )
     file = _core.GgufFile(str(tmp_path / "m-00001-of-00002.gguf"))
     assert [t.name for t in file.tensors] == ["t1", "t2"]
     assert file.tensor_f32("t2").tolist() == [2, 2, 2, 2]

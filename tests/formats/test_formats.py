@@ -8,7 +8,6 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-
 from halfbyte import _core
 
 FORMATS = {f["name"]: f for f in _core.formats()}
@@ -35,7 +34,9 @@ def test_decode_is_bit_exact(name: str, kind: str) -> None:
 def test_plain_numbers() -> None:
     values = np.array([-2.5, 0.0, 1e-3, 65504.0], np.float32)
     assert np.array_equal(_core.decode("F32", values.tobytes()), values)
-    assert np.array_equal(_core.decode("F16", values.astype(np.float16).tobytes()), values.astype(np.float16).astype(np.float32))
+    assert np.array_equal(
+        _core.decode("F16", values.astype(np.float16).tobytes()), values.astype(np.float16).astype(np.float32)
+    )
     assert np.array_equal(_core.decode("F64", values.astype(np.float64).tobytes()), values)
     for kind in (np.int8, np.int16, np.int32, np.int64):
         numbers = np.array([-7, 0, 100], kind)
@@ -49,7 +50,9 @@ def test_formats_without_an_oracle() -> None:
     codes = np.arange(-16, 16, dtype=np.int8).tobytes()
     assert np.array_equal(_core.decode("Q8_1", half + half + codes), 0.5 * np.arange(-16, 16))
     codes = np.arange(-128, 128, dtype=np.int64).astype(np.int8).tobytes()
-    assert np.array_equal(_core.decode("Q8_K", np.float32(0.25).tobytes() + codes + bytes(32)), 0.25 * np.arange(-128, 128))
+    assert np.array_equal(
+        _core.decode("Q8_K", np.float32(0.25).tobytes() + codes + bytes(32)), 0.25 * np.arange(-128, 128)
+    )
 
 
 @pytest.mark.parametrize("name", [n for n, f in FORMATS.items() if f["has_encoder"]])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from halfbyte import _core
 from halfbyte._core import testing
 
@@ -67,9 +66,13 @@ def test_rows_do_not_depend_on_chunking_or_threads(level: str, window: int) -> N
     q, k, v, table = make(1300, 120)
     whole = testing.attention(level, "f16", q, k, v, table, 1180, 0.125, window=window)
     for n_threads in (2, 3):
-        assert np.array_equal(testing.attention(level, "f16", q, k, v, table, 1180, 0.125, window=window, n_threads=n_threads), whole)
+        assert np.array_equal(
+            testing.attention(level, "f16", q, k, v, table, 1180, 0.125, window=window, n_threads=n_threads), whole
+        )
     for begin, end in ((0, 1), (1, 2), (5, 18), (119, 120), (17, 64)):
-        part = testing.attention(level, "f16", q[begin:end], k, v, table, 1180 + begin, 0.125, window=window, n_threads=2)
+        part = testing.attention(
+            level, "f16", q[begin:end], k, v, table, 1180 + begin, 0.125, window=window, n_threads=2
+        )
         assert np.array_equal(part, whole[begin:end]), (begin, end)
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from halfbyte import _core
 from halfbyte._core import testing
 
 FORMATS = {f["name"]: f for f in _core.formats()}
 LEVELS = [level for level in _core.cpu_info()["supported"] if level != "reference"]
-PACKED = "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 IQ4_NL MXFP4 IQ4_XS Q4_K Q5_K Q6_K Q3_K Q2_K".split()
+PACKED = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "MXFP4", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q3_K", "Q2_K"]
 FLOATS = ["F32", "F16", "BF16"]
-DECODED = "IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S TQ1_0 TQ2_0 NVFP4".split()
+DECODED = ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "TQ1_0", "TQ2_0", "NVFP4"]
 
 
 def random_blocks(name: str, n_rows: int, n_cols: int, seed: int = 0) -> bytes:
@@ -98,7 +97,13 @@ def test_same_bits_for_any_level_batch_and_threads(name: str) -> None:
 def test_extreme_codes_do_not_saturate(name: str, level: str) -> None:
     cols = 256
     blocks = np.frombuffer(random_blocks(name, 16, cols), np.uint8).copy().reshape(-1, FORMATS[name]["block_bytes"])
-    codes = {"Q8_0": slice(2, 34), "Q6_K": slice(0, 192), "Q5_1": slice(4, 24), "IQ4_NL": slice(2, 18), "Q4_0": slice(2, 18)}[name]
+    codes = {
+        "Q8_0": slice(2, 34),
+        "Q6_K": slice(0, 192),
+        "Q5_1": slice(4, 24),
+        "IQ4_NL": slice(2, 18),
+        "Q4_0": slice(2, 18),
+    }[name]
     for fill in (0x00, 0x7F, 0x80, 0xFF):
         blocks[:, codes] = fill
         x = np.where(np.arange(cols) % 2 == 0, 127, -127)[None].repeat(3, 0).astype(np.float32)

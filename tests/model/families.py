@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from halfbyte import _core
 
 Weights = dict[str, np.ndarray]
@@ -65,7 +64,13 @@ BASE = {
 def permute_llama(weights: Weights, config: Any) -> None:
     """q and k rows from halves to adjacent pairs, as converters write them for the llama rope."""
     for name, w in weights.items():
-        heads = config.num_attention_heads if ".attn_q." in name else config.num_key_value_heads if ".attn_k." in name else 0
+        heads = (
+            config.num_attention_heads
+            if ".attn_q." in name
+            else config.num_key_value_heads
+            if ".attn_k." in name
+            else 0
+        )
         if heads:
             weights[name] = w.reshape(heads, 2, w.shape[0] // heads // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
 
@@ -95,12 +100,19 @@ def llama3_factors(weights: Weights, config: Any) -> None:
     r = config.rope_parameters
     dim = config.head_dim
     freqs = 1.0 / r["rope_theta"] ** (np.arange(0, dim, 2) / dim)
-    low, high = r["original_max_position_embeddings"] / r["low_freq_factor"], r["original_max_position_embeddings"] / r["high_freq_factor"]
+    low, high = (
+        r["original_max_position_embeddings"] / r["low_freq_factor"],
+        r["original_max_position_embeddings"] / r["high_freq_factor"],
+    )
     factors = []
     for freq in freqs:
         wavelength = 2 * np.pi / freq
-        smooth = (r["original_max_position_embeddings"] / wavelength - r["low_freq_factor"]) / (r["high_freq_factor"] - r["low_freq_factor"])
-        factors.append(1.0 if wavelength < high else r["factor"] if wavelength > low else 1 / ((1 - smooth) / r["factor"] + smooth))
+        smooth = (r["original_max_position_embeddings"] / wavelength - r["low_freq_factor"]) / (
+            r["high_freq_factor"] - r["low_freq_factor"]
+        )
+        factors.append(
+            1.0 if wavelength < high else r["factor"] if wavelength > low else 1 / ((1 - smooth) / r["factor"] + smooth)
+        )
     weights["rope_freqs.weight"] = np.array(factors, np.float32)
 
 
@@ -266,7 +278,9 @@ def write_gguf(model: Any, family: Family, path: Path) -> None:
         pattern = ".".join("{}" if part.isdigit() else part for part in stem.split("."))
         target = family.names.get(pattern)
         if target is None:
-            assert "rotary" in name or "inv_freq" in name or name.endswith((".attn.bias", ".masked_bias")), f"no rule for {name}"
+            assert "rotary" in name or "inv_freq" in name or name.endswith((".attn.bias", ".masked_bias")), (
+                f"no rule for {name}"
+            )
             continue
         if target == "output" and tied and kind == "weight":
             continue

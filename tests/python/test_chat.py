@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 import pytest
-
 from halfbyte.chat import BUILTIN_TEMPLATES, ChatTemplate, guess_template
 from halfbyte.errors import InvalidArgumentError, TemplateError
 
@@ -45,8 +44,14 @@ def render(source: str, **variables: object) -> str:
 def test_what_templates_rely_on() -> None:
     assert render("{{ messages[1] | tojson }}") == '{"role": "user", "content": "Hi"}'
     assert render("{{ '<é>' | tojson }}") == '"<é>"'
-    assert render("{% for m in messages %}{% if loop.index0 == 1 %}{% continue %}{% endif %}{{ m.role[0] }}{% endfor %}") == "sau"
-    assert render("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}") == "4"
+    assert (
+        render("{% for m in messages %}{% if loop.index0 == 1 %}{% continue %}{% endif %}{{ m.role[0] }}{% endfor %}")
+        == "sau"
+    )
+    assert (
+        render("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}")
+        == "4"
+    )
     assert render("{% generation %}x{% endgeneration %}") == "x"
     assert render("{{ strftime_now('%Y') | length }}") == "4"
     assert render("{{ tools[0].name }}", tools=[{"name": "f"}]) == "f"
@@ -56,21 +61,30 @@ def test_what_templates_rely_on() -> None:
 
 
 def test_messages_are_normalized() -> None:
-    template = ChatTemplate("{% for m in messages %}{{ m.content }}{{ m.tool_calls[0].function.arguments.x if m.tool_calls }};{% endfor %}")
+    template = ChatTemplate(
+        "{% for m in messages %}{{ m.content }}{{ m.tool_calls[0].function.arguments.x if m.tool_calls }};{% endfor %}"
+    )
     calls = [{"function": {"name": "f", "arguments": '{"x": 3}'}}]
     messages = [
         {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
         {"role": "assistant", "content": "", "tool_calls": calls},
     ]
     assert template.render(messages) == "a\nb;3;"
-    for bad in ([], [{"content": "x"}], [{"role": "user", "content": 5}], [{"role": "user", "content": [{"type": "image"}]}]):
+    for bad in (
+        [],
+        [{"content": "x"}],
+        [{"role": "user", "content": 5}],
+        [{"role": "user", "content": [{"type": "image"}]}],
+    ):
         with pytest.raises(InvalidArgumentError):
             template.render(bad)
 
 
 def test_continuing_the_last_message() -> None:
     template = ChatTemplate.builtin("chatml")
-    text = template.render([{"role": "user", "content": "Q"}, {"role": "assistant", "content": "The answer"}], continue_final_message=True)
+    text = template.render(
+        [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "The answer"}], continue_final_message=True
+    )
     assert text.endswith("assistant\nThe answer")
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from halfbyte import LLM, SamplingParams, _core
 from halfbyte.errors import ContextOverflowError, FormatError, HalfbyteError, InvalidArgumentError, UnsupportedError
 
@@ -28,7 +27,9 @@ def open_tiny(tiny_model: Callable[..., Path], **options: object) -> LLM:
     return LLM(tiny_model(format_name="Q4_0"), **{"n_ctx": 256, "n_threads": 1, **options})
 
 
-@pytest.mark.parametrize("params", [{"temperature": 0}, {"temperature": 1.5, "seed": 42, "top_p": 1, "top_k": 0, "min_p": 0}])
+@pytest.mark.parametrize(
+    "params", [{"temperature": 0}, {"temperature": 1.5, "seed": 42, "top_p": 1, "top_k": 0, "min_p": 0}]
+)
 def test_same_text_for_any_threads_batch_and_chunking(tiny_model: Callable[..., Path], params: dict) -> None:
     params = {"max_tokens": 40, "ignore_eos": True, **params}
     with open_tiny(tiny_model) as alone:
@@ -111,7 +112,11 @@ def test_logprobs_agree_with_forward(llm: LLM) -> None:
     ids = llm.tokenize("Some text")
     logits = llm.forward(ids).astype(np.float64)
     assert logits.shape == (len(ids), 260)
-    log_softmax = logits - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True)) - logits.max(1, keepdims=True)
+    log_softmax = (
+        logits
+        - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True))
+        - logits.max(1, keepdims=True)
+    )
     output = llm.generate(ids, temperature=0, max_tokens=1, logprobs=3, prompt_logprobs=True)
     assert output.logprobs is not None
     top = np.argsort(-log_softmax[-1])[:3]
@@ -151,13 +156,15 @@ def test_grammars(llm: LLM) -> None:
     text = llm.generate("x", logits_processors=[processor], max_tokens=30).text
     assert len(text) == 3
     assert text[:2] == "ab"
-    processor = json_schema_constraint('{"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": false}')(
-        llm.tokenizer
-    )
+    processor = json_schema_constraint(
+        '{"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": false}'
+    )(llm.tokenizer)
     import json
 
     no_space = dict.fromkeys((9, 10, 13, 32), float("-inf"))  # a random model would never stop spacing
-    assert json.loads(llm.generate("x", logits_processors=[processor], max_tokens=60, logit_bias=no_space).text)["a"] in (1, 2)
+    assert json.loads(llm.generate("x", logits_processors=[processor], max_tokens=60, logit_bias=no_space).text)[
+        "a"
+    ] in (1, 2)
     with pytest.raises(InvalidArgumentError):
         json_schema_constraint("{")
     with pytest.raises(InvalidArgumentError):
@@ -229,10 +236,23 @@ def test_bad_arguments_are_refused_with_a_suggestion(llm: LLM, tiny_model: Calla
         llm.generate("x", temprature=1)
     with pytest.raises(InvalidArgumentError, match="Did you mean n_threads"):
         LLM(tiny_model(), n_thread=2)
-    for bad in ({"top_p": 0}, {"repeat_penalty": 0}, {"temperature": float("nan")}, {"mirostat": 3}, {"samplers": ["magic"]}, {"logit_bias": {999: 1.0}}):
+    for bad in (
+        {"top_p": 0},
+        {"repeat_penalty": 0},
+        {"temperature": float("nan")},
+        {"mirostat": 3},
+        {"samplers": ["magic"]},
+        {"logit_bias": {999: 1.0}},
+    ):
         with pytest.raises(InvalidArgumentError):
             llm.generate("x", **bad)
-    for bad in ({"n_gpu_layers": 5}, {"kv_type": "q3"}, {"n_batch": 0}, {"n_ctx": 1 << 50}, {"chat_template": "nonesuch"}):
+    for bad in (
+        {"n_gpu_layers": 5},
+        {"kv_type": "q3"},
+        {"n_batch": 0},
+        {"n_ctx": 1 << 50},
+        {"chat_template": "nonesuch"},
+    ):
         with pytest.raises(HalfbyteError):
             LLM(tiny_model(), **bad)
     with pytest.raises(InvalidArgumentError, match="empty"):

@@ -6,12 +6,11 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from halfbyte.errors import FormatError, UnsupportedError
 from halfbyte.tokenizer import Tokenizer
 from halfbyte.tokenizer.pretokenizers import find_pretokenizer, pretokenizer_names
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ..conftest import toy_vocabulary
 
@@ -29,7 +28,12 @@ VOCABULARIES = ["bert-bge", "gpt-2", "llama-bpe", "llama-spm", "phi-3"]
 
 def sentencepiece_metadata() -> dict[str, object]:
     """A SentencePiece BPE vocabulary: bytes, letters and a few merges by score."""
-    tokens = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)] + list("▁abehlow") + ["he", "ll", "hell", "▁hell", "lo"]
+    tokens = (
+        ["<unk>", "<s>", "</s>"]
+        + [f"<0x{b:02X}>" for b in range(256)]
+        + list("▁abehlow")
+        + ["he", "ll", "hell", "▁hell", "lo"]
+    )
     kinds = [2, 3, 3] + [6] * 256 + [1] * 13
     scores = [0.0] * 259 + [-100.0] * 8 + [-1.0, -2.0, -3.0, -4.0, -5.0]
     return {

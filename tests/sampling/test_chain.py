@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from halfbyte import _core
+from halfbyte.errors import InvalidArgumentError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-
-from halfbyte import _core
-from halfbyte.errors import InvalidArgumentError
 
 OFF: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0}
 LOGITS = arrays(np.float32, st.integers(1, 40), elements=st.floats(-8, 8, width=32))
@@ -143,7 +142,9 @@ def test_bias_bans_and_masks() -> None:
     logits = np.array([3.0, 2.0, 1.0, 0.0], np.float32)
 
     def best(prompt: tuple[int, ...] = (), mask: np.ndarray | None = None, **params: Any) -> int:
-        return _core.Chain(_core.SamplingParams(temperature=0, seed=0, **params), 4).sample(logits, list(prompt), mask=mask)["token"]
+        return _core.Chain(_core.SamplingParams(temperature=0, seed=0, **params), 4).sample(
+            logits, list(prompt), mask=mask
+        )["token"]
 
     assert best(logit_bias=[(3, 10.0)]) == 3
     assert best(logit_bias=[(0, -math.inf)]) == 1
@@ -198,7 +199,14 @@ def test_large_vocabulary() -> None:
 
 
 def test_bad_parameters() -> None:
-    for bad in ({"top_p": 0.0}, {"min_p": 2.0}, {"min_keep": 0}, {"mirostat": 7}, {"logit_bias": [(99, 1.0)]}, {"temperature": math.inf}):
+    for bad in (
+        {"top_p": 0.0},
+        {"min_p": 2.0},
+        {"min_keep": 0},
+        {"mirostat": 7},
+        {"logit_bias": [(99, 1.0)]},
+        {"temperature": math.inf},
+    ):
         with pytest.raises(InvalidArgumentError):
             _core.Chain(_core.SamplingParams(seed=0, **bad), 10)
     with pytest.raises(TypeError, match="no field"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -66,11 +66,11 @@ def _vocabulary(tokenizer: Tokenizer) -> Any:
 
         eos_token_id = tokenizer.eos_id if tokenizer.eos_id is not None else (tokenizer.end_ids or [0])[0]
         bos_token_id = tokenizer.bos_id
-        tokens = [
+        tokens: ClassVar[list[bytes]] = [
             b"\xff" + tokenizer.token_bytes(i) if tokenizer.is_control(i) else tokenizer.token_bytes(i)
             for i in range(tokenizer.n_vocab)
         ]
-        special_token_ids = [i for i in range(tokenizer.n_vocab) if tokenizer.is_control(i)]
+        special_token_ids: ClassVar[list[int]] = [i for i in range(tokenizer.n_vocab) if tokenizer.is_control(i)]
 
         def __call__(self, text: str | bytes) -> list[int]:
             return tokenizer.encode(text.decode("utf-8", "replace") if isinstance(text, bytes) else text, add_bos=False)

@@ -191,7 +191,7 @@ class Tokenizer:
         for token in ids:
             token = self._checked(token)
             if self._vocabulary.kinds[token] in (CONTROL, UNKNOWN) and (
-                skip_special or not data and token == self.bos_id
+                skip_special or (not data and token == self.bos_id)
             ):
                 continue
             data += self._bytes_of(token)

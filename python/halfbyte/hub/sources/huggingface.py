@@ -36,7 +36,9 @@ def fetch(repo: str, filename: str, tell: Tell) -> Path:
     _refuse_offline(repo)
     address = hub.hf_hub_url(repo, filename)
     metadata = _ask(lambda: hub.get_hf_file_metadata(address, timeout=_TIMEOUT_S), repo, filename)
-    storage: Path = Path(hub.constants.HF_HUB_CACHE) / hub.file_download.repo_folder_name(repo_id=repo, repo_type="model")
+    storage: Path = Path(hub.constants.HF_HUB_CACHE) / hub.file_download.repo_folder_name(
+        repo_id=repo, repo_type="model"
+    )
     blob = storage / "blobs" / metadata.etag
     if not blob.is_file():
         is_hash = len(metadata.etag) == 64

@@ -1,0 +1,28 @@
+// How an engine is set up.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/weights.h"
+#include "ops/kv_layout.h"
+
+namespace halfbyte::engine {
+
+struct EngineOptions {
+  int n_threads = 0;      // 0: usable cores
+  int64_t n_ctx = 0;      // longest sequence; 0: the model's, bounded by memory
+  int64_t kv_tokens = 0;  // KV pool size in tokens; 0: enough for n_ctx (and as much again for shared use)
+  ops::KvType k_type = ops::KvType::f16;
+  ops::KvType v_type = ops::KvType::f16;
+  int64_t n_batch = 512;       // token budget of a step
+  int64_t max_sequences = 64;  // running at once
+  bool prefix_cache = true;
+  std::vector<std::string> token_bytes;  // bytes of each token id, for stop strings and events; may be empty
+};
+
+// The options with every 0 resolved. Throws invalid_argument, or out_of_memory when the KV cache cannot fit.
+EngineOptions resolve_options(EngineOptions options, const model::Weights& weights);
+
+}  // namespace halfbyte::engine

@@ -1,0 +1,57 @@
+// Several threads use one engine: engine_stress FILE. Requests run, stop, are cancelled; the blocks must all come back.
+#include <cstdio>
+#include <thread>
+#include <vector>
+
+#include "cpu/cpu.h"
+#include "engine/engine.h"
+#include "files/tensor_source.h"
+
+namespace {
+
+using namespace halfbyte;
+
+void client(engine::Engine& engine, int seed) {
+  for (int i = 0; i < 12; ++i) {
+    engine::Request request;
+    for (int t = 0; t < 5 + (seed * 7 + i * 3) % 40; ++t) request.prompt.push_back((t * 5 + seed) % 250);
+    request.sampling.seed = static_cast<uint64_t>(seed);
+    request.max_tokens = 3 + i;
+    const uint64_t id = engine.submit(request);
+    engine::Event event;
+    bool cancelled = false;
+    for (;;) {
+      if (!engine.next_event(id, std::chrono::milliseconds(50), event)) continue;
+      if (event.finish != engine::FinishReason::none) break;
+      if (i % 4 == 3 && !cancelled) {
+        engine.cancel(id);
+        cancelled = true;
+      }
+    }
+    if (i % 5 == 0) engine.forward({1, 2, 3}, engine::Engine::Output::hidden);
+    (void)engine.stats();
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) return 2;
+  const std::shared_ptr<files::TensorSource> source = files::open_gguf(argv[1]);
+  model::LoadOptions options;
+  options.n_threads = 2;
+  const auto weights = model::load_weights(source, cpu::cpu_ops(), options);
+  for (int round = 0; round < 3; ++round) {
+    engine::EngineOptions engine_options;
+    engine_options.n_threads = 2;
+    engine_options.n_ctx = 128;
+    engine_options.kv_tokens = 256;  // tight: preemption happens
+    engine_options.n_batch = 32;
+    engine::Engine engine(weights, cpu::cpu_ops(), engine_options);
+    std::vector<std::thread> clients;
+    for (int c = 0; c < 4; ++c) clients.emplace_back([&engine, c] { client(engine, c); });
+    for (std::thread& c : clients) c.join();
+    engine.check_integrity();
+  }
+  std::printf("done\n");
+}

@@ -1,0 +1,151 @@
+"""The walls of the house: who may use whom, no family outside its file, everything in its list."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from halfbyte import _core
+from halfbyte.cli.main import command_modules
+
+from ..conftest import REPOSITORY
+
+CSRC, PACKAGE = REPOSITORY / "csrc", REPOSITORY / "python" / "halfbyte"
+
+# Room -> rooms it may include, itself not named.
+ARROWS = {
+    "base": "",
+    "formats": "base",
+    "files": "base formats",
+    "ops": "base formats",
+    "cpu": "base formats ops",
+    "cache": "base formats ops",
+    "sampling": "base",
+    "model": "base formats files ops cache",
+    "engine": "base formats files ops cache model sampling",
+    "bindings": "base formats files ops cache model sampling engine",
+}
+# The only files that may look into a backend.
+DOORS = {"bindings/cpu_entry.cpp": {"cpu"}}
+
+PYTHON_ARROWS = {
+    "errors": "",
+    "params": "errors",
+    "outputs": "errors params",
+    "tokenizer": "errors params outputs",
+    "chat": "errors params outputs",
+    "grammar": "errors params outputs tokenizer",
+    "hub": "errors params outputs",
+    "machine": "errors",
+    "llm": "errors params outputs tokenizer chat grammar hub",
+    "cli": "errors params outputs tokenizer chat grammar hub machine llm",
+    "__main__": "cli",
+    "__init__": "errors params outputs llm",
+}
+
+
+def cpp_files() -> list[Path]:
+    return sorted([*CSRC.rglob("*.h"), *CSRC.rglob("*.cpp")])
+
+
+def python_files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", cpp_files(), ids=lambda p: str(p.relative_to(CSRC)))
+def test_includes_follow_the_arrows(path: Path) -> None:
+    name = str(path.relative_to(CSRC))
+    room = name.split("/")[0]
+    allowed = {room, *ARROWS[room].split(), *DOORS.get(name, ())}
+    for used in re.findall(r'#include "(\w+)/', path.read_text()):
+        assert used in allowed, f"{name} includes {used}/"
+
+
+@pytest.mark.parametrize("path", python_files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_follow_the_arrows(path: Path) -> None:
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    allowed = {room, *PYTHON_ARROWS[room].split(), "_core", "__version__", "__init__"}
+    for node in ast.walk(ast.parse(path.read_text())):
+        modules = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        names = [a.name for a in node.names] if isinstance(node, ast.ImportFrom) and node.module == "halfbyte" else []
+        modules += [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        used = [m.split(".")[1] for m in modules if m.startswith("halfbyte.")] + names
+        for room_used in used:
+            assert room_used in allowed, f"{path.name} imports {room_used}"
+
+
+def test_no_family_outside_its_file() -> None:
+    families = "|".join(sorted({re.sub(r"\d+$", "", a) for a in _core.ARCHITECTURES}))
+    for path in cpp_files():
+        if "archs" in path.parts or "formats" in path.parts:
+            continue
+        code = re.sub(r"//[^\n]*", "", path.read_text())
+        assert not re.search(rf"\b({families})\d*\b", code), path
+
+
+def test_every_architecture_is_listed() -> None:
+    listed = (CSRC / "model" / "archs" / "list.h").read_text()
+    files = {p.stem for p in (CSRC / "model" / "archs").glob("*.cpp")}
+    assert files == set(_core.ARCHITECTURES)
+    assert all(f"&{name}," in listed for name in files)
+
+
+def test_every_sampler_is_listed() -> None:
+    stages = {p.stem for p in (CSRC / "sampling").glob("*.cpp")} - {"chain", "candidates", "bias", "draw"}
+    assert {s.removesuffix("_p") if s == "typical_p" else s for s in _core.SAMPLER_STAGES} == stages
+
+
+def test_every_command_has_a_door() -> None:
+    for name, module in command_modules().items():
+        assert callable(module.add_arguments), name
+        assert callable(module.run), name
+        assert module.__doc__, name
+
+
+@pytest.mark.parametrize("path", [*cpp_files(), *python_files()], ids=lambda p: str(p.relative_to(REPOSITORY)))
+def test_files_say_what_they_are_and_stay_small(path: Path) -> None:
+    text = path.read_text()
+    lines = text.splitlines()
+    assert lines[0].startswith(("//", '"""', "#")), "the first line says what lives here"
+    is_kernel = "kernels" in path.parts
+    assert is_kernel or len(lines) <= 500 or "longer" in "\n".join(lines[:3]), f"{len(lines)} lines"
+    assert not re.search(r"\b(TODO|FIXME|XXX)\b", text)
+
+
+def test_levels_share_no_code(tmp_path: Path) -> None:
+    compiler, nm = shutil.which("c++"), shutil.which("nm")
+    if compiler is None or nm is None:
+        pytest.skip("needs c++ and nm")
+    flags = re.findall(
+        r"halfbyte_cpu_level\((\w+) FLAGS ([^)]*)\)", (REPOSITORY / "cmake" / "cpu_levels.cmake").read_text()
+    )
+    assert {name for name, _ in flags} == {p.stem for p in (CSRC / "cpu" / "levels").glob("*.cpp")}
+    for name, options in flags:
+        switches = options.replace("${avx2}", "-mavx2 -mfma -mf16c").split()
+        out = tmp_path / f"{name}.o"
+        source = CSRC / "cpu" / "levels" / f"{name}.cpp"
+        subprocess.run(
+            [compiler, "-std=c++20", "-O1", "-w", *switches, f"-I{CSRC}", "-c", source, "-o", out], check=True
+        )
+        symbols = subprocess.run([nm, "--defined-only", out], capture_output=True, text=True, check=True).stdout
+        exported = [line.split()[-1] for line in symbols.splitlines() if re.search(r" [TDBRVWu] ", line)]
+        assert len(exported) == 1, exported
+        assert f"fill_{name}" in exported[0]
+
+
+def test_stubs_name_everything() -> None:
+    stub = (PACKAGE / "_core" / "__init__.pyi").read_text()
+    for name in dir(_core):
+        if not name.startswith("_"):
+            assert re.search(rf"\b{name}\b", stub), f"_core.pyi lacks {name}"
+
+
+def test_import_is_light() -> None:
+    code = "import sys, halfbyte; print(*[m for m in ('rich', 'prompt_toolkit', 'huggingface_hub', 'jinja2', 'llguidance') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == []
