@@ -24,7 +24,6 @@ constexpr int kDirectTokens = 2, kTileTokens = 4, kFloatTokens = 3;
 #include "cpu/kernels/attention.h"
 // clang-format on
 
-
 }  // namespace
 
 void HALFBYTE_FILL(Kernels& k) {
