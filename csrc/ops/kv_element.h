@@ -29,10 +29,13 @@ inline float kv_group_scale(KvType type, const float* x) {
   return type == KvType::q8_0 ? std::fabs(extreme) / 127.0f : extreme / -8.0f;
 }
 
+// The code of one number; what is no number gets the middle code.
 inline int kv_code(KvType type, float x, float inverse) {
-  if (type == KvType::q8_0) return static_cast<int>(std::nearbyintf(x * inverse));
-  const int code = static_cast<int>(x * inverse + 8.5f);
-  return code < 0 ? 0 : code > 15 ? 15 : code;
+  const float low = type == KvType::q8_0 ? -127.0f : -8.0f, high = type == KvType::q8_0 ? 127.0f : 7.0f;
+  const float scaled = x * inverse;
+  const float bounded = scaled >= low ? (scaled <= high ? scaled : high) : (scaled < low ? low : 0.0f);
+  if (type == KvType::q8_0) return static_cast<int>(std::nearbyintf(bounded));
+  return static_cast<int>(std::floor(bounded + 8.5f));
 }
 
 // Writes position t's key (key_dim floats) into a key tile.

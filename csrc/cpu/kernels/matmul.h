@@ -197,7 +197,10 @@ void quantize(const float* x, int64_t n_cols, int8_t* q, float* d, int32_t* sum)
     const F16x a = f_load(x), b = f_load(x + 16);
     const float amax = f_highest(f_max(f_abs(a), f_abs(b)));
     const float inverse = amax > 0 ? 127.0f / amax : 0.0f;
-    const I16x qa = i_from(f_mul(a, f_set(inverse))), qb = i_from(f_mul(b, f_set(inverse)));
+    // The clamp holds only for activations that are not finite (their scale is not either): codes stay in range.
+    const F16x low = f_set(-127.0f), high = f_set(127.0f), scale = f_set(inverse);
+    const I16x qa = i_from(f_max(f_min(f_mul(a, scale), high), low));
+    const I16x qb = i_from(f_max(f_min(f_mul(b, scale), high), low));
     i_store_i8(q, qa);
     i_store_i8(q + 16, qb);
     d[block] = amax / 127.0f;

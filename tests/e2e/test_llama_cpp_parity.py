@@ -1,0 +1,50 @@
+"""The default model against llama.cpp's own figures on the same file (tests/data/llama_cpp_reference.json)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from halfbyte import LLM
+from halfbyte.cli.main import main
+from halfbyte.errors import DownloadError
+from halfbyte.hub import pull_model
+
+from ..conftest import REPOSITORY
+
+REFERENCE = json.loads((REPOSITORY / "tests" / "data" / "llama_cpp_reference.json").read_text())
+# Programs round differently: greedy texts agree until two tokens are nearly equally likely.
+SAME_TOKENS = 12
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Iterator[LLM]:
+    try:
+        path = pull_model("smollm2")
+    except DownloadError as error:
+        pytest.skip(f"the default model cannot be fetched here: {error}")
+    with LLM(path, n_ctx=512) as llm:
+        yield llm
+
+
+def test_perplexity(smollm2: LLM, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["perplexity", "-m", str(smollm2.path), "-f", str(REPOSITORY / "LICENSE"), "-c", "512", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    expected = REFERENCE["perplexity"]
+    assert (found["chunks"], found["tokens"]) == (expected["chunks"], expected["tokens"])
+    assert found["perplexity"] == pytest.approx(expected["perplexity"], rel=0.005)
+
+
+@pytest.mark.parametrize("prompt", list(REFERENCE["greedy"]))
+def test_greedy_text(smollm2: LLM, prompt: str) -> None:
+    found = smollm2.generate(prompt, temperature=0, max_tokens=SAME_TOKENS, ignore_eos=True).token_ids
+    assert found == REFERENCE["greedy"][prompt][:SAME_TOKENS]
+
+
+def test_it_answers_a_question(smollm2: LLM) -> None:
+    question = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
+    output = smollm2.chat(question, temperature=0, max_tokens=40)
+    assert "Paris" in output.text
+    assert output.finish_reason == "stop"
