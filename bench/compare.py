@@ -18,7 +18,12 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
-MODULES = {"halfbyte": "halfbyte_", "llama-cpp-python": "llama_cpp_python", "xllamacpp": "xllamacpp_"}
+MODULES = {
+    "halfbyte": "halfbyte_",
+    "llama-cpp-python": "llama_cpp_python",
+    "xllamacpp": "xllamacpp_",
+    "openvino-genai": "openvino_genai_",
+}
 
 
 class Peer:
