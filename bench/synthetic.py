@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from halfbyte import _core
 
 FORMATS = {f["name"]: f for f in _core.formats()}

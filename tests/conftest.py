@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from halfbyte import _core
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -6,8 +6,9 @@ import random
 import sys
 import time
 
-import halfbyte
 from protocol import serve
+
+import halfbyte
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
+
 from halfbyte import LLM
 from halfbyte.cli.main import main
 from halfbyte.errors import DownloadError

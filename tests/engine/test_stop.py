@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from halfbyte._core import testing
 from hypothesis import given
 from hypothesis import strategies as st
+
+from halfbyte._core import testing
 
 TEXT = st.text(alphabet="abc", max_size=40)
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from halfbyte import _core
-from halfbyte.errors import FileError, FormatError, HalfbyteError, UnsupportedError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from halfbyte import _core
+from halfbyte.errors import FileError, FormatError, HalfbyteError, UnsupportedError
 
 from ..conftest import write_tiny_llama
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+
 from halfbyte import _core
 
 FORMATS = {f["name"]: f for f in _core.formats()}

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from halfbyte import _core
 from halfbyte.cli.main import command_modules
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from halfbyte import _core
 from halfbyte._core import testing
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from halfbyte import _core
 
 Weights = dict[str, np.ndarray]

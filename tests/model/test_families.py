@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from halfbyte import _core
 
 from .families import FAMILIES, make_model, write_gguf

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+
 from halfbyte.chat import BUILTIN_TEMPLATES, ChatTemplate, guess_template
 from halfbyte.errors import InvalidArgumentError, TemplateError
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from halfbyte.cli.main import command_modules, main
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from halfbyte import LLM, SamplingParams, _core
 from halfbyte.errors import ContextOverflowError, FormatError, HalfbyteError, InvalidArgumentError, UnsupportedError
 

@@ -6,11 +6,12 @@ import random
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from halfbyte.errors import FormatError, UnsupportedError
 from halfbyte.tokenizer import Tokenizer
 from halfbyte.tokenizer.pretokenizers import find_pretokenizer, pretokenizer_names
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ..conftest import toy_vocabulary
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from halfbyte import _core
-from halfbyte.errors import InvalidArgumentError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
+from halfbyte import _core
+from halfbyte.errors import InvalidArgumentError
 
 OFF: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0}
 LOGITS = arrays(np.float32, st.integers(1, 40), elements=st.floats(-8, 8, width=32))

@@ -86,6 +86,8 @@ def _choose(repo: str, quant: str) -> str:
 
 def _hub() -> Any:
     import huggingface_hub  # 160 ms: only when the hub is asked
+    import huggingface_hub.constants
+    import huggingface_hub.file_download
 
     return huggingface_hub
 
