@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import inspect
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from halfbyte import _core
 from halfbyte.chat import ChatTemplate
-from halfbyte.errors import CancelledError, InvalidArgumentError
+from halfbyte.errors import CancelledError, FormatError, InvalidArgumentError
 from halfbyte.outputs import Logprob, Output, Piece, Timing, Usage
 from halfbyte.params import SamplingParams
 from halfbyte.tokenizer import Tokenizer
@@ -78,7 +79,7 @@ class LLM:
                 f"{self.path} names {self.tokenizer.n_vocab} tokens but has embeddings for {self._weights.n_vocab}."
             )
         self.chat_template = _chosen_template(chat_template, metadata)
-        self.defaults = _defaults_of(self.metadata)
+        self.defaults = _defaults_of(self.metadata, self.path.parent / "generation_config.json")
         self._engine: Any = _core.Engine(
             self._weights,
             n_threads=n_threads or 0,
@@ -426,21 +427,18 @@ def _chosen_template(wanted: str | None, metadata: Mapping[str, Any]) -> ChatTem
     )
 
 
-def _defaults_of(metadata: Mapping[str, Any]) -> SamplingParams:
-    """Defaults the model's makers recommend (general.sampling.*), else ours."""
+def _defaults_of(metadata: Mapping[str, Any], config: Path) -> SamplingParams:
+    """Defaults the model's makers recommend (general.sampling.*, or generation_config.json beside the file), else ours."""
+    if config.is_file():
+        try:
+            return SamplingParams.from_generation_config(json.loads(config.read_text(encoding="utf-8")))
+        except (ValueError, AttributeError):
+            raise FormatError(f"{config} is no JSON object.") from None
     names = {
-        "temp": "temperature",
-        "top_k": "top_k",
-        "top_p": "top_p",
-        "min_p": "min_p",
-        "penalty_repeat": "repeat_penalty",
-    }
-    found = {
-        ours: metadata[f"general.sampling.{key}"]
-        for key, ours in names.items()
-        if f"general.sampling.{key}" in metadata
-    }
-    return SamplingParams(**found)
+        "temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p", "penalty_repeat": "repeat_penalty",
+    }  # fmt: skip
+    keys = {f"general.sampling.{theirs}": ours for theirs, ours in names.items()}
+    return SamplingParams(**{ours: metadata[key] for key, ours in keys.items() if key in metadata})
 
 
 # Contents are put between marks that no text contains: private-use characters that are taken out of messages first.

@@ -88,6 +88,15 @@ class SamplingParams:
         if self.overflow not in ("error", "slide"):
             raise InvalidArgumentError(f'overflow is "{self.overflow}"; "error" or "slide" was expected.')
 
+    @classmethod
+    def from_generation_config(cls, config: Mapping[str, Any]) -> SamplingParams:
+        """What a model's makers recommend (generation_config.json); keys that mean nothing here are left out."""
+        names = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
+        found = {key: config[key] for key in names if isinstance(config.get(key), (int, float))}
+        if config.get("do_sample") is False:
+            found["temperature"] = 0.0
+        return cls(**resolve_names(found))
+
     @property
     def stop_list(self) -> list[str]:
         """The stop strings as a list."""

@@ -290,3 +290,18 @@ def test_default_parameters_are_neutral_where_promised() -> None:
     p = SamplingParams()
     assert (p.temperature, p.top_k, p.top_p, p.min_p, p.max_tokens, p.n) == (0.8, 40, 0.95, 0.05, None, 1)
     assert p.replace(repetition_penalty=1.1, max_new_tokens=3) == SamplingParams(repeat_penalty=1.1, max_tokens=3)
+
+
+def test_recommended_parameters_are_used(tmp_path: Path) -> None:
+    path = write_tiny_llama(tmp_path / "a.gguf", **{"general.sampling.temp": 0.25, "general.sampling.top_k": 7})
+    with LLM(path) as llm:
+        assert (llm.defaults.temperature, llm.defaults.top_k) == (0.25, 7)
+        assert llm.generate("x", max_tokens=1).params.top_k == 7
+    config = tmp_path / "generation_config.json"
+    config.write_text('{"temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1, "eos_token_id": 2}')
+    with LLM(path) as llm:
+        assert llm.defaults == SamplingParams(temperature=0.6, top_p=0.9, repeat_penalty=1.1)
+    assert SamplingParams.from_generation_config({"do_sample": False}).temperature == 0
+    config.write_text("[")
+    with pytest.raises(FormatError, match="no JSON"):
+        LLM(path)

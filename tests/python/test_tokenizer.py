@@ -137,3 +137,57 @@ def test_every_pretokenizer_cuts_without_loss(name: str) -> None:
     text = "Hello, World's 12345 façade 北京 \n\n  tabs\t and   spaces… Ω≈ç ١٢٣ 👩‍👩‍👧 don't I'LL"
     if pre.byte_level:
         assert tokenizer.decode(tokenizer.encode(text, add_bos=False)) == text
+
+
+def test_tokenizer_json_of_a_folder(tmp_path: Path) -> None:
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    theirs = tokenizers.Tokenizer(models.BPE())
+    theirs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    theirs.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<s>", "<|end|>"], initial_alphabet=alphabet, show_progress=False
+    )
+    theirs.train_from_iterator(["hello world, hello there"] * 5, trainer)
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"bos_token": {"content": "<s>"}, "eos_token": "<|end|>", "add_bos_token": true}'
+    )
+    ours = Tokenizer.from_hf(tmp_path)
+    text = "hello world, 北京 <|end|>"
+    assert ours.encode("hello world") == [ours.bos_id, *theirs.encode("hello world").ids]
+    assert ours.encode(text, add_bos=False, parse_special=True)[-1] == ours.eos_id
+    assert ours.eos_id not in ours.encode(text, add_bos=False)
+    assert ours.decode(ours.encode(text, add_bos=False)) == text
+    assert ours.end_ids == [ours.eos_id]
+
+
+def test_tokenizer_model_of_a_folder(tmp_path: Path) -> None:
+    import struct
+
+    metadata = sentencepiece_metadata()
+    model = b""
+    rows = zip(
+        metadata["tokenizer.ggml.tokens"],
+        metadata["tokenizer.ggml.scores"],
+        metadata["tokenizer.ggml.token_type"],
+        strict=True,
+    )
+    for token, score, kind in rows:
+        piece = token.encode()
+        body = b"\x0a" + bytes([len(piece)]) + piece + b"\x15" + struct.pack("<f", score) + b"\x18" + bytes([kind])
+        model += b"\x0a" + bytes([len(body)]) + body
+    model += b"\x12\x02\x18\x02"  # trainer_spec.model_type = BPE
+    (tmp_path / "tokenizer.model").write_bytes(model)
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": "</s>"}')
+    ours, same = Tokenizer.from_hf(tmp_path), _sentencepiece()
+    for text in ("hello", " hello  well", "é🦙", ""):
+        assert ours.encode(text) == same.encode(text)
+    (tmp_path / "tokenizer.model").write_bytes(model[:-200])
+    with pytest.raises(FormatError):
+        Tokenizer.from_hf(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(b"")
+    with pytest.raises(FormatError, match="no pieces"):
+        Tokenizer.from_hf(tmp_path)

@@ -9,6 +9,7 @@ from typing import Any
 
 from halfbyte import _core
 from halfbyte.errors import InvalidArgumentError
+from halfbyte.tokenizer.from_hf import load_pipeline, read_folder
 from halfbyte.tokenizer.models import SPACE, build, pretokenizer_of
 from halfbyte.tokenizer.stream import TextStream
 from halfbyte.tokenizer.vocabulary import BYTE, CONTROL, UNKNOWN, USER_DEFINED, Vocabulary
@@ -27,10 +28,12 @@ _BYTES = _byte_alphabet()
 class Tokenizer:
     """Encodes and decodes with a model file's vocabulary. Thread-safe."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, tokenizer_json: Path | None = None) -> None:
         self._vocabulary = vocabulary
-        self._pipeline = build(vocabulary)
         self._model = vocabulary.model
+        # A folder's own pipeline cuts out special tokens and puts space prefixes by itself.
+        self._own_pipelines = tokenizer_json and {flag: load_pipeline(tokenizer_json, flag) for flag in (False, True)}
+        self._pipeline = self._own_pipelines[False] if self._own_pipelines else build(vocabulary)
         self._space_prefix = self._model == "llama" and vocabulary.flag("add_space_prefix", True)
         bpe_bos = self._model in ("gpt2", "gemma4") and pretokenizer_of(vocabulary).add_bos
         self._byte_level = self._model == "gpt2" and pretokenizer_of(vocabulary).byte_level
@@ -48,6 +51,11 @@ class Tokenizer:
     def from_metadata(cls, metadata: dict[str, Any]) -> Tokenizer:
         """From the tokenizer.ggml.* keys of a file's metadata."""
         return cls(Vocabulary.from_metadata(metadata))
+
+    @classmethod
+    def from_hf(cls, folder: str | Path) -> Tokenizer:
+        """From a Hugging Face model's folder: tokenizer.json (or tokenizer.model) and tokenizer_config.json."""
+        return cls(*read_folder(Path(folder)))
 
     # Identity -----------------------------------------------------------------------------------------------------
 
@@ -94,6 +102,9 @@ class Tokenizer:
         """
         text = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
         ids: list[int] = []
+        if self._own_pipelines:
+            ids = self._own_pipelines[parse_special].encode(text, add_special_tokens=False).ids
+            return self._with_ends(ids) if add_bos else ids
         at_start = True  # of the text, or just after a special token
         for part in self._partition(text, parse_special):
             if isinstance(part, int):
@@ -104,8 +115,9 @@ class Tokenizer:
                 part = " " + part
             ids += self._pipeline.encode(part, add_special_tokens=False).ids
             at_start = False
-        if not add_bos:
-            return ids
+        return self._with_ends(ids) if add_bos else ids
+
+    def _with_ends(self, ids: list[int]) -> list[int]:
         bos, eos, sep = self.bos_id, self.eos_id, self._vocabulary.special("seperator")
         if self.add_bos and bos is not None:
             ids.insert(0, bos)
