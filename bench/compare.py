@@ -92,8 +92,14 @@ def main() -> None:
     print_table(rows)
     if arguments.out:
         Path(arguments.out).write_text(
-            json.dumps({"command": sys.argv, "machine": machine(), "results": rows}, indent=2) + "\n"
+            json.dumps({"command": command_of(arguments), "machine": machine(), "results": rows}, indent=2) + "\n"
         )
+
+
+def command_of(arguments: argparse.Namespace) -> str:
+    """The command without this machine's folders."""
+    peers = "".join(f" --peer {item.partition('=')[0]}" for item in arguments.peer)
+    return f"python bench/compare.py {Path(arguments.model).name}{peers} -p {arguments.p} -n {arguments.n} -t {arguments.t} -r {arguments.r}"
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
@@ -120,7 +126,7 @@ def machine() -> dict[str, Any]:
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=FOLDER, check=False
     ).stdout.strip()
     return {
-        "cpu": cpu["name"], "level": cpu["level"], "cores": cpu["cores"], "system": platform.platform(), "commit": commit,
+        "cpu": cpu["name"], "level": cpu["level"], "cores": cpu["cores"], "system": f"{platform.system()} {platform.machine()}", "commit": commit,
         "memory_bandwidth_gb_s": round(_core.memory_bandwidth(cpu["cores"]) / 1e9, 1),
     }  # fmt: skip
 

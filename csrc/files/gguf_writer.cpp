@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <limits>
@@ -73,6 +74,11 @@ bool fits_i32(int64_t value) {
   return value >= std::numeric_limits<int32_t>::min() && value <= std::numeric_limits<int32_t>::max();
 }
 
+// Readers expect f32 for every real number, whatever is lost to rounding; only what overflows goes into f64.
+bool fits_f32(double value) {
+  return !(std::fabs(value) > std::numeric_limits<float>::max()) || std::isinf(value);
+}
+
 void write_array(Writer& out, const MetaArray& array);
 
 struct ValueWriter {
@@ -91,7 +97,7 @@ struct ValueWriter {
       out.number<uint32_t>(10), out.number(value);
   }
   void operator()(double value) const {
-    if (static_cast<double>(static_cast<float>(value)) == value || value != value)
+    if (fits_f32(value))
       out.number<uint32_t>(6), out.number(static_cast<float>(value));
     else
       out.number<uint32_t>(12), out.number(value);
@@ -125,7 +131,7 @@ void write_array(Writer& out, const MetaArray& array) {
     }
     case MetaArray::Type::real: {
       bool narrow = true;
-      for (const double v : array.reals) narrow = narrow && (static_cast<double>(static_cast<float>(v)) == v || v != v);
+      for (const double v : array.reals) narrow = narrow && fits_f32(v);
       header(narrow ? 6 : 12);
       for (const double v : array.reals) narrow ? out.number(static_cast<float>(v)) : out.number(v);
       break;

@@ -21,7 +21,7 @@ from ..conftest import write_tiny_llama
 VALUES = st.one_of(
     st.booleans(),
     st.integers(-(1 << 62), 1 << 62),
-    st.floats(allow_nan=False),
+    st.floats(allow_nan=False, width=32),
     st.text(max_size=20),
     st.lists(st.integers(-1000, 1000), min_size=1, max_size=5),
     st.lists(st.text(max_size=5), min_size=1, max_size=5),
@@ -143,6 +143,15 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         _core.GgufFile(str(tmp_path))
     with pytest.raises(FileError, match="cannot"):
         _core.write_gguf(str(tmp_path / "no" / "where.gguf"), {}, [])
+
+
+def test_real_numbers_are_written_as_readers_expect(tmp_path: Path) -> None:
+    path = tmp_path / "a.gguf"
+    _core.write_gguf(str(path), {"eps": 1e-5, "huge": 1e300}, [])
+    fields = gguf.GGUFReader(path).fields
+    assert fields["eps"].types == [gguf.GGUFValueType.FLOAT32]
+    assert fields["huge"].types == [gguf.GGUFValueType.FLOAT64]
+    assert _core.GgufFile(str(path)).metadata["eps"] == float(np.float32(1e-5))
 
 
 def test_split_files(tmp_path: Path) -> None:
