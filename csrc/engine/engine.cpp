@@ -412,7 +412,6 @@ uint64_t Engine::submit(Request request, uint64_t* seed) {
                               static_cast<long long>(n_prompt), static_cast<long long>(s.options.n_ctx)),
                 "Shorten the prompt, or open the model with a larger n_ctx.");
   }
-  require(request.overflow != Overflow::slide || s.weights->config.n_layers > 0, "A sliding context needs a decoder.");
   if (!request.sampling.seed) request.sampling.seed = random_seed();
   if (seed != nullptr) *seed = *request.sampling.seed;
   sampling::Chain chain(request.sampling, n_vocab);

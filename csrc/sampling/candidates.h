@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <span>
-#include <utility>
 #include <vector>
 
 namespace halfbyte::sampling {
@@ -25,17 +24,27 @@ class Candidates {
  public:
   explicit Candidates(std::span<float> logits, std::vector<Candidate>& storage);
 
-  // True until list() or select_top(): edits to logits() still count.
-  bool is_view() const { return is_view_; }
+  // While nothing has asked for a list, edits to logits() still count.
   std::span<float> logits() { return logits_; }
 
   // The list; tokens at -inf are left out.
   std::vector<Candidate>& list();
 
-  // Takes a changed list; its order counts as unsorted.
-  void replace(std::vector<Candidate> list) {
-    is_view_ = false;
-    list_ = std::move(list);
+  // Applies logit = change(logit, value) to every token of `values` (token -> value) that is still in the running.
+  template <class Map, class Change>
+  void adjust(const Map& values, Change&& change) {
+    if (is_view_) {
+      for (const auto& [token, value] : values) {
+        if (token < 0 || static_cast<size_t>(token) >= logits_.size()) continue;
+        float& logit = logits_[static_cast<size_t>(token)];
+        logit = change(logit, value);
+      }
+      return;
+    }
+    for (Candidate& c : list_) {
+      const auto found = values.find(c.token);
+      if (found != values.end()) c.logit = change(c.logit, found->second);
+    }
     n_sorted_ = 0;
   }
 

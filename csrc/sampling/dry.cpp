@@ -60,20 +60,7 @@ void apply(Candidates& candidates, const Params& params, const History& history,
     return static_cast<float>(params.dry_multiplier * std::pow(static_cast<double>(params.dry_base), exponent));
   };
   std::erase_if(longest, [&](const auto& item) { return is_breaker_token(params, item.first); });
-  if (candidates.is_view()) {
-    const std::span<float> logits = candidates.logits();
-    for (const auto& [token, length] : longest) {
-      if (token >= 0 && static_cast<size_t>(token) < logits.size())
-        logits[static_cast<size_t>(token)] -= penalty(length);
-    }
-    return;
-  }
-  std::vector<Candidate> kept = candidates.list();
-  for (Candidate& c : kept) {
-    const auto found = longest.find(c.token);
-    if (found != longest.end()) c.logit -= penalty(found->second);
-  }
-  candidates.replace(std::move(kept));
+  candidates.adjust(longest, [&](float logit, int64_t length) { return logit - penalty(length); });
 }
 
 }  // namespace

@@ -133,8 +133,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def _measured(function: Callable[..., Any]) -> Callable[..., Any]:
         def checked(*args: Any, **kwargs: Any) -> Any:
             texts = [a for a in args if isinstance(a, str)]
-            for text in texts[:1]:
-                _check_format(text) if function.__name__ == "do_format" else None
+            if function.__name__ == "do_format" and texts:
+                _check_format(texts[0])
             if function.__name__ == "do_replace" and len(texts) >= 3:
                 _check_replace(*texts[:3])
             return _bounded(function(*args, **kwargs))

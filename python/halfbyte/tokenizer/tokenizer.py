@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -218,7 +218,3 @@ class Tokenizer:
         if not 0 <= token < self.n_vocab:
             raise InvalidArgumentError(f"Token id {token} is outside the vocabulary of {self.n_vocab}.")
         return token
-
-    def count(self, texts: Sequence[str]) -> list[int]:
-        """How many tokens each text takes, BOS and EOS not counted."""
-        return [len(self.encode(text, add_bos=False)) for text in texts]
