@@ -8,8 +8,9 @@
 
 namespace halfbyte {
 
-// Workers are made once. The thread that calls run() is worker 0. Not reentrant: one caller at a time, and a job
-// must not call run() on its own pool. An exception in a job is rethrown to the caller after every worker stopped.
+// Workers are made once. The thread that calls parallel_for() is worker 0. Not reentrant: one caller
+// at a time, and a job must not use its own pool. An exception in a job is rethrown to the caller after the others'
+// work.
 class ThreadPool {
  public:
   // n_threads counts the caller, 1..512.
@@ -20,11 +21,9 @@ class ThreadPool {
 
   int size() const;
 
-  // Calls job(worker) once for each worker in 0..size()-1 and waits for all.
-  void run(FunctionRef<void(int worker)> job);
-
-  // Splits 0..n into one contiguous range a worker, boundaries at multiples of `grain`; the split depends on n, grain
-  // and size() only. Workers with an empty range are not called; a single range runs on the caller alone.
+  // Calls job(begin, end, worker) until 0..n is covered, boundaries at multiples of `grain`. Each worker begins with a
+  // contiguous share and then takes from others' shares, so that a worker the system put aside holds nobody up. A
+  // worker may be called several times, never by two threads at once; which range goes to whom is not fixed.
   void parallel_for(int64_t n, int64_t grain, FunctionRef<void(int64_t begin, int64_t end, int worker)> job);
 
  private:

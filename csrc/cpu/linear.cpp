@@ -100,23 +100,17 @@ void prepare(const Backend& b, const ops::Context& context, const Input& in, std
   point_rows(b.scratch(context), in);
 }
 
-// Gives each worker a contiguous share of all panels of all matrices, measured in bytes read.
-void split_by_bytes(const ops::Context& context, std::span<const Matrix* const> matrices,
+// Calls job(matrix, panel, worker) for all panels of all matrices, on all workers.
+void for_each_panel(const ops::Context& context, std::span<const Matrix* const> matrices,
                     FunctionRef<void(size_t matrix, int64_t panel, int worker)> job) {
   int64_t total = 0;
-  for (const Matrix* m : matrices) total += m->bytes();
-  const int n_workers = context.pool->size();
-  context.pool->run([&](int worker) {
-    const int64_t begin = total * worker / n_workers, end = total * (worker + 1) / n_workers;
-    int64_t offset = 0;
-    for (size_t i = 0; i < matrices.size(); ++i) {
-      const Matrix& m = *matrices[i];
-      const int64_t n = n_panels(m), bytes = std::max<int64_t>(1, m.bytes());
-      for (int64_t p = 0; p < n; ++p) {
-        const int64_t at = offset + bytes * p / n;  // a panel belongs to the worker in whose share it begins
-        if (at >= begin && at < end) job(i, p, worker);
-      }
-      offset += m.bytes();
+  for (const Matrix* m : matrices) total += n_panels(*m);
+  context.pool->parallel_for(total, 1, [&](int64_t begin, int64_t end, int worker) {
+    size_t i = 0;
+    int64_t first = 0;  // of matrix i
+    for (int64_t p = begin; p < end; ++p) {
+      while (p - first >= n_panels(*matrices[i])) first += n_panels(*matrices[i++]);
+      job(i, p - first, worker);
     }
   });
 }
@@ -132,7 +126,7 @@ void linear(const ops::Context& context, const float* x, int64_t x_stride, std::
   for (const Projection& p : projections) matrices.push_back(p.weight);
   prepare(b, context, in, matrices);
   Scratch& s = b.scratch(context);
-  split_by_bytes(context, matrices, [&](size_t i, int64_t panel, int worker) {
+  for_each_panel(context, matrices, [&](size_t i, int64_t panel, int worker) {
     Scratch::Worker& w = s.workers[static_cast<size_t>(worker)];
     float* out = w.out.at_least<float>(in.n_tokens * kPanelRows);
     multiply_panel(b, s, w, *matrices[i], panel, in, out);
@@ -150,7 +144,7 @@ void linear_glu(const ops::Context& context, const float* x, int64_t x_stride, s
   prepare(b, context, in, both);
   Scratch& s = b.scratch(context);
   const Matrix* split[] = {&gate};
-  split_by_bytes(context, split, [&](size_t, int64_t panel, int worker) {
+  for_each_panel(context, split, [&](size_t, int64_t panel, int worker) {
     Scratch::Worker& w = s.workers[static_cast<size_t>(worker)];
     float* gated = w.out.at_least<float>(2 * in.n_tokens * kPanelRows);
     float* raised = gated + in.n_tokens * kPanelRows;
