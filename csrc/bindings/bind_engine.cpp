@@ -11,11 +11,13 @@
 namespace halfbyte::bindings {
 
 py::dict sample_to_python(const sampling::Sample& sample);  // bind_sampling.cpp
+py::object error_to_python(const Error& error);             // bind_errors.cpp
 
 namespace {
 
 using engine::Engine;
 using engine::Event;
+using engine::Mailbox;
 using engine::Request;
 
 // Calls Python in the engine thread. `mask_function(generated) -> uint32 array or None`; each of `functions` is called
@@ -85,9 +87,9 @@ const char* finish_name(engine::FinishReason reason) {
 }
 
 std::pair<uint64_t, uint64_t> submit(Engine& e, std::vector<int32_t> prompt, const sampling::Params& params,
-                                     int64_t max_tokens, int64_t min_tokens, std::vector<int32_t> stop_tokens,
-                                     std::vector<py::bytes> stop_strings, bool include_stop,
-                                     const std::string& overflow, int64_t n_keep, int32_t priority,
+                                     std::shared_ptr<Mailbox> mailbox, int64_t max_tokens, int64_t min_tokens,
+                                     std::vector<int32_t> stop_tokens, std::vector<py::bytes> stop_strings,
+                                     bool include_stop, const std::string& overflow, int64_t n_keep, int32_t priority,
                                      bool prompt_logprobs, const py::list& processors,
                                      const py::object& mask_function) {
   require(overflow == "error" || overflow == "slide", "overflow is \"%s\"; \"error\" or \"slide\" was expected.",
@@ -108,21 +110,15 @@ std::pair<uint64_t, uint64_t> submit(Engine& e, std::vector<int32_t> prompt, con
     request.processor = std::make_shared<PythonProcessor>(processors, mask_function);
   uint64_t seed = 0;
   const py::gil_scoped_release release;
-  const uint64_t id = e.submit(std::move(request), &seed);
+  const uint64_t id = e.submit(std::move(request), std::move(mailbox), &seed);
   return {id, seed};
 }
 
-py::object next_event(Engine& e, uint64_t id, double timeout_s) {
-  Event event;
-  bool arrived = false;
-  {
-    const py::gil_scoped_release release;
-    arrived = e.next_event(id, std::chrono::milliseconds(static_cast<int64_t>(timeout_s * 1000)), event);
-  }
-  if (!arrived) return py::none();
+py::dict event_to_python(const Event& event) {
   py::dict out;
   py::list samples;
   for (const sampling::Sample& sample : event.samples) samples.append(sample_to_python(sample));
+  out["id"] = event.request_id;
   out["samples"] = samples;
   out["bytes"] = py::bytes(event.bytes);
   out["n_prompt_done"] = event.n_prompt_done;
@@ -132,7 +128,21 @@ py::object next_event(Engine& e, uint64_t id, double timeout_s) {
   out["stop_string"] = py::bytes(event.stop_string);
   out["stop_token"] = event.stop_token;
   out["prompt_logprobs"] = event.prompt_logprobs;
-  if (event.finish == engine::FinishReason::error) throw Error(static_cast<ErrorKind>(event.error_kind), event.error);
+  out["error"] = event.finish == engine::FinishReason::error
+                     ? error_to_python(Error(static_cast<ErrorKind>(event.error_kind), event.error))
+                     : py::none();
+  return out;
+}
+
+py::list take(Mailbox& mailbox, double timeout_s) {
+  require(timeout_s >= 0 && timeout_s <= 1e6, "timeout_s is %g; 0 to a million seconds were expected.", timeout_s);
+  std::vector<Event> events;
+  {
+    const py::gil_scoped_release release;
+    events = mailbox.take(std::chrono::milliseconds(static_cast<int64_t>(timeout_s * 1000)));
+  }
+  py::list out;
+  for (const Event& event : events) out.append(event_to_python(event));
   return out;
 }
 
@@ -163,6 +173,14 @@ void register_engine(py::module_& m) {
       delete e;
     }
   };
+  py::class_<Mailbox, std::shared_ptr<Mailbox>>(
+      m, "Mailbox", "Where events of requests arrive: of one request, or of as many as one thread will read.")
+      .def(py::init<>())
+      .def("take", &take, py::arg("timeout_s"),
+           "All events that have come, in order, as dicts; waits up to timeout_s for the first. Empty on timeout and "
+           "once closed. `id` names the request, `finish` is \"\" until its last event, `error` an exception when "
+           "`finish` is \"error\".")
+      .def("close", &Mailbox::close, "Wakes whoever waits; later events are dropped.");
   py::class_<Engine, std::unique_ptr<Engine, Release>>(
       m, "Engine", "Runs requests on a model in one thread of its own. Thread-safe.")
       .def(py::init([](const std::shared_ptr<model::Weights>& weights, int n_threads, int64_t n_ctx, int64_t kv_tokens,
@@ -185,15 +203,13 @@ void register_engine(py::module_& m) {
            py::arg("k_type") = "f16", py::arg("v_type") = "f16", py::arg("n_batch") = 512,
            py::arg("max_sequences") = 64, py::arg("prefix_cache") = true,
            py::arg("token_bytes") = std::vector<py::bytes>())
-      .def("submit", &submit, py::arg("prompt"), py::arg("params"), py::kw_only(), py::arg("max_tokens") = -1,
-           py::arg("min_tokens") = 0, py::arg("stop_tokens") = std::vector<int32_t>(),
+      .def("submit", &submit, py::arg("prompt"), py::arg("params"), py::arg("mailbox"), py::kw_only(),
+           py::arg("max_tokens") = -1, py::arg("min_tokens") = 0, py::arg("stop_tokens") = std::vector<int32_t>(),
            py::arg("stop_strings") = std::vector<py::bytes>(), py::arg("include_stop") = false,
            py::arg("overflow") = "error", py::arg("n_keep") = 0, py::arg("priority") = 0,
            py::arg("prompt_logprobs") = false, py::arg("processors") = py::list(),
-           py::arg("mask_function") = py::none(), "Queues a request; returns (id, seed used).")
-      .def("next_event", &next_event, py::arg("id"), py::arg("timeout_s"),
-           "The request's next event as a dict, or None on timeout. Raises what made the request fail. After `finish` "
-           "the id is gone.")
+           py::arg("mask_function") = py::none(),
+           "Queues a request whose events go to the mailbox; returns (id, seed used).")
       .def("cancel", &Engine::cancel, py::arg("id"), "Ends a request within one step. Unknown ids are ignored.")
       .def("forward", &forward, py::arg("tokens"), py::arg("output") = "logits",
            "Runs tokens through an empty sequence: logits (n, n_vocab), hidden (n, n_embd) or next_logprobs (n - 1), "

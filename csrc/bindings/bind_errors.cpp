@@ -32,10 +32,18 @@ py::object shown(const std::string& text) {
       PyUnicode_DecodeUTF8(text.data(), static_cast<py::ssize_t>(text.size()), "replace"));
 }
 
-void raise(const Error& error) {
+}  // namespace
+
+py::object error_to_python(const Error& error) {
   const py::object type = py::module_::import("halfbyte.errors").attr(class_name(error.kind()));
-  const py::object value = type(shown(error.message()), py::arg("hint") = shown(error.hint()));
-  PyErr_SetObject(type.ptr(), value.ptr());
+  return type(shown(error.message()), py::arg("hint") = shown(error.hint()));
+}
+
+namespace {
+
+void raise(const Error& error) {
+  const py::object value = error_to_python(error);
+  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(value.ptr())), value.ptr());
 }
 
 }  // namespace

@@ -33,16 +33,11 @@ uint64_t random_seed() {
   return (uint64_t{device()} << 32 | device()) >> 1;  // fits a signed 64-bit integer too
 }
 
-// Where one request's events wait for its caller.
-struct Mailbox {
-  std::deque<Event> events;
-  std::condition_variable arrived;
-};
-
 // A request inside the engine; owned by the engine thread.
 struct Active {
   uint64_t id = 0;
   Request request;
+  std::shared_ptr<Mailbox> mailbox;
   sampling::Chain chain;
   StopMatcher stop;
   std::vector<int32_t> generated;  // all drawn tokens, dropped ones included
@@ -69,14 +64,15 @@ struct Engine::State {
   cache::BlockPool pool;
   Scheduler scheduler;
 
-  std::unordered_map<uint64_t, std::unique_ptr<Active>> active;  // engine thread only
+  // Engine thread only.
+  std::unordered_map<uint64_t, std::unique_ptr<Active>> active;
+  std::vector<std::pair<std::shared_ptr<Mailbox>, Event>> outbox;  // what this step has to tell
 
   mutable std::mutex mutex;  // guards everything below
   std::condition_variable work_arrived, job_done;
   std::deque<std::unique_ptr<Active>> incoming;
   std::vector<uint64_t> cancelled_ids;
   std::deque<Job*> jobs;
-  std::unordered_map<uint64_t, std::shared_ptr<Mailbox>> mailboxes;
   EngineStats stats;
   uint64_t next_id = 1;
   bool stopping = false;
@@ -107,19 +103,28 @@ struct Engine::State {
     thread.join();
   }
 
-  void post(Event event) {
-    const std::lock_guard lock(mutex);
-    const auto found = mailboxes.find(event.request_id);
-    if (found == mailboxes.end()) return;
-    found->second->events.push_back(std::move(event));
-    found->second->arrived.notify_all();
+  void post(const Active& a, Event event) {
+    event.request_id = a.id;
+    event.dropped = a.dropped;
+    outbox.emplace_back(a.mailbox, std::move(event));
+  }
+
+  // Hands the step's news over, one call for each mailbox.
+  void deliver() {
+    std::stable_sort(outbox.begin(), outbox.end(), [](const auto& x, const auto& y) { return x.first < y.first; });
+    for (auto first = outbox.begin(); first != outbox.end();) {
+      const auto last = std::find_if(first, outbox.end(), [&](const auto& each) { return each.first != first->first; });
+      std::vector<Event> events;
+      for (auto each = first; each != last; ++each) events.push_back(std::move(each->second));
+      first->first->post(std::move(events));
+      first = last;
+    }
+    outbox.clear();
   }
 
   void finish(Active& a, Event event) {
     if (a.is_registered) scheduler.finish(a.id);
-    event.request_id = a.id;
-    event.dropped = a.dropped;
-    post(std::move(event));
+    post(a, std::move(event));
     active.erase(a.id);
   }
 
@@ -189,6 +194,7 @@ bool Engine::State::take_work() {
 void Engine::State::loop() {
   while (take_work()) {
     if (!active.empty()) step();
+    deliver();
     const std::lock_guard lock(mutex);
     stats.n_running = scheduler.n_running();
     stats.n_waiting = scheduler.n_waiting();
@@ -206,14 +212,11 @@ void Engine::State::loop() {
   }
   const std::lock_guard lock(mutex);
   for (const std::unique_ptr<Active>& a : incoming) {
-    const auto found = mailboxes.find(a->id);
-    if (found == mailboxes.end()) continue;
     Event event;
-    event.request_id = a->id;
     event.finish = FinishReason::cancelled;
-    found->second->events.push_back(std::move(event));
-    found->second->arrived.notify_all();
+    post(*a, std::move(event));
   }
+  deliver();
   for (Job* job : jobs) {
     job->failure = std::make_exception_ptr(Error(ErrorKind::cancelled, "The engine was closed."));
     job->done = true;
@@ -294,8 +297,7 @@ void Engine::State::step() {
     } else {
       Event event;
       report_progress(a, event);
-      event.request_id = a.id;
-      post(std::move(event));
+      post(a, std::move(event));
     }
   }
 }
@@ -316,14 +318,12 @@ void Engine::State::report_progress(Active& a, Event& event) {
   a.n_prompt_reported = std::max(a.n_prompt_reported, std::min(n_prompt, scheduler.n_computed(a.id)));
   event.n_prompt_done = a.n_prompt_reported;
   event.n_prompt_cached = scheduler.n_cached(a.id);
-  event.dropped = a.dropped;
 }
 
 // Draws the next token of a request and decides whether it goes on.
 void Engine::State::sample_row(Active& a, std::span<float> logits) {
   const Request& r = a.request;
   Event event;
-  event.request_id = a.id;
   report_progress(a, event);
   if (a.generated.empty()) event.prompt_logprobs = a.prompt_logprobs;
   sampling::Sample sample;
@@ -372,8 +372,7 @@ void Engine::State::sample_row(Active& a, std::span<float> logits) {
   }
   scheduler.append(a.id, token);
   if (context_full) slide(a);
-  event.dropped = a.dropped;
-  post(std::move(event));
+  post(a, std::move(event));
 }
 
 // Overflow::slide: the first n_keep tokens and the newest half of the rest become the new prompt.
@@ -397,8 +396,9 @@ const EngineOptions& Engine::options() const {
   return state_->options;
 }
 
-uint64_t Engine::submit(Request request, uint64_t* seed) {
+uint64_t Engine::submit(Request request, std::shared_ptr<Mailbox> mailbox, uint64_t* seed) {
   State& s = *state_;
+  require(mailbox != nullptr, "A request needs a mailbox for its events.");
   const auto n_prompt = static_cast<int64_t>(request.prompt.size());
   const auto n_vocab = static_cast<int32_t>(s.weights->config.n_vocab);
   require(n_prompt >= 1, "The prompt is empty: at least one token is needed.");
@@ -419,29 +419,14 @@ uint64_t Engine::submit(Request request, uint64_t* seed) {
   require(request.stop_strings.empty() || !s.options.token_bytes.empty(),
           "Stop strings need the vocabulary's bytes (token_bytes).");
   auto a = std::unique_ptr<Active>(
-      new Active{0, std::move(request), std::move(chain), std::move(stop), {}, {}, 0, 0, false});
+      new Active{0, std::move(request), std::move(mailbox), std::move(chain), std::move(stop), {}, {}, 0, 0, false});
   const std::lock_guard lock(s.mutex);
   if (s.stopping) throw Error(ErrorKind::cancelled, "The engine was closed.");
   a->id = s.next_id++;
   const uint64_t id = a->id;
-  s.mailboxes.emplace(id, std::make_shared<Mailbox>());
   s.incoming.push_back(std::move(a));
   s.work_arrived.notify_all();
   return id;
-}
-
-bool Engine::next_event(uint64_t request_id, std::chrono::milliseconds timeout, Event& event) {
-  State& s = *state_;
-  std::unique_lock lock(s.mutex);
-  const auto found = s.mailboxes.find(request_id);
-  require(found != s.mailboxes.end(), "There is no request %llu (it has ended, or never was).",
-          static_cast<unsigned long long>(request_id));
-  const std::shared_ptr<Mailbox> mailbox = found->second;
-  if (!mailbox->arrived.wait_for(lock, timeout, [&] { return !mailbox->events.empty(); })) return false;
-  event = std::move(mailbox->events.front());
-  mailbox->events.pop_front();
-  if (event.finish != FinishReason::none) s.mailboxes.erase(request_id);
-  return true;
 }
 
 void Engine::cancel(uint64_t request_id) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/mailbox.h"
 #include "engine/options.h"
 #include "engine/request.h"
 #include "model/decoder.h"
@@ -28,13 +29,9 @@ class Engine {
 
   const EngineOptions& options() const;  // as resolved
 
-  // Queues a request and returns its id. Throws invalid_argument | context_overflow before queueing. The resolved seed
-  // is written to `seed` when it is not null.
-  uint64_t submit(Request request, uint64_t* seed = nullptr);
-
-  // Next event of a request; waits up to `timeout`. False on timeout. After an event with finish != none the id is
-  // gone.
-  bool next_event(uint64_t request_id, std::chrono::milliseconds timeout, Event& event);
+  // Queues a request and returns its id; its events go to `mailbox`, the last one has finish != none. Throws
+  // invalid_argument | context_overflow before queueing. The resolved seed is written to `seed` when it is not null.
+  uint64_t submit(Request request, std::shared_ptr<Mailbox> mailbox, uint64_t* seed = nullptr);
 
   // Ends a request within one step; its blocks return at once. Unknown ids are ignored.
   void cancel(uint64_t request_id);

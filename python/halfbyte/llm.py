@@ -253,9 +253,11 @@ class LLM:
         for i in range(params.n):
             if params.seed is not None:
                 core.seed = (params.seed + i) % (1 << 64)
+            mailbox = _core.Mailbox()
             request, seed = self._core().submit(
                 ids,
                 core,
+                mailbox,
                 max_tokens=-1 if params.max_tokens is None else params.max_tokens,
                 min_tokens=params.min_tokens,
                 stop_tokens=stop_ids,
@@ -267,9 +269,7 @@ class LLM:
                 prompt_logprobs=params.prompt_logprobs,
                 processors=list(params.logits_processors),
             )
-            running.append(
-                _Running(self._core(), request, seed, len(ids), params, self.tokenizer, set(self.tokenizer.end_ids))
-            )
+            running.append(_Running(self._core(), request, mailbox, seed, len(ids), params, self.tokenizer))
         return running
 
     def _finish(self, running: list[_Running]) -> Output:
@@ -306,13 +306,14 @@ class _Running:
         self,
         engine: Any,
         request: int,
+        mailbox: _core.Mailbox,
         seed: int,
         n_prompt: int,
         params: SamplingParams,
         tokenizer: Tokenizer,
-        ends: set[int],
     ) -> None:
-        self._engine, self._request, self._seed, self._params, self._ends = engine, request, seed, params, ends
+        self._engine, self._request, self._mailbox, self._seed = engine, request, mailbox, seed
+        self._params = params
         self._text, self._done = tokenizer.stream(), False
         self._pieces: list[str] = []
         self._ids: list[int] = []
@@ -335,26 +336,19 @@ class _Running:
 
     def pieces(self) -> Iterator[Piece]:
         while not self._done:
-            event = self._next_event()
-            if event is None:
-                continue
-            new_ids = self._take(event)
-            text = self._text.feed(event["bytes"])
-            finish = event["finish"]
-            if finish:
-                self._done = True
-                text += self._text.flush()
-            self._pieces.append(text)
-            if text or new_ids or finish:
-                yield Piece(text, new_ids, finish or None, self._output(event) if finish else None)
-
-    def _next_event(self) -> dict[str, Any] | None:
-        try:
-            event: dict[str, Any] | None = self._engine.next_event(self._request, _WAIT_S)
-        except Exception:
-            self._done = True  # the engine has forgotten the request
-            raise
-        return event
+            for event in self._mailbox.take(_WAIT_S):
+                if event["error"] is not None:
+                    self._done = True
+                    raise event["error"]
+                new_ids = self._take(event)
+                text = self._text.feed(event["bytes"])
+                finish = event["finish"]
+                if finish:
+                    self._done = True
+                    text += self._text.flush()
+                self._pieces.append(text)
+                if text or new_ids or finish:
+                    yield Piece(text, new_ids, finish or None, self._output(event) if finish else None)
 
     def _take(self, event: dict[str, Any]) -> list[int]:
         now = time.perf_counter()

@@ -17,13 +17,13 @@ void client(engine::Engine& engine, int seed) {
     for (int t = 0; t < 5 + (seed * 7 + i * 3) % 40; ++t) request.prompt.push_back((t * 5 + seed) % 250);
     request.sampling.seed = static_cast<uint64_t>(seed);
     request.max_tokens = 3 + i;
-    const uint64_t id = engine.submit(request);
-    engine::Event event;
-    bool cancelled = false;
-    for (;;) {
-      if (!engine.next_event(id, std::chrono::milliseconds(50), event)) continue;
-      if (event.finish != engine::FinishReason::none) break;
-      if (i % 4 == 3 && !cancelled) {
+    const auto mailbox = std::make_shared<engine::Mailbox>();
+    const uint64_t id = engine.submit(request, mailbox);
+    bool ended = false, cancelled = false;
+    while (!ended) {
+      for (const engine::Event& event : mailbox->take(std::chrono::milliseconds(50)))
+        ended = event.finish != engine::FinishReason::none;
+      if (i % 4 == 3 && !ended && !cancelled) {
         engine.cancel(id);
         cancelled = true;
       }

@@ -20,15 +20,14 @@ pytestmark = [
 
 
 def greedy(engine: object, prompt: list[int], n: int) -> list[int]:
-    request, _ = engine.submit(prompt, _core.SamplingParams(temperature=0), max_tokens=n)
+    mailbox = _core.Mailbox()
+    engine.submit(prompt, _core.SamplingParams(temperature=0), mailbox, max_tokens=n)
     ids: list[int] = []
     while True:
-        event = engine.next_event(request, 10)
-        if event is None:
-            continue
-        ids += [s["token"] for s in event["samples"]]
-        if event["finish"]:
-            return ids
+        for event in mailbox.take(10):
+            ids += [s["token"] for s in event["samples"]]
+            if event["finish"]:
+                return ids
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))

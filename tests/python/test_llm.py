@@ -46,15 +46,16 @@ def test_preemption_changes_nothing(tiny_model: Callable[..., Path]) -> None:
 
     def run(kv_tokens: int) -> tuple[list[list[int]], dict]:
         engine = _core.Engine(weights, n_ctx=96, kv_tokens=kv_tokens, prefix_cache=False, n_threads=1)
-        ids = [engine.submit(p, _core.SamplingParams(temperature=0), max_tokens=60)[0] for p in prompts]
-        out = []
-        for request in ids:
-            tokens: list[int] = []
-            while not (event := engine.next_event(request, 30))["finish"]:
-                tokens += [s["token"] for s in event["samples"]]
-            out.append(tokens + [s["token"] for s in event["samples"]])
+        mailbox = _core.Mailbox()
+        greedy = _core.SamplingParams(temperature=0)
+        out: dict[int, list[int]] = {engine.submit(p, greedy, mailbox, max_tokens=60)[0]: [] for p in prompts}
+        n_left = len(out)
+        while n_left:
+            for event in mailbox.take(30):
+                out[event["id"]] += [s["token"] for s in event["samples"]]
+                n_left -= event["finish"] != ""
         engine.check_integrity()
-        return out, engine.stats()
+        return list(out.values()), engine.stats()
 
     roomy, _ = run(6 * 96)
     tight, stats = run(2 * 96)
