@@ -97,7 +97,7 @@ class LLM:
     @property
     def n_ctx(self) -> int:
         """Longest prompt and answer together, in tokens."""
-        return int(self._core().options["n_ctx"])
+        return int(self.engine.options["n_ctx"])
 
     @property
     def config(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class LLM:
 
     def stats(self) -> dict[str, Any]:
         """What the engine did and holds: steps, tokens, KV blocks, seconds."""
-        return dict(self._core().stats())
+        return dict(self.engine.stats())
 
     # Text ---------------------------------------------------------------------------------------------------------
 
@@ -120,12 +120,12 @@ class LLM:
         params may be a list too, one for each prompt; keywords override its fields (temperature=0, max_tokens=64).
         """
         if not _is_batch(prompt):
-            return self._finish(self._submit(self._prompt_ids(prompt), self._params(params, overrides)))
+            return self._finish(self.submit(self._prompt_ids(prompt), self._params(params, overrides)))
         each = list(params) if isinstance(params, (list, tuple)) else [params] * len(prompt)
         if len(each) != len(prompt):
             raise InvalidArgumentError(f"{len(prompt)} prompts, but {len(each)} parameter sets.")
         jobs = [(self._prompt_ids(p), self._params(q, overrides)) for p, q in zip(prompt, each, strict=True)]
-        return self._finish_all([self._submit(ids, q) for ids, q in jobs])
+        return self._finish_all([self.submit(ids, q) for ids, q in jobs])
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any) -> Iterator[Piece]:
         """Like generate(), piece by piece. Closing the iterator stops the computation at once."""
@@ -134,7 +134,7 @@ class LLM:
     def chat(self, messages: Messages, params: SamplingParams | None = None, **overrides: Any) -> Output:
         """The assistant's answer to messages ({"role": ..., "content": ...}). tools=, documents= reach the template."""
         ids, overrides = self._chat_ids(messages, overrides)
-        return self._finish(self._submit(ids, self._params(params, overrides)))
+        return self._finish(self.submit(ids, self._params(params, overrides)))
 
     def chat_stream(
         self, messages: Messages, params: SamplingParams | None = None, **overrides: Any
@@ -162,18 +162,18 @@ class LLM:
 
     def forward(self, tokens: Prompt) -> npt.NDArray[np.float32]:
         """Logits of every token: float32, shape (n_tokens, n_vocab)."""
-        return np.asarray(self._core().forward(self._prompt_ids(tokens), output="logits"))
+        return np.asarray(self.engine.forward(self._prompt_ids(tokens), output="logits"))
 
     def logprobs(self, tokens: Prompt) -> npt.NDArray[np.float32]:
         """log p of each token after the first, given those before: float32, shape (n_tokens - 1)."""
-        return np.asarray(self._core().forward(self._prompt_ids(tokens), output="next_logprobs"))
+        return np.asarray(self.engine.forward(self._prompt_ids(tokens), output="next_logprobs"))
 
     def embed(self, texts: str | Sequence[str], *, normalize: bool = True) -> npt.NDArray[np.float32]:
         """Mean of the final hidden states of each text, of length 1 unless normalize is False: (n_texts, n_embd)."""
         many = [texts] if isinstance(texts, str) else list(texts)
         rows = []
         for text in many:
-            vector = np.asarray(self._core().forward(self._prompt_ids(text), output="hidden")).mean(axis=0)
+            vector = np.asarray(self.engine.forward(self._prompt_ids(text), output="hidden")).mean(axis=0)
             length = float(np.linalg.norm(vector))
             rows.append(vector / length if normalize and length > 0 else vector)
         return np.stack(rows).astype(np.float32)
@@ -201,7 +201,9 @@ class LLM:
 
     # Inside -------------------------------------------------------------------------------------------------------
 
-    def _core(self) -> Any:
+    @property
+    def engine(self) -> Any:
+        """The core's engine. Raises InvalidArgumentError once closed."""
         if self._engine is None:
             raise InvalidArgumentError("This LLM was closed.")
         return self._engine
@@ -244,7 +246,9 @@ class LLM:
         core.seed = 0
         _core.Chain(core, self._weights.n_vocab)
 
-    def _submit(self, ids: list[int], params: SamplingParams) -> list[_Running]:
+    def submit(self, ids: list[int], params: SamplingParams, mailbox: Any = None) -> list[Running]:
+        """Queues params.n answers to a prompt. Their events come to the mailbox that is given (one for any number of
+        requests), and whoever takes them from it gives each to its answer's feed(); without one, each has its own."""
         stop_ids = (
             list(params.stop_token_ids) if params.ignore_eos else [*self.tokenizer.end_ids, *params.stop_token_ids]
         )
@@ -253,11 +257,11 @@ class LLM:
         for i in range(params.n):
             if params.seed is not None:
                 core.seed = (params.seed + i) % (1 << 64)
-            mailbox = _core.Mailbox()
-            request, seed = self._core().submit(
+            box = mailbox if mailbox is not None else _core.Mailbox()
+            request, seed = self.engine.submit(
                 ids,
                 core,
-                mailbox,
+                box,
                 max_tokens=-1 if params.max_tokens is None else params.max_tokens,
                 min_tokens=params.min_tokens,
                 stop_tokens=stop_ids,
@@ -269,13 +273,13 @@ class LLM:
                 prompt_logprobs=params.prompt_logprobs,
                 processors=list(params.logits_processors),
             )
-            running.append(_Running(self._core(), request, mailbox, seed, len(ids), params, self.tokenizer))
+            running.append(Running(self.engine, request, box, seed, len(ids), params, self.tokenizer))
         return running
 
-    def _finish(self, running: list[_Running]) -> Output:
+    def _finish(self, running: list[Running]) -> Output:
         return self._finish_all([running])[0]
 
-    def _finish_all(self, requests: list[list[_Running]]) -> list[Output]:
+    def _finish_all(self, requests: list[list[Running]]) -> list[Output]:
         try:
             outputs = []
             for running in requests:
@@ -292,15 +296,15 @@ class LLM:
     def _stream(self, ids: list[int], params: SamplingParams) -> Iterator[Piece]:
         if params.n != 1:
             raise InvalidArgumentError("A stream gives one answer: n must be 1.")
-        (running,) = self._submit(ids, params)
+        (running,) = self.submit(ids, params)
         try:
             yield from running.pieces()
         finally:
             running.cancel()
 
 
-class _Running:
-    """One request in the engine and what came of it so far."""
+class Running:
+    """One answer under way: its request in the engine (id) and what came of it so far."""
 
     def __init__(
         self,
@@ -312,7 +316,7 @@ class _Running:
         params: SamplingParams,
         tokenizer: Tokenizer,
     ) -> None:
-        self._engine, self._request, self._mailbox, self._seed = engine, request, mailbox, seed
+        self._engine, self.id, self._mailbox, self._seed = engine, request, mailbox, seed
         self._params = params
         self._text, self._done = tokenizer.stream(), False
         self._pieces: list[str] = []
@@ -326,7 +330,7 @@ class _Running:
     def cancel(self) -> None:
         if not self._done:
             self._done = True
-            self._engine.cancel(self._request)
+            self._engine.cancel(self.id)
 
     def wait(self) -> Output:
         for piece in self.pieces():
@@ -337,20 +341,27 @@ class _Running:
     def pieces(self) -> Iterator[Piece]:
         while not self._done:
             for event in self._mailbox.take(_WAIT_S):
-                if event["error"] is not None:
-                    self._done = True
-                    raise event["error"]
-                new_ids = self._take(event)
-                text = self._text.feed(event["bytes"])
-                finish = event["finish"]
-                if finish:
-                    self._done = True
-                    text += self._text.flush()
-                self._pieces.append(text)
-                if text or new_ids or finish:
-                    yield Piece(text, new_ids, finish or None, self._output(event) if finish else None)
+                piece = self.feed(event)
+                if piece is not None:
+                    yield piece
 
-    def _take(self, event: dict[str, Any]) -> list[int]:
+    def feed(self, event: Mapping[str, Any]) -> Piece | None:
+        """What an event of the engine adds to the answer; None for mere progress. Raises what made the request fail."""
+        finish = event["finish"]
+        self._done = self._done or bool(finish)
+        if event["error"] is not None:
+            raise event["error"]
+        n_known = len(self._logprobs)
+        new_ids = self._take(event)
+        text = self._text.feed(event["bytes"])
+        if finish:
+            text += self._text.flush()
+        self._pieces.append(text)
+        if not (text or new_ids or finish):
+            return None
+        return Piece(text, new_ids, finish or None, self._output(event) if finish else None, self._logprobs[n_known:])
+
+    def _take(self, event: Mapping[str, Any]) -> list[int]:
         now = time.perf_counter()
         self._usage.cached_tokens = max(self._usage.cached_tokens, event["n_prompt_cached"])
         self._usage.dropped_tokens = event["dropped"]
@@ -364,7 +375,7 @@ class _Running:
         self._ids += new_ids
         return new_ids
 
-    def _output(self, event: dict[str, Any]) -> Output:
+    def _output(self, event: Mapping[str, Any]) -> Output:
         ids, reason = self._ids, None
         if event["finish"] == "stop":
             reason = event["stop_string"].decode("utf-8", "replace") if event["stop_string"] else event["stop_token"]

@@ -49,12 +49,14 @@ class Timing:
 
 @dataclass
 class Piece:
-    """A piece of a stream: new text and its tokens. The last one has `finish_reason` and `output`."""
+    """A piece of a stream: new text and its tokens, with their log probabilities when asked for. The last one has
+    `finish_reason` and `output`."""
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     output: Output | None = None
+    logprobs: list[Logprob] = field(default_factory=list)
 
 
 @dataclass

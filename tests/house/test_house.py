@@ -44,7 +44,8 @@ PYTHON_ARROWS = {
     "hub": "errors params outputs",
     "machine": "errors",
     "llm": "errors params outputs tokenizer chat grammar hub",
-    "cli": "errors params outputs tokenizer chat grammar hub machine llm",
+    "server": "errors params outputs tokenizer chat grammar hub llm",
+    "cli": "errors params outputs tokenizer chat grammar hub machine llm server",
     "__main__": "cli",
     "__init__": "errors params outputs llm",
 }
@@ -147,6 +148,6 @@ def test_stubs_name_everything() -> None:
 
 
 def test_import_is_light() -> None:
-    code = "import sys, halfbyte; print(*[m for m in ('rich', 'prompt_toolkit', 'huggingface_hub', 'jinja2', 'llguidance') if m in sys.modules])"
+    code = "import sys, halfbyte; print(*[m for m in ('rich', 'prompt_toolkit', 'huggingface_hub', 'jinja2', 'llguidance', 'fastapi', 'uvicorn') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == []

@@ -1,0 +1,65 @@
+"""Runs the app on a port until the process is told to stop."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+
+from halfbyte.errors import FileError, InvalidArgumentError
+from halfbyte.server.config import ServerConfig
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that tells when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._on_ready()
+
+
+def listen(app: Any, config: ServerConfig, host: str, port: int, on_ready: Callable[[str], Any]) -> None:
+    """Serves until SIGTERM or Ctrl-C; running requests are finished first (config.shutdown_timeout_s).
+
+    on_ready is called with the URL once requests are answered. Raises FileError when the port cannot be had.
+    """
+    bound = _bind(host, port)
+    shown = f"[{host}]" if ":" in host else host
+    url = f"http://{shown}:{bound.getsockname()[1]}"
+    settings = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=round(config.shutdown_timeout_s) or None,
+        timeout_keep_alive=75,
+    )
+    server = _Server(settings, lambda: on_ready(url))
+    with bound:
+        # uvicorn raises the signal that stopped it once more when all is done: a stop on request is no failure.
+        previous = signal.signal(signal.SIGTERM, lambda *_: None)
+        try:
+            server.run(sockets=[bound])
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    if not 0 <= port < 1 << 16:
+        raise InvalidArgumentError(f"Port {port} is out of range; 0 to 65535 was expected.")
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
+        )
+    except OSError as error:
+        raise FileError(
+            f"{host}:{port} cannot be listened on: {error.strerror or error}.", hint="Choose another --host or --port."
+        ) from None

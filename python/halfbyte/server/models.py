@@ -1,0 +1,93 @@
+"""The models that a server answers with."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+from halfbyte.errors import ModelNotFoundError
+from halfbyte.llm import LLM
+from halfbyte.server.bridge import Bridge
+
+
+@dataclass
+class LoadedModel:
+    """A model in memory. n_users counts the requests that hold it: a pool drops it only at 0."""
+
+    name: str
+    llm: LLM
+    bridge: Bridge
+    n_users: int = 0
+    loaded_at: float = field(default_factory=time.time)
+    used_at: float = field(default_factory=time.time)
+
+    @property
+    def max_sequences(self) -> int:
+        """Answers that run at once; more wait."""
+        return int(self.llm.engine.options["max_sequences"])
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What is told of a model, loaded or not. created: Unix seconds. n_ctx: None while it is not known."""
+
+    name: str
+    created: int
+    n_ctx: int | None = None
+
+
+class ModelPool(ABC):
+    """Gives models by name and knows who uses them."""
+
+    @abstractmethod
+    async def acquire(self, name: str | None) -> LoadedModel:
+        """The model of that name (None: the default), kept loaded until release(). Raises ModelNotFoundError."""
+
+    @abstractmethod
+    def release(self, model: LoadedModel) -> None:
+        """Ends one use of a model."""
+
+    @abstractmethod
+    def cards(self) -> list[ModelCard]:
+        """Every model that acquire() would give."""
+
+    @abstractmethod
+    def loaded(self) -> list[LoadedModel]:
+        """The models in memory now."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Ends everything and frees the memory."""
+
+
+class SingleModelPool(ModelPool):
+    """One model that is loaded from the start, under one or several names (the first one is shown)."""
+
+    def __init__(self, llm: LLM, names: tuple[str, ...]) -> None:
+        self._llm, self._names = llm, names
+        self._created = int(time.time())
+        self._model: LoadedModel | None = None
+
+    async def acquire(self, name: str | None) -> LoadedModel:
+        if name and name not in self._names:
+            raise ModelNotFoundError(f'The model "{name}" does not exist.', hint=f"Served here: {self._names[0]}.")
+        if self._model is None:
+            self._model = LoadedModel(self._names[0], self._llm, Bridge(self._llm))
+        self._model.n_users += 1
+        self._model.used_at = time.time()
+        return self._model
+
+    def release(self, model: LoadedModel) -> None:
+        model.n_users -= 1
+
+    def cards(self) -> list[ModelCard]:
+        return [ModelCard(name, self._created, self._llm.n_ctx) for name in self._names]
+
+    def loaded(self) -> list[LoadedModel]:
+        return [self._model] if self._model else []
+
+    async def close(self) -> None:
+        if self._model is not None:
+            await self._model.bridge.close()
+            self._model = None

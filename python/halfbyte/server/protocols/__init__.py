@@ -1,0 +1,21 @@
+"""Every protocol that the server speaks: one file each, listed here.
+
+A protocol is a module with `router` (an APIRouter). When its errors are not OpenAI's, it has ERROR_PREFIX, the prefix
+of its paths, and error_body(ApiError) -> dict.
+"""
+
+from types import ModuleType
+
+from halfbyte.server.protocols import (
+    openai_chat,
+    openai_completions,
+    openai_models,
+    operations,
+)
+
+PROTOCOLS: tuple[ModuleType, ...] = (
+    openai_chat,
+    openai_completions,
+    openai_models,
+    operations,
+)

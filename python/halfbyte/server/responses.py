@@ -1,0 +1,70 @@
+"""How answers leave: JSON at once, or as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+# A comment goes out when nothing else does for so long: proxies close silent connections.
+_PING_S = 15.0
+
+DONE = b"data: [DONE]\n\n"
+
+
+def dumps(value: Any) -> bytes:
+    """Compact UTF-8 JSON. Text that is no Unicode becomes "?"; no number may be infinite."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.encode("utf-8", "replace")
+
+
+class Json(JSONResponse):
+    """A JSON answer."""
+
+    def render(self, content: Any) -> bytes:
+        return dumps(content)
+
+
+def event(data: Any, name: str = "") -> bytes:
+    """One server-sent event."""
+    head = f"event: {name}\n".encode() if name else b""
+    return head + b"data: " + dumps(data) + b"\n\n"
+
+
+class EventStream(Response):
+    """Server-sent events (or other chunks) as they come. That the client has gone is seen by the call, which ends the
+    jobs that feed the iterator."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], media_type: str = "text/event-stream") -> None:
+        super().__init__(media_type=media_type)
+        self.raw_headers = [(k, v) for k, v in self.raw_headers if k != b"content-length"]
+        self.headers["cache-control"] = "no-cache"
+        self.headers["x-accel-buffering"] = "no"
+        self._chunks = chunks
+        self._ping = b": ping\n\n" if media_type == "text/event-stream" else b""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        chunks = aiter(self._chunks)
+        waiting: asyncio.Future[bytes] | None = None
+        try:
+            while True:
+                waiting = waiting or asyncio.ensure_future(anext(chunks))
+                done, _ = await asyncio.wait((waiting,), timeout=_PING_S if self._ping else None)
+                if not done:
+                    await send({"type": "http.response.body", "body": self._ping, "more_body": True})
+                    continue
+                try:
+                    chunk = waiting.result()
+                except StopAsyncIteration:
+                    break
+                waiting = None
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        finally:
+            if waiting is not None:
+                waiting.cancel()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

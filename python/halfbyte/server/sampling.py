@@ -1,0 +1,78 @@
+"""The sampling fields that requests of several protocols share: OpenAI's names, and those of llama.cpp and vLLM."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from halfbyte.errors import HalfbyteError
+from halfbyte.params import SamplingParams
+from halfbyte.server.config import ServerConfig
+from halfbyte.server.errors import ApiError
+
+
+class Body(BaseModel):
+    """A request's body: unknown fields are ignored, infinite numbers refused."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, protected_namespaces=())
+
+
+Stop = str | Annotated[list[str], Field(max_length=64)]
+
+
+class SamplingFields(Body):
+    """Null means the model's default."""
+
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=1 << 30)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    typical_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_n_sigma: float | None = None
+    xtc_probability: Annotated[float, Field(ge=0, le=1)] | None = None
+    xtc_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repeat_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    repeat_last_n: Annotated[int, Field(ge=-1, le=1 << 30)] | None = None
+    dry_multiplier: Annotated[float, Field(ge=0, le=100)] | None = None
+    dry_base: Annotated[float, Field(ge=1, le=100)] | None = None
+    dry_allowed_length: Annotated[int, Field(ge=0, le=1 << 30)] | None = None
+    dry_penalty_last_n: Annotated[int, Field(ge=-1, le=1 << 30)] | None = None
+    mirostat: Annotated[int, Field(ge=0, le=2)] | None = None
+    mirostat_tau: Annotated[float, Field(ge=0, le=100)] | None = None
+    mirostat_eta: Annotated[float, Field(ge=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)] | None = None
+    stop: Stop | None = None
+    stop_token_ids: Annotated[list[int], Field(max_length=1024)] | None = None
+    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = None
+    bad_words: Annotated[list[str], Field(max_length=1024)] | None = None
+    ignore_eos: bool | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=1 << 30)] | None = None
+    priority: Annotated[int, Field(ge=-(1 << 30), le=1 << 30)] | None = None
+
+    def to_params(self, defaults: SamplingParams, config: ServerConfig, **more: Any) -> SamplingParams:
+        """The parameters asked for, over the model's defaults. Raises ApiError."""
+        fields: dict[str, Any] = {name: getattr(self, name) for name in SamplingFields.model_fields}
+        fields["repeat_penalty"] = first(fields["repeat_penalty"], fields.pop("repetition_penalty"))
+        if fields["seed"] is not None:
+            fields["seed"] %= 1 << 64
+        try:
+            if fields["logit_bias"] is not None:
+                fields["logit_bias"] = {int(token): bias for token, bias in fields["logit_bias"].items()}
+        except ValueError:
+            raise ApiError(400, "logit_bias maps token ids (as text) to numbers.", param="logit_bias") from None
+        given = {name: value for name, value in {**fields, **more}.items() if value is not None}
+        if config.max_output_tokens:
+            given["max_tokens"] = min(given.get("max_tokens", config.max_output_tokens), config.max_output_tokens)
+        try:
+            return defaults.replace(**given)
+        except HalfbyteError as error:
+            raise ApiError.of(error) from error
+
+
+def first(*values: Any) -> Any:
+    """The first value that is not None."""
+    return next((value for value in values if value is not None), None)

@@ -1,0 +1,82 @@
+"""A live server on a loopback port, with a tiny model."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import openai
+import pytest
+import uvicorn
+
+from halfbyte import LLM
+from halfbyte.server.app import create_app
+from halfbyte.server.config import ServerConfig
+from halfbyte.server.models import SingleModelPool
+
+
+@dataclass
+class Live:
+    """A server that answers, and ways to talk to it."""
+
+    url: str
+    llm: LLM
+
+    def http(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60, **options)
+
+    def openai(self, key: str = "none") -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60)
+
+    def async_openai(self) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
+
+
+@pytest.fixture(scope="session")
+def serve(tiny_model: Callable[..., Path]) -> Iterator[Callable[..., Live]]:
+    """serve(config, model={...}, **LLM options) -> a running server; all are stopped at the end."""
+    stops = []
+
+    def start(config: ServerConfig | None = None, *, model: dict[str, Any] | None = None, **options: Any) -> Live:
+        llm = LLM(str(tiny_model(**(model or {}))), n_threads=2, **options)
+        app = create_app(SingleModelPool(llm, ("tiny", "also-tiny")), config or ServerConfig())
+        bound = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        ready = threading.Event()
+
+        async def main() -> None:
+            task = asyncio.create_task(server.serve(sockets=[bound]))
+            while not server.started:
+                await asyncio.sleep(0.005)
+            ready.set()
+            await task
+
+        thread = threading.Thread(target=lambda: asyncio.run(main()), name="server")
+        thread.start()
+        assert ready.wait(30)
+
+        def stop() -> None:
+            server.should_exit = True
+            thread.join(30)
+            bound.close()
+            assert not thread.is_alive()
+            llm.close()
+
+        stops.append(stop)
+        return Live(f"http://127.0.0.1:{bound.getsockname()[1]}", llm)
+
+    yield start
+    for stop in stops:
+        stop()
+
+
+@pytest.fixture(scope="session")
+def live(serve: Callable[..., Live]) -> Live:
+    """A server with default settings, for tests that change none."""
+    return serve()
