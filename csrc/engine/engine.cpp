@@ -51,7 +51,7 @@ struct Active {
 struct Job {
   std::function<void()> work;
   bool done = false;
-  std::exception_ptr failure;
+  std::exception_ptr failure = nullptr;
 };
 
 }  // namespace
@@ -135,6 +135,16 @@ struct Engine::State {
     event.error_kind = static_cast<int>(kind);
     event.bytes = a.stop.flush();
     finish(a, std::move(event));
+  }
+
+  void run_between_steps(std::function<void()> work) {
+    Job job{std::move(work)};
+    std::unique_lock lock(mutex);
+    if (stopping) throw Error(ErrorKind::cancelled, "The engine was closed.");
+    jobs.push_back(&job);
+    work_arrived.notify_all();
+    job_done.wait(lock, [&] { return job.done; });
+    if (job.failure) std::rethrow_exception(job.failure);
   }
 
   void loop();
@@ -444,18 +454,11 @@ void Engine::cancel(uint64_t request_id) {
 std::vector<float> Engine::forward(const std::vector<int32_t>& tokens, Output output) {
   State& s = *state_;
   std::vector<float> result;
-  Job job;
-  job.work = [&] {
+  s.run_between_steps([&] {
     result = run_forward(
         s.decoder, s.kv, s.pool, [&] { s.scheduler.forget_prefixes(); }, tokens, output,
         std::min(s.options.n_batch, kForwardChunk));
-  };
-  std::unique_lock lock(s.mutex);
-  if (s.stopping) throw Error(ErrorKind::cancelled, "The engine was closed.");
-  s.jobs.push_back(&job);
-  s.work_arrived.notify_all();
-  s.job_done.wait(lock, [&] { return job.done; });
-  if (job.failure) std::rethrow_exception(job.failure);
+  });
   return result;
 }
 
@@ -465,14 +468,7 @@ EngineStats Engine::stats() const {
 }
 
 void Engine::check_integrity() const {
-  State& s = *state_;
-  Job job;
-  job.work = [&] { s.scheduler.check_integrity(); };
-  std::unique_lock lock(s.mutex);
-  s.jobs.push_back(&job);
-  s.work_arrived.notify_all();
-  s.job_done.wait(lock, [&] { return job.done; });
-  if (job.failure) std::rethrow_exception(job.failure);
+  state_->run_between_steps([this] { state_->scheduler.check_integrity(); });
 }
 
 }  // namespace halfbyte::engine
