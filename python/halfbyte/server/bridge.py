@@ -15,8 +15,8 @@ from halfbyte.llm import LLM, Running
 from halfbyte.outputs import Output, Piece
 from halfbyte.params import SamplingParams
 
-# How long a wait for the engine lasts: closing is seen between waits.
-_WAIT_S = 0.25
+# How long one wait for the engine lasts; closing the mailbox ends it at once.
+_WAIT_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,7 @@ class Bridge:
     async def close(self) -> None:
         """Ends the thread and fails what still runs. The LLM is left to its owner."""
         self._closing = True
+        self._mailbox.close()
         await asyncio.to_thread(self._thread.join)
         for job, _ in list(self._open.values()):
             job.fail(CancelledError("The server is shutting down."))
