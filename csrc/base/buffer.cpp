@@ -35,7 +35,10 @@ Buffer::Buffer(size_t n_bytes, const char* what) : n_bytes_(n_bytes) {
 }
 
 Buffer::~Buffer() {
-  std::free(data_);
+  if (release_ == nullptr)
+    std::free(data_);
+  else if (data_ != nullptr)
+    release_(data_);
 }
 
 }  // namespace halfbyte

@@ -12,14 +12,21 @@ namespace halfbyte {
 // Throws Error(out_of_memory) naming the size and `what` it was for.
 class Buffer {
  public:
+  using Release = void (*)(std::byte* data);
+
   Buffer() = default;
   Buffer(size_t n_bytes, const char* what);
+  // Takes over memory that something else allocated (a device's, or pinned); `release` gives it back.
+  Buffer(std::byte* data, size_t n_bytes, Release release) : data_(data), n_bytes_(n_bytes), release_(release) {}
   ~Buffer();
   Buffer(Buffer&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), n_bytes_(std::exchange(other.n_bytes_, 0)) {}
+      : data_(std::exchange(other.data_, nullptr)),
+        n_bytes_(std::exchange(other.n_bytes_, 0)),
+        release_(other.release_) {}
   Buffer& operator=(Buffer&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(n_bytes_, other.n_bytes_);
+    std::swap(release_, other.release_);
     return *this;
   }
   Buffer(const Buffer&) = delete;
@@ -41,6 +48,7 @@ class Buffer {
  private:
   std::byte* data_ = nullptr;
   size_t n_bytes_ = 0;
+  Release release_ = nullptr;  // nullptr: from the heap
 };
 
 }  // namespace halfbyte

@@ -197,7 +197,7 @@ void register_engine(py::module_& m) {
              options.prefix_cache = prefix_cache;
              for (const py::bytes& bytes : token_bytes) options.token_bytes.emplace_back(std::string_view(bytes));
              const py::gil_scoped_release release;
-             return std::unique_ptr<Engine, Release>(new Engine(weights, default_ops(), std::move(options)));
+             return std::unique_ptr<Engine, Release>(new Engine(weights, std::move(options)));
            }),
            py::arg("model"), py::kw_only(), py::arg("n_threads") = 0, py::arg("n_ctx") = 0, py::arg("kv_tokens") = 0,
            py::arg("k_type") = "f16", py::arg("v_type") = "f16", py::arg("n_batch") = 512,

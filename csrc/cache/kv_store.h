@@ -7,6 +7,7 @@
 
 #include "base/buffer.h"
 #include "ops/kv_layout.h"
+#include "ops/memory.h"
 
 namespace halfbyte::cache {
 
@@ -14,12 +15,13 @@ namespace halfbyte::cache {
 // system, so blocks cost nothing until used.
 class KvStore {
  public:
-  KvStore(std::vector<ops::KvLayout> layers, int32_t n_blocks);
+  // memories: where each layer's blocks lie; empty: all in the host's.
+  KvStore(std::vector<ops::KvLayout> layers, int32_t n_blocks, std::vector<const ops::Memory*> memories = {});
 
   int32_t n_blocks() const { return n_blocks_; }
   int n_layers() const { return static_cast<int>(layers_.size()); }
   const ops::KvLayout& layout(int layer) const { return layers_[static_cast<size_t>(layer)]; }
-  std::byte* layer_data(int layer) { return data_.data() + offsets_[static_cast<size_t>(layer)]; }
+  std::byte* layer_data(int layer) { return places_[static_cast<size_t>(layer)].data; }
 
   // Copies one block in every layer (copy-on-write).
   void copy_block(int32_t from, int32_t to);
@@ -30,9 +32,13 @@ class KvStore {
 
  private:
   std::vector<ops::KvLayout> layers_;
-  std::vector<int64_t> offsets_;
+  struct Place {
+    const ops::Memory* memory;
+    std::byte* data;
+  };
+  std::vector<Place> places_;  // per layer
   int32_t n_blocks_ = 0;
-  Buffer data_;
+  std::vector<Buffer> buffers_;  // one for each memory
 };
 
 }  // namespace halfbyte::cache

@@ -32,6 +32,7 @@ const ops::Ops& level_ops() {
   static const ops::Ops table = [] {
     ops::Ops o;
     o.name = level_kernels<level>().name;
+    o.memory = &ops::host_memory();
     o.create_scratch = [](ThreadPool& pool) -> void* {
       return new Backend{level_kernels<level>(), Scratch(pool.size())};
     };
@@ -44,6 +45,7 @@ const ops::Ops& level_ops() {
     o.rope = rope;
     o.store_kv = store_kv;
     o.attention = attention;
+    o.pick_rows = ops::reference_ops().pick_rows;
     o.glu = glu;
     o.add = add;
     o.softcap = softcap;

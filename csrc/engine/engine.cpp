@@ -81,13 +81,14 @@ struct Engine::State {
 
   std::thread thread;  // last: everything else lives before it starts
 
-  State(std::shared_ptr<const model::Weights> w, const ops::Ops& ops, EngineOptions o)
+  State(std::shared_ptr<const model::Weights> w, EngineOptions o)
       : options(resolve_options(std::move(o), *w)),
         weights(std::move(w)),
-        decoder(weights, ops, options.n_threads, options.n_batch, std::max(options.max_sequences, kForwardChunk),
+        decoder(weights, options.n_threads, options.n_batch, std::max(options.max_sequences, kForwardChunk),
                 options.n_ctx),
-        kv(decoder.kv_layouts(options.k_type, options.v_type),
-           static_cast<int32_t>((options.kv_tokens + ops::kKvBlockTokens - 1) / ops::kKvBlockTokens + 1)),
+        kv(decoder.make_kv(
+            options.k_type, options.v_type,
+            static_cast<int32_t>((options.kv_tokens + ops::kKvBlockTokens - 1) / ops::kKvBlockTokens + 1))),
         pool(kv.n_blocks()),
         scheduler(pool, {options.n_batch, options.max_sequences, options.prefix_cache}) {
     thread = std::thread([this] { loop(); });
@@ -397,8 +398,8 @@ void Engine::State::slide(Active& a) {
   scheduler.restart(a.id, std::move(kept));
 }
 
-Engine::Engine(std::shared_ptr<const model::Weights> weights, const ops::Ops& ops, EngineOptions options)
-    : state_(std::make_unique<State>(std::move(weights), ops, std::move(options))) {}
+Engine::Engine(std::shared_ptr<const model::Weights> weights, EngineOptions options)
+    : state_(std::make_unique<State>(std::move(weights), std::move(options))) {}
 
 Engine::~Engine() = default;
 

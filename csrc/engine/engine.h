@@ -24,7 +24,7 @@ struct EngineStats {
 // Thread-safe. Destroying it cancels what runs and joins the thread.
 class Engine {
  public:
-  Engine(std::shared_ptr<const model::Weights> weights, const ops::Ops& ops, EngineOptions options);
+  Engine(std::shared_ptr<const model::Weights> weights, EngineOptions options);
   ~Engine();
 
   const EngineOptions& options() const;  // as resolved

@@ -18,14 +18,14 @@ class Decoder {
  public:
   // n_threads workers; max_rows bounds a batch's rows, max_logit_rows its logit rows. n_ctx (0: the model's) decides
   // between the short and long factors of LongRoPE.
-  Decoder(std::shared_ptr<const Weights> weights, const ops::Ops& ops, int n_threads, int64_t max_rows,
-          int64_t max_logit_rows, int64_t n_ctx = 0);
+  Decoder(std::shared_ptr<const Weights> weights, int n_threads, int64_t max_rows, int64_t max_logit_rows,
+          int64_t n_ctx = 0);
   ~Decoder();
 
   const Config& config() const;
 
-  // KV layouts of every layer for KvStore.
-  std::vector<ops::KvLayout> kv_layouts(ops::KvType k_type, ops::KvType v_type) const;
+  // A cache of n_blocks blocks, each layer's in the memory of the backend that computes it.
+  cache::KvStore make_kv(ops::KvType k_type, ops::KvType v_type, int32_t n_blocks) const;
 
   // Runs the batch, writing K and V of its rows into `kv`. Returns logits (batch.logit_rows.size(), n_vocab) f32, valid
   // until the next call. `cancelled`, when given, is asked between layers; true ends the call with Error(cancelled).
@@ -35,6 +35,8 @@ class Decoder {
   std::span<const float> hidden(const Batch& batch, cache::KvStore& kv, const bool* cancelled = nullptr);
 
  private:
+  std::vector<ops::KvLayout> kv_layouts(ops::KvType k_type, ops::KvType v_type) const;
+
   struct State;
   std::unique_ptr<State> state_;
 };

@@ -21,7 +21,7 @@ RopeTable rope_table(const Weights& weights, const LayerConfig& layer, int64_t n
   const Config& c = weights.config;
   const int pairs = c.rope_dim / 2;
   RopeTable table;
-  const Vector* factors = &weights.rope_factors;
+  const std::vector<float>* factors = &weights.rope_factors;
   if (c.rope_scaling == RopeScaling::longrope) {
     factors = n_ctx > c.rope_original_ctx ? &weights.rope_factors_long : &weights.rope_factors_short;
   }

@@ -1,7 +1,9 @@
 // Finds each role's tensor, checks its shape against the config, and packs it.
 #include "model/weights.h"
 
+#include <algorithm>
 #include <chrono>
+#include <cstdio>
 
 #include "base/error.h"
 
@@ -15,7 +17,7 @@ class Loader {
  public:
   Loader(std::shared_ptr<files::TensorSource> source, const ops::Ops& ops, const LoadOptions& options)
       : source_(std::move(source)),
-        ops_(ops),
+        ops_(&ops),
         options_(options),
         pool_(options.n_threads > 0 ? options.n_threads : usable_cores()) {
     for (const files::TensorView& tensor : source_->tensors())
@@ -28,20 +30,27 @@ class Loader {
     weights->config = read_config(*source_);
     weights->source = source_;
     const Config& c = weights->config;
+    const ops::Ops& host = *ops_;
+    const int64_t n_host_layers = c.n_layers - count_device_layers();
+    for (int64_t i = 0; i < c.n_layers; ++i) weights->layer_ops.push_back(i < n_host_layers ? &host : options_.device);
+    weights->embedding_ops = weights->layer_ops.front();
+    weights->output_ops = weights->layer_ops.back();
+    ops_ = weights->embedding_ops;
     weights->token_embedding = raw("token_embd.weight", c.n_vocab, c.n_embd);
     if (c.positions == PositionKind::learned)
       weights->position_embedding = raw("position_embd.weight", c.n_ctx_train, c.n_embd);
     weights->token_embedding_norm = vector("token_embd_norm.weight", c.n_embd, Need::optional);
     weights->token_embedding_norm_bias = vector("token_embd_norm.bias", c.n_embd, Need::optional);
+    ops_ = weights->output_ops;
     weights->output_norm = vector("output_norm.weight", c.n_embd);
     weights->output_norm_bias = vector("output_norm.bias", c.n_embd, Need::optional);
     const char* head = source_->find("output.weight") != nullptr ? "output.weight" : "token_embd.weight";  // tied
     weights->output = packed(head, c.n_vocab, c.n_embd);
     weights->output_bias = vector("output.bias", c.n_vocab, Need::optional);
     const int64_t pairs = c.rope_dim / 2;
-    weights->rope_factors = vector("rope_freqs.weight", pairs, Need::optional);
-    weights->rope_factors_long = vector("rope_factors_long.weight", pairs, Need::optional);
-    weights->rope_factors_short = vector("rope_factors_short.weight", pairs, Need::optional);
+    weights->rope_factors = numbers("rope_freqs.weight", pairs, Need::optional);
+    weights->rope_factors_long = numbers("rope_factors_long.weight", pairs, Need::optional);
+    weights->rope_factors_short = numbers("rope_factors_short.weight", pairs, Need::optional);
     if (c.rope_scaling == RopeScaling::longrope &&
         (weights->rope_factors_long.empty() || weights->rope_factors_short.empty())) {
       fail("rope scaling longrope needs the tensors rope_factors_long.weight and rope_factors_short.weight");
@@ -56,6 +65,7 @@ class Loader {
     const Config& c = weights_->config;
     const LayerConfig& shape = c.layers[static_cast<size_t>(index)];
     const std::string p = "blk." + std::to_string(index) + ".";
+    ops_ = weights_->layer_ops[static_cast<size_t>(index)];
     const int64_t q_dim = int64_t{shape.n_heads} * c.head_dim_k, k_dim = int64_t{shape.n_kv_heads} * c.head_dim_k,
                   v_dim = int64_t{shape.n_kv_heads} * c.head_dim_v, o_dim = int64_t{shape.n_heads} * c.head_dim_v;
     const bool norms_before = c.norm_places != NormPlaces::post;
@@ -107,6 +117,26 @@ class Loader {
     return w;
   }
 
+  // How many of the last layers go to the device: what was asked for, or what its free memory holds beside the output
+  // matrix and a share for the KV cache and the work buffers.
+  int64_t count_device_layers() const {
+    const int64_t n_layers = weights_->config.n_layers;
+    if (options_.device == nullptr || options_.n_device_layers == 0) return 0;
+    if (options_.n_device_layers > 0) return std::min(options_.n_device_layers, n_layers);
+    std::vector<int64_t> bytes(static_cast<size_t>(n_layers));
+    int64_t rest = 0;
+    for (const files::TensorView& tensor : source_->tensors()) {
+      long long index = -1;
+      const bool in_layer =
+          std::sscanf(tensor.name.c_str(), "blk.%lld.", &index) == 1 && index >= 0 && index < n_layers;
+      (in_layer ? bytes[static_cast<size_t>(index)] : rest) += static_cast<int64_t>(tensor.bytes.size());
+    }
+    double room = 0.8 * static_cast<double>(options_.device->memory->available()) - static_cast<double>(rest);
+    int64_t n = 0;
+    while (n < n_layers && (room -= 1.05 * static_cast<double>(bytes[static_cast<size_t>(n_layers - 1 - n)])) >= 0) ++n;
+    return n;
+  }
+
   [[noreturn]] void fail(const std::string& problem) const {
     throw Error(ErrorKind::format, source_->path() + ": " + problem + ".",
                 "The file does not fit its own description; fetch or convert it again.");
@@ -119,13 +149,17 @@ class Loader {
   }
 
   Vector vector(const std::string& name, int64_t n, Need need = Need::required) {
+    return Vector(numbers(name, n, need), *ops_->memory);
+  }
+
+  std::vector<float> numbers(const std::string& name, int64_t n, Need need) {
     const files::TensorView* view = tensor(name, need);
     if (view == nullptr) return {};
     if (view->n_weights() != n) {
       fail(format_string("tensor %s holds %lld numbers; %lld were expected", name.c_str(),
                          static_cast<long long>(view->n_weights()), static_cast<long long>(n)));
     }
-    Vector out(static_cast<size_t>(n));
+    std::vector<float> out(static_cast<size_t>(n));
     view->format->decode(view->bytes.data(), out.data(), n / view->format->block_weights);
     return out;
   }
@@ -148,12 +182,12 @@ class Loader {
   }
 
   ops::Matrix raw(const std::string& name, int64_t n_rows, int64_t n_cols) {
-    return ops_.pack(matrix(name, n_rows, n_cols), true, pool_);
+    return ops_->pack(matrix(name, n_rows, n_cols), true, pool_);
   }
 
   ops::Matrix packed(const std::string& name, int64_t n_rows, int64_t n_cols) {
     const ops::MatrixSource source = matrix(name, n_rows, n_cols);
-    ops::Matrix m = ops_.pack(source, options_.keep_raw, pool_);
+    ops::Matrix m = ops_->pack(source, options_.keep_raw, pool_);
     weights_->packed_bytes += m.layout == ops::Layout::raw ? 0 : m.bytes();
     done_bytes_ += static_cast<int64_t>(source.bytes.size());
     if (m.layout != ops::Layout::raw && name != "token_embd.weight") source_->release_pages(*source_->find(name));
@@ -172,7 +206,7 @@ class Loader {
   }
 
   std::shared_ptr<files::TensorSource> source_;
-  const ops::Ops& ops_;
+  const ops::Ops* ops_;  // of what is being loaded
   const LoadOptions& options_;
   ThreadPool pool_;
   Weights* weights_ = nullptr;
@@ -181,6 +215,13 @@ class Loader {
 };
 
 }  // namespace
+
+Vector::Vector(const std::vector<float>& values, const ops::Memory& memory) {
+  const size_t n_bytes = values.size() * sizeof(float);
+  if (n_bytes == 0) return;
+  storage_ = memory.allocate(n_bytes, "A norm or bias");
+  memory.upload(storage_.data(), values.data(), n_bytes);
+}
 
 std::shared_ptr<const Weights> load_weights(std::shared_ptr<files::TensorSource> source, const ops::Ops& ops,
                                             const LoadOptions& options) {

@@ -13,7 +13,19 @@
 
 namespace halfbyte::model {
 
-using Vector = std::vector<float>;  // norms and biases, decoded to f32; empty when the file has none
+// Norms and biases, decoded to f32, in the memory of the backend that reads them; empty when the file has none.
+class Vector {
+ public:
+  Vector() = default;
+  Vector(const std::vector<float>& values, const ops::Memory& memory);
+
+  const float* data() const { return storage_.as<float>(); }
+  size_t size() const { return storage_.size() / sizeof(float); }
+  bool empty() const { return size() == 0; }
+
+ private:
+  Buffer storage_;
+};
 
 struct LayerWeights {
   Vector attn_norm, attn_norm_bias, attn_norm_2, attn_norm_2_bias, attn_post_norm;
@@ -33,8 +45,11 @@ struct Weights {
   ops::Matrix output;              // packed; of the embedding where tied
   ops::Matrix position_embedding;  // raw; learned positions
   Vector output_norm, output_norm_bias, output_bias, token_embedding_norm, token_embedding_norm_bias;
-  Vector rope_factors, rope_factors_long, rope_factors_short;
+  std::vector<float> rope_factors, rope_factors_long, rope_factors_short;
   std::vector<LayerWeights> layers;
+  std::vector<const ops::Ops*> layer_ops;  // the backend of each layer: the host's first, then the device's
+  const ops::Ops* embedding_ops = nullptr;
+  const ops::Ops* output_ops = nullptr;         // output norm and output matrix
   std::shared_ptr<files::TensorSource> source;  // keeps mapped bytes alive
   int64_t packed_bytes = 0;
 };
@@ -43,6 +58,8 @@ struct LoadOptions {
   int n_threads = 0;      // for packing; 0: usable cores
   bool keep_raw = false;  // "mmap" mode: pack nothing
   Progress progress;
+  const ops::Ops* device = nullptr;  // a backend with memory of its own, for the last layers and the output
+  int64_t n_device_layers = -1;      // how many; -1: as many as fit
 };
 
 std::shared_ptr<const Weights> load_weights(std::shared_ptr<files::TensorSource> source, const ops::Ops& ops,

@@ -23,6 +23,7 @@ struct MatrixSource {
 enum class Layout : uint8_t {
   raw,     // as in the file, row by row: not copied, `data` points into the mapping
   panels,  // 16-row interleaved panels; `format` says which family and scale kind
+  tiles,   // in a device's memory, in that backend's own order
 };
 
 // Made by a backend's pack(). Owns its bytes unless the layout is raw.
@@ -33,7 +34,7 @@ struct Matrix {
   int64_t n_cols = 0;
   const std::byte* data = nullptr;  // raw: rows; panels: panel p starts at data + p * panel_bytes
   int64_t panel_bytes = 0;          // panels only: bytes of one panel of 16 rows
-  Buffer storage;                   // panels only
+  Buffer storage;                   // panels and tiles
 
   explicit operator bool() const { return data != nullptr; }
   int64_t bytes() const;  // what one pass over the matrix reads

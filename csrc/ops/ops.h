@@ -12,6 +12,7 @@
 #include "base/threads.h"
 #include "ops/kv_layout.h"
 #include "ops/matrix.h"
+#include "ops/memory.h"
 
 namespace halfbyte::ops {
 
@@ -84,18 +85,40 @@ struct Context {
   void* scratch = nullptr;
 };
 
+// What changes from one step of a model to the next, in host memory. The arrays stay as they are until end_step(), and
+// the ops of the step are called with pointers into them.
+struct StepInputs {
+  std::span<const int32_t> positions;  // (n_tokens)
+  std::span<const int64_t> slots;      // (n_tokens)
+  std::span<const AttentionSpan> spans;
+  std::span<const int32_t> picked;  // argument of pick_rows()
+  // Steps with equal keys call the same ops in the same order with the same pointers and shapes; what differs is the
+  // arrays above (of equal sizes) and the values in memory. 0: this step is unlike others.
+  uint64_t key = 0;
+};
+
 struct Ops {
   const char* name = nullptr;  // "reference", "cpu avx512", ...
+
+  // Where all pointers of the ops below point to, unless an argument is said to be in host memory.
+  const Memory* memory = nullptr;
+
+  // Around the ops of a step, for backends that upload its inputs at once and replay recorded steps; nullptr for those
+  // that do not. begin_step() returns true when the ops need not be called: end_step() then replays what they did under
+  // the same key. Ops also work outside of steps.
+  bool (*begin_step)(const Context&, const StepInputs&) = nullptr;
+  void (*end_step)(const Context&, bool is_complete) = nullptr;  // false: the step was given up
 
   // Makes and destroys whatever Context::scratch points to.
   void* (*create_scratch)(ThreadPool& pool) = nullptr;
   void (*destroy_scratch)(void* scratch) = nullptr;
 
-  // Packs a matrix for this backend, on the pool's threads. `keep_raw` asks for Layout::raw (no copy): every backend on
-  // host memory must also run raw matrices, of any format.
+  // Packs a matrix for this backend, on the pool's threads. `keep_raw` asks for Layout::raw (no copy), which embed()
+  // takes on every backend, and linear() on those on host memory, for any format.
   Matrix (*pack)(const MatrixSource& source, bool keep_raw, ThreadPool& pool) = nullptr;
 
-  // out[t, :] = scale * decoded row tokens[t] of `table` (layout raw). Token ids are checked by the caller.
+  // out[t, :] = scale * decoded row tokens[t] of `table` (layout raw). Token ids are in host memory, checked by the
+  // caller. Called before begin_step().
   void (*embed)(const Context&, const Matrix& table, std::span<const int32_t> tokens, float scale,
                 float* out) = nullptr;
 
@@ -113,16 +136,20 @@ struct Ops {
   void (*norm)(const Context&, NormKind kind, const float* x, int64_t x_stride, float* out, int64_t out_stride,
                int64_t n_rows, int64_t dim, const float* weight, const float* bias, float eps) = nullptr;
 
-  // Rotates n_heads heads of head_dim floats in each row of x, in place. positions: (n_tokens).
+  // Rotates n_heads heads of head_dim floats in each row of x, in place. positions: (n_tokens), in host memory.
   void (*rope)(const Context&, const RopeArgs&, float* x, int64_t x_stride, int64_t n_tokens, int n_heads, int head_dim,
                const int32_t* positions) = nullptr;
 
   // Quantizes and writes the keys and values of n_tokens rows into their KV slots (slot = block * 16 + offset; -1:
-  // skip).
+  // skip). slots: in host memory.
   void (*store_kv)(const Context&, const KvLayout&, std::byte* kv, const float* k, int64_t k_stride, const float* v,
                    int64_t v_stride, int64_t n_tokens, const int64_t* slots) = nullptr;
 
+  // The spans and their block tables are in host memory.
   void (*attention)(const Context&, const AttentionArgs&) = nullptr;
+
+  // out[i, :] = x[rows[i], :] for rows of n floats. rows: ascending, in host memory.
+  void (*pick_rows)(const Context&, const float* x, int64_t n, std::span<const int32_t> rows, float* out) = nullptr;
 
   // out[t, i] = act(x[t, i]) * y[t, i] for rows of n floats (fused gate_up matrices, phi3: gate = x, up = y).
   void (*glu)(const Context&, Activation act, const float* gate, int64_t gate_stride, const float* up,

@@ -47,7 +47,7 @@ int main(int argc, char** argv) {
     engine_options.n_ctx = 128;
     engine_options.kv_tokens = 256;  // tight: preemption happens
     engine_options.n_batch = 32;
-    engine::Engine engine(weights, cpu::cpu_ops(), engine_options);
+    engine::Engine engine(weights, engine_options);
     std::vector<std::thread> clients;
     for (int c = 0; c < 4; ++c) clients.emplace_back([&engine, c] { client(engine, c); });
     for (std::thread& c : clients) c.join();

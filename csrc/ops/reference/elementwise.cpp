@@ -1,4 +1,5 @@
 // Norms, rope, gated units, residual adds and soft caps.
+#include <algorithm>
 #include <cmath>
 
 #include "ops/activation.h"
@@ -56,6 +57,13 @@ void glu(const Context&, Activation act, const float* gate, int64_t gate_stride,
 
 void add(const Context&, float* x, const float* y, float scale, int64_t n_tokens, int64_t n) {
   for (int64_t i = 0; i < n_tokens * n; ++i) x[i] += scale * y[i];
+}
+
+void pick_rows(const Context&, const float* x, int64_t n, std::span<const int32_t> rows, float* out) {
+  for (const int32_t row : rows) {
+    std::copy_n(x + row * n, n, out);
+    out += n;
+  }
 }
 
 void softcap(const Context&, float* x, int64_t n, float cap) {

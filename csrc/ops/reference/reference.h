@@ -19,6 +19,7 @@ void rope(const Context&, const RopeArgs&, float* x, int64_t x_stride, int64_t n
 void store_kv(const Context&, const KvLayout&, std::byte* kv, const float* k, int64_t k_stride, const float* v,
               int64_t v_stride, int64_t n_tokens, const int64_t* slots);
 void attention(const Context&, const AttentionArgs&);
+void pick_rows(const Context&, const float* x, int64_t n, std::span<const int32_t> rows, float* out);
 void glu(const Context&, Activation act, const float* gate, int64_t gate_stride, const float* up, int64_t up_stride,
          float* out, int64_t out_stride, int64_t n_tokens, int64_t n);
 void add(const Context&, float* x, const float* y, float scale, int64_t n_tokens, int64_t n);

@@ -7,6 +7,7 @@ const Ops& reference_ops() {
   static const Ops table = [] {
     Ops ops;
     ops.name = "reference";
+    ops.memory = &host_memory();
     ops.create_scratch = [](ThreadPool&) -> void* { return nullptr; };
     ops.destroy_scratch = [](void*) {};
     ops.pack = reference::pack;
@@ -17,6 +18,7 @@ const Ops& reference_ops() {
     ops.rope = reference::rope;
     ops.store_kv = reference::store_kv;
     ops.attention = reference::attention;
+    ops.pick_rows = reference::pick_rows;
     ops.glu = reference::glu;
     ops.add = reference::add;
     ops.softcap = reference::softcap;

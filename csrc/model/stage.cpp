@@ -1,0 +1,338 @@
+// One stage's forward pass, written once for all families over ops.h.
+#include "model/stage.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+
+namespace halfbyte::model {
+
+namespace {
+
+const float* data_or_null(const Vector& v) {
+  return v.empty() ? nullptr : v.data();
+}
+
+// The widest row that any layer needs of each kind.
+struct Widths {
+  int64_t q = 0, k = 0, v = 0, attention = 0, qkv = 0, mlp = 0, gate_up = 0;
+};
+
+Widths widths_of(const Weights& w) {
+  Widths out;
+  for (size_t i = 0; i < w.layers.size(); ++i) {
+    const LayerConfig& layer = w.config.layers[i];
+    out.q = std::max<int64_t>(out.q, int64_t{layer.n_heads} * w.config.head_dim_k);
+    out.k = std::max<int64_t>(out.k, int64_t{layer.n_kv_heads} * w.config.head_dim_k);
+    out.v = std::max<int64_t>(out.v, int64_t{layer.n_kv_heads} * w.config.head_dim_v);
+    out.attention = std::max<int64_t>(out.attention, int64_t{layer.n_heads} * w.config.head_dim_v);
+    out.mlp = std::max(out.mlp, layer.n_ff);
+    if (w.layers[i].gate_up) out.gate_up = std::max(out.gate_up, 2 * layer.n_ff);
+  }
+  out.qkv = out.q + out.k + out.v;
+  return out;
+}
+
+}  // namespace
+
+Stage::Stage(const Weights& weights, const ops::Ops& ops, ThreadPool& pool, int64_t begin, int64_t end,
+             int64_t max_rows, int64_t max_logit_rows, const std::vector<RopeTable>& ropes,
+             const std::vector<size_t>& rope_of)
+    : weights_(weights), ops_(ops), begin_(begin), end_(end), rope_of_(rope_of) {
+  const Config& c = weights.config;
+  const Widths widths = widths_of(weights);
+  x_ = floats(max_rows * c.n_embd);
+  normed_ = floats(max_rows * c.n_embd);
+  branch_ = floats(max_rows * c.n_embd);
+  qkv_ = floats(max_rows * widths.qkv);
+  attended_ = floats(max_rows * widths.attention);
+  mlp_ = floats(max_rows * widths.mlp);
+  gate_up_ = floats(max_rows * widths.gate_up);
+  picked_ = floats(max_logit_rows * c.n_embd);
+  for (const RopeTable& table : ropes) {
+    inv_freqs_.push_back(floats(static_cast<int64_t>(table.inv_freq.size())));
+    ops.memory->upload(inv_freqs_.back().data(), table.inv_freq.data(), table.inv_freq.size() * sizeof(float));
+    magnitudes_.push_back(table.magnitude);
+  }
+  context_.pool = &pool;
+  context_.scratch = ops.create_scratch(pool);
+}
+
+Stage::~Stage() {
+  ops_.destroy_scratch(context_.scratch);
+}
+
+Buffer Stage::floats(int64_t n) const {
+  return ops_.memory->allocate(static_cast<size_t>(n) * sizeof(float), "The work buffers of a step");
+}
+
+void Stage::project(const float* in, int64_t in_stride, std::initializer_list<ops::Projection> projections) {
+  ops_.linear(context_, in, in_stride, plan_->runs, std::span(projections.begin(), projections.size()));
+}
+
+void Stage::norm(const float* in, float* out, int64_t n_rows, const Vector& weight, const Vector& bias) {
+  const Config& c = weights_.config;
+  ops_.norm(context_, c.norm, in, c.n_embd, out, c.n_embd, n_rows, c.n_embd, data_or_null(weight), data_or_null(bias),
+            c.norm_eps);
+}
+
+// Norms each head where `weight` is one head long, else the whole row.
+void Stage::norm_heads(float* rows, int64_t stride, int64_t n, int n_heads, const Vector& weight, const Vector& bias) {
+  if (weight.empty()) return;
+  const Config& c = weights_.config;
+  const int64_t dim = static_cast<int64_t>(weight.size()), row_dim = int64_t{n_heads} * c.head_dim_k;
+  if (dim == row_dim || stride == row_dim) {
+    const int64_t n_norms = n * (row_dim / dim), norm_stride = dim == row_dim ? stride : dim;
+    ops_.norm(context_, c.norm, rows, norm_stride, rows, norm_stride, n_norms, dim, weight.data(), data_or_null(bias),
+              c.norm_eps);
+    return;
+  }
+  for (int64_t t = 0; t < n; ++t) {
+    float* row = rows + t * stride;
+    ops_.norm(context_, c.norm, row, dim, row, dim, n_heads, dim, weight.data(), data_or_null(bias), c.norm_eps);
+  }
+}
+
+void Stage::embed(const Batch& batch) {
+  const Config& c = weights_.config;
+  const int64_t n = batch.n_rows();
+  ops_.embed(context_, weights_.token_embedding, batch.tokens, c.embedding_scale, x_.as<float>());
+  if (c.positions == PositionKind::learned) {
+    ops_.embed(context_, weights_.position_embedding, batch.positions, 1.0f, branch_.as<float>());
+    ops_.add(context_, x_.as<float>(), branch_.as<float>(), 1.0f, n, c.n_embd);
+  }
+  if (!weights_.token_embedding_norm.empty()) {
+    norm(x_.as<float>(), x_.as<float>(), n, weights_.token_embedding_norm, weights_.token_embedding_norm_bias);
+  }
+}
+
+// out (+)= attention of `input` (n, n_embd), its keys and values written to the cache.
+void Stage::attention(size_t index, const float* input, const Batch& batch, cache::KvStore& kv, float* out,
+                      bool accumulate) {
+  const Config& c = weights_.config;
+  const LayerConfig& shape = c.layers[index];
+  const LayerWeights& w = weights_.layers[index];
+  const int64_t n = batch.n_rows();
+  const int64_t q_dim = int64_t{shape.n_heads} * c.head_dim_k, k_dim = int64_t{shape.n_kv_heads} * c.head_dim_k,
+                v_dim = int64_t{shape.n_kv_heads} * c.head_dim_v, o_dim = int64_t{shape.n_heads} * c.head_dim_v;
+  const bool fused = static_cast<bool>(w.qkv);
+  float* q = qkv_.as<float>();
+  float* k = fused ? q + q_dim : q + n * q_dim;
+  float* v = fused ? k + k_dim : k + n * k_dim;
+  const int64_t q_stride = fused ? q_dim + k_dim + v_dim : q_dim, k_stride = fused ? q_stride : k_dim,
+                v_stride = fused ? q_stride : v_dim;
+  if (fused) {
+    project(input, c.n_embd, {{.weight = &w.qkv, .bias = data_or_null(w.qkv_bias), .out = q, .out_stride = q_stride}});
+  } else {
+    project(input, c.n_embd,
+            {
+                {.weight = &w.q, .bias = data_or_null(w.q_bias), .out = q, .out_stride = q_stride},
+                {.weight = &w.k, .bias = data_or_null(w.k_bias), .out = k, .out_stride = k_stride},
+                {.weight = &w.v, .bias = data_or_null(w.v_bias), .out = v, .out_stride = v_stride},
+            });
+  }
+  norm_heads(q, q_stride, n, shape.n_heads, w.q_norm, w.q_norm_bias);
+  norm_heads(k, k_stride, n, shape.n_kv_heads, w.k_norm, w.k_norm_bias);
+  if (c.positions == PositionKind::rope && shape.uses_rope) {
+    const size_t table = rope_of_[index];
+    const ops::RopeArgs rope_args = {c.rope, c.rope_dim, inv_freqs_[table].as<float>(), magnitudes_[table]};
+    ops_.rope(context_, rope_args, q, q_stride, n, shape.n_heads, c.head_dim_k, batch.positions.data());
+    ops_.rope(context_, rope_args, k, k_stride, n, shape.n_kv_heads, c.head_dim_k, batch.positions.data());
+  }
+  const int layer = static_cast<int>(index);
+  ops_.store_kv(context_, kv.layout(layer), kv.layer_data(layer), k, k_stride, v, v_stride, n, plan_->slots.data());
+  ops_.attention(context_, {.query = q,
+                            .query_stride = q_stride,
+                            .out = attended_.as<float>(),
+                            .out_stride = o_dim,
+                            .kv = kv.layer_data(layer),
+                            .layout = kv.layout(layer),
+                            .n_heads = shape.n_heads,
+                            .scale = c.attention_scale != 0 ? c.attention_scale
+                                                            : 1.0f / std::sqrt(static_cast<float>(c.head_dim_k)),
+                            .softcap = c.attention_softcap,
+                            .window = shape.window,
+                            .sinks = data_or_null(w.sinks),
+                            .spans = plan_->spans});
+  project(attended_.as<float>(), o_dim,
+          {{.weight = &w.o,
+            .bias = data_or_null(w.o_bias),
+            .out = out,
+            .out_stride = c.n_embd,
+            .scale = accumulate ? c.residual_scale : 1.0f,
+            .accumulate = accumulate}});
+}
+
+// out (+)= the MLP of `input` (n, n_embd).
+void Stage::feed_forward(size_t index, const float* input, float* out, bool accumulate) {
+  const Config& c = weights_.config;
+  const LayerWeights& w = weights_.layers[index];
+  const int64_t n_ff = c.layers[index].n_ff;
+  float* hidden = mlp_.as<float>();
+  if (w.gate_up) {
+    project(input, c.n_embd, {{.weight = &w.gate_up, .out = gate_up_.as<float>(), .out_stride = 2 * n_ff}});
+    const float* gate = gate_up_.as<float>();
+    ops_.glu(context_, c.activation, gate, 2 * n_ff, gate + n_ff, 2 * n_ff, hidden, n_ff, plan_->runs.back().end, n_ff);
+  } else if (w.gate) {
+    ops_.linear_glu(context_, input, c.n_embd, plan_->runs, w.gate, data_or_null(w.gate_bias), w.up,
+                    data_or_null(w.up_bias), c.activation, hidden, n_ff);
+  } else {
+    project(input, c.n_embd,
+            {{.weight = &w.up,
+              .bias = data_or_null(w.up_bias),
+              .out = hidden,
+              .out_stride = n_ff,
+              .activation = c.activation}});
+  }
+  project(hidden, n_ff,
+          {{.weight = &w.down,
+            .bias = data_or_null(w.down_bias),
+            .out = out,
+            .out_stride = c.n_embd,
+            .scale = accumulate ? c.residual_scale : 1.0f,
+            .accumulate = accumulate}});
+}
+
+void Stage::layer(size_t index, const Batch& batch, cache::KvStore& kv) {
+  const Config& c = weights_.config;
+  const LayerWeights& w = weights_.layers[index];
+  const int64_t n = batch.n_rows();
+  float* stream = x_.as<float>();
+  float* input = normed_.as<float>();
+  float* output = branch_.as<float>();
+  switch (c.norm_places) {
+    case NormPlaces::pre:
+      norm(stream, input, n, w.attn_norm, w.attn_norm_bias);
+      attention(index, input, batch, kv, stream, true);
+      norm(stream, input, n, w.mlp_norm, w.mlp_norm_bias);
+      feed_forward(index, input, stream, true);
+      return;
+    case NormPlaces::pre_and_post:
+      norm(stream, input, n, w.attn_norm, w.attn_norm_bias);
+      attention(index, input, batch, kv, output, false);
+      norm(output, output, n, w.attn_post_norm, {});
+      ops_.add(context_, stream, output, c.residual_scale, n, c.n_embd);
+      norm(stream, input, n, w.mlp_norm, w.mlp_norm_bias);
+      feed_forward(index, input, output, false);
+      norm(output, output, n, w.mlp_post_norm, {});
+      ops_.add(context_, stream, output, c.residual_scale, n, c.n_embd);
+      return;
+    case NormPlaces::post:
+      attention(index, stream, batch, kv, output, false);
+      norm(output, output, n, w.attn_post_norm, {});
+      ops_.add(context_, stream, output, c.residual_scale, n, c.n_embd);
+      feed_forward(index, stream, output, false);
+      norm(output, output, n, w.mlp_post_norm, {});
+      ops_.add(context_, stream, output, c.residual_scale, n, c.n_embd);
+      return;
+    case NormPlaces::parallel: {
+      // The MLP reads the stream before attention adds to it.
+      const bool own_norm = !w.mlp_norm.empty();
+      if (own_norm)
+        norm(stream, input, n, w.mlp_norm, w.mlp_norm_bias);
+      else
+        norm(stream, input, n, w.attn_norm, w.attn_norm_bias);
+      feed_forward(index, input, output, false);
+      if (!w.attn_norm_2.empty())
+        norm(stream, input, n, w.attn_norm_2, w.attn_norm_2_bias);
+      else if (own_norm)
+        norm(stream, input, n, w.attn_norm, w.attn_norm_bias);
+      attention(index, input, batch, kv, stream, true);
+      ops_.add(context_, stream, output, c.residual_scale, n, c.n_embd);
+      return;
+    }
+  }
+}
+
+// Leaves the normalized hidden states of the picked rows, and their logits if wanted.
+void Stage::finish(const Batch& batch, StepOutput wanted) {
+  const Config& c = weights_.config;
+  const auto n = static_cast<int64_t>(batch.logit_rows.size());
+  float* rows = picked_.as<float>();
+  ops_.pick_rows(context_, x_.as<float>(), c.n_embd, batch.logit_rows, rows);
+  norm(rows, rows, n, weights_.output_norm, weights_.output_norm_bias);
+  if (wanted == StepOutput::hidden) return;
+  const ops::Projection head[] = {{.weight = &weights_.output,
+                                   .bias = data_or_null(weights_.output_bias),
+                                   .out = logits_.as<float>(),
+                                   .out_stride = c.n_vocab,
+                                   .scale = c.logit_scale}};
+  ops_.linear(context_, rows, c.n_embd, plan_->picked_runs, std::span(head));
+  if (c.final_softcap > 0) ops_.softcap(context_, logits_.as<float>(), n * c.n_vocab, c.final_softcap);
+}
+
+// Steps that only decode, one row a sequence, repeat: everything that the ops are called with is told by these numbers.
+uint64_t Stage::step_key(const Batch& batch, cache::KvStore& kv, bool is_last, StepOutput wanted) const {
+  const bool repeats = std::all_of(batch.sequences.begin(), batch.sequences.end(),
+                                   [](const SequenceRows& s) { return s.role == ops::Role::decode && s.n_rows == 1; });
+  if (!repeats) return 0;
+  uint64_t key = 1469598103934665603u;  // FNV-1a over the numbers
+  const uint64_t numbers[] = {
+      static_cast<uint64_t>(batch.n_rows()),
+      is_last ? batch.logit_rows.size() + 1 : 0,
+      static_cast<uint64_t>(wanted),
+      reinterpret_cast<uintptr_t>(kv.layer_data(static_cast<int>(begin_))),
+      reinterpret_cast<uintptr_t>(logits_.data()),
+  };
+  for (const uint64_t number : numbers) key = (key ^ number) * 1099511628211u ^ key >> 29;
+  return key == 0 ? 1 : key;
+}
+
+void Stage::take_stream(const Stage& before, int64_t n_rows) {
+  const size_t n_bytes = static_cast<size_t>(n_rows * weights_.config.n_embd) * sizeof(float);
+  if (before.ops_.memory->is_host) return ops_.memory->upload(x_.data(), before.x_.data(), n_bytes);
+  if (moved_.size() < n_bytes) moved_ = Buffer(n_bytes, "A stage's input");
+  before.ops_.memory->download(moved_.data(), before.x_.data(), n_bytes);
+  ops_.memory->upload(x_.data(), moved_.data(), n_bytes);
+}
+
+void Stage::run(const Batch& batch, const StepPlan& plan, cache::KvStore& kv, bool is_last, StepOutput wanted,
+                const bool* cancelled) {
+  plan_ = &plan;
+  const bool has_output = is_last && !batch.logit_rows.empty();
+  const int64_t n_logits = static_cast<int64_t>(batch.logit_rows.size()) * weights_.config.n_vocab;
+  if (has_output && wanted == StepOutput::logits && logits_.size() < static_cast<size_t>(n_logits) * sizeof(float))
+    logits_ = ops_.memory->allocate(static_cast<size_t>(n_logits) * sizeof(float), "The logits of a step");
+
+  // Tells the backend where a step begins and ends, also when it is left by an error.
+  struct Step {
+    const ops::Ops& ops;
+    const ops::Context& context;
+    bool is_replayed = false, is_complete = false;
+    Step(const ops::Ops& o, const ops::Context& c, const ops::StepInputs& inputs) : ops(o), context(c) {
+      if (ops.begin_step != nullptr) is_replayed = ops.begin_step(context, inputs);
+    }
+    void complete() {
+      is_complete = true;
+      if (ops.end_step != nullptr) ops.end_step(context, true);
+    }
+    ~Step() {
+      if (!is_complete && ops.end_step != nullptr) ops.end_step(context, false);
+    }
+  };
+  Step step(ops_, context_,
+            {batch.positions, plan.slots, plan.spans, batch.logit_rows,
+             ops_.begin_step != nullptr ? step_key(batch, kv, is_last, wanted) : 0});
+  if (!step.is_replayed) {
+    for (int64_t index = begin_; index < end_; ++index) {
+      if (cancelled != nullptr && __atomic_load_n(cancelled, __ATOMIC_RELAXED))
+        throw Error(ErrorKind::cancelled, "The computation was stopped.");
+      layer(static_cast<size_t>(index), batch, kv);
+    }
+    if (has_output) finish(batch, wanted);
+  }
+  step.complete();
+}
+
+std::span<const float> Stage::output(int64_t n_rows, StepOutput wanted) {
+  const bool is_hidden = wanted == StepOutput::hidden;
+  const auto n = static_cast<size_t>(n_rows * (is_hidden ? weights_.config.n_embd : weights_.config.n_vocab));
+  const Buffer& values = is_hidden ? picked_ : logits_;
+  if (n == 0 || ops_.memory->is_host) return {values.as<float>(), n};
+  if (moved_.size() < n * sizeof(float)) moved_ = Buffer(n * sizeof(float), "The logits of a step");
+  ops_.memory->download(moved_.data(), values.data(), n * sizeof(float));
+  return {moved_.as<float>(), n};
+}
+
+}  // namespace halfbyte::model

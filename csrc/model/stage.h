@@ -1,0 +1,79 @@
+// The layers that one backend computes: a run of layers with their work buffers. A decoder is one stage, or two where
+// the first layers stay on the host.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "cache/kv_store.h"
+#include "model/batch.h"
+#include "model/rope_tables.h"
+#include "model/weights.h"
+
+namespace halfbyte::model {
+
+// What all stages need to know of a batch, in host memory.
+struct StepPlan {
+  std::vector<int64_t> slots;             // (n_rows)
+  std::vector<ops::RowRun> runs;          // of the batch's rows
+  std::vector<ops::RowRun> picked_runs;   // of the rows that want logits
+  std::vector<ops::AttentionSpan> spans;  // of the batch's sequences
+};
+
+// What the last stage ends with, for the rows that want it.
+enum class StepOutput : uint8_t { logits, hidden };
+
+class Stage {
+ public:
+  // Layers [begin, end), all on `ops`. ropes: the model's different tables, rope_of: each layer's.
+  Stage(const Weights& weights, const ops::Ops& ops, ThreadPool& pool, int64_t begin, int64_t end, int64_t max_rows,
+        int64_t max_logit_rows, const std::vector<RopeTable>& ropes, const std::vector<size_t>& rope_of);
+  ~Stage();
+
+  // Fills the residual stream: from tokens, or from the stage before.
+  void embed(const Batch& batch);
+  void take_stream(const Stage& before, int64_t n_rows);
+
+  // Runs the layers; the last stage also leaves output(). Throws Error(cancelled) between layers when *cancelled.
+  void run(const Batch& batch, const StepPlan& plan, cache::KvStore& kv, bool is_last, StepOutput wanted,
+           const bool* cancelled);
+
+  // (logit rows, n_vocab) or (logit rows, n_embd), in host memory, valid until the next run().
+  std::span<const float> output(int64_t n_rows, StepOutput wanted);
+
+ private:
+  Buffer floats(int64_t n) const;
+  uint64_t step_key(const Batch& batch, cache::KvStore& kv, bool is_last, StepOutput wanted) const;
+  void project(const float* in, int64_t in_stride, std::initializer_list<ops::Projection> projections);
+  void norm(const float* in, float* out, int64_t n_rows, const Vector& weight, const Vector& bias);
+  void norm_heads(float* rows, int64_t stride, int64_t n, int n_heads, const Vector& weight, const Vector& bias);
+  void attention(size_t index, const float* input, const Batch& batch, cache::KvStore& kv, float* out, bool accumulate);
+  void feed_forward(size_t index, const float* input, float* out, bool accumulate);
+  void layer(size_t index, const Batch& batch, cache::KvStore& kv);
+  void finish(const Batch& batch, StepOutput wanted);
+
+  const Weights& weights_;
+  const ops::Ops& ops_;
+  ops::Context context_;
+  int64_t begin_, end_;
+  std::vector<Buffer> inv_freqs_;  // of the different rope tables
+  std::vector<float> magnitudes_;
+  const std::vector<size_t>& rope_of_;
+  const StepPlan* plan_ = nullptr;  // of the running step
+
+  // Activations, f32 row-major, in the backend's memory; n is the batch's rows.
+  Buffer x_;              // (n, n_embd) the residual stream
+  Buffer normed_;         // (n, n_embd)
+  Buffer branch_;         // (n, n_embd) a block's output where a norm follows it
+  Buffer qkv_;            // (n, q + k + v): three matrices one after another, or one where the file fuses them
+  Buffer attended_;       // (n, n_heads * head_dim_v)
+  Buffer mlp_;            // (n, n_ff)
+  Buffer gate_up_;        // (n, 2 n_ff) where the file fuses them
+  Buffer picked_;         // (logit rows, n_embd)
+  Buffer logits_;         // (logit rows, n_vocab), grown on demand
+  mutable Buffer moved_;  // what passes through the host on its way from a device
+};
+
+}  // namespace halfbyte::model
