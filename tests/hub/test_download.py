@@ -76,8 +76,8 @@ def test_busy_servers_are_asked_again_and_refusals_are_final(server: str, world:
     assert (tmp_path / "m.gguf").read_bytes() == CONTENT
     with pytest.raises(DownloadError, match="404"):
         download([RemoteFile(f"{server}/nowhere/m.gguf", tmp_path / "n.gguf")], quiet)
+    world.refuse = [401]
     with pytest.raises(DownloadError, match="401"):
-        world.refuse = [401]
         download([RemoteFile(f"{server}/plain/m.gguf", tmp_path / "o.gguf")], quiet)
     world.refuse = [503] * 99
     with pytest.raises(DownloadError, match="goes on where it stopped"):

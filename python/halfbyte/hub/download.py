@@ -130,7 +130,9 @@ class _Job:
 
     def missing(self) -> int:
         """Bytes still to come; 0 when the size is not known."""
-        return max(0, int(self._state.get("n_bytes") or self.file.n_bytes) - sum(self._state.get("done", [])))
+        wanted: int = self._state.get("n_bytes") or self.file.n_bytes
+        done: list[int] = self._state.get("done", [])
+        return max(0, wanted - sum(done))
 
     def open(self) -> None:
         """Makes the part's file and journal; asks the server for the size where it is not known."""
