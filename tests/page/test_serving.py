@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from halfbyte.server import page
+
+from ..conftest import REPOSITORY
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def client(folder: Path) -> TestClient:
 
 def test_a_build_without_the_page_says_how_to_get_it(client: TestClient) -> None:
     answer = client.get("/")
-    assert answer.status_code == 404
+    assert answer.status_code == 200  # the server itself is well
     assert "npm run build" in answer.text
     assert "script-src 'none'" in answer.headers["content-security-policy"]
 
@@ -70,4 +73,11 @@ def test_the_built_page_is_one_small_file(built_page: Path) -> None:
     assert len(gzip.compress(html.encode())) < 300_000
     head = html[: html.index("<script")]
     assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", head)
-    assert "<link rel=\"stylesheet" not in html
+    assert '<link rel="stylesheet' not in html
+
+
+def test_licences_of_the_page_are_told() -> None:
+    folder = REPOSITORY / "page"
+    told = (folder / "LICENSES.txt").read_text()
+    for name, version in json.loads((folder / "package.json").read_text())["dependencies"].items():
+        assert f"\n{name} {version}, " in told

@@ -5,26 +5,22 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from halfbyte import __version__
 from halfbyte.errors import HalfbyteError
+from halfbyte.server import page
 from halfbyte.server.config import ServerConfig
 from halfbyte.server.errors import ApiError
 from halfbyte.server.gate import Gate
 from halfbyte.server.models import ModelPool
 from halfbyte.server.protocols import PROTOCOLS
 from halfbyte.server.responses import Json
-
-#: The chat page: static files; there is none in a build without them.
-PAGE = Path(__file__).parent / "page"
 
 
 @dataclass
@@ -57,8 +53,7 @@ def create_app(models: ModelPool, config: ServerConfig | None = None) -> FastAPI
     app.state.server = server
     for protocol in PROTOCOLS:
         app.include_router(protocol.router)
-    if (PAGE / "index.html").is_file():
-        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    app.include_router(page.router)
     app.add_middleware(Gate, server=server)
 
     def answer(request: Request, error: ApiError) -> Response:

@@ -31,15 +31,14 @@ async def index(request: Request) -> Response:
     if request.headers.get("if-none-match") == headers["etag"]:
         return Response(status_code=304, headers=headers)
     if "gzip" in request.headers.get("accept-encoding", ""):
-        return Response(page.compressed, page.status, headers | {"content-encoding": "gzip"})
-    return Response(page.body, page.status, headers)
+        return Response(page.compressed, 200, headers | {"content-encoding": "gzip"})
+    return Response(page.body, 200, headers)
 
 
 @dataclass(frozen=True)
 class Page:
     """A page as it is sent, plain and with gzip."""
 
-    status: int
     body: bytes
     compressed: bytes
     headers: dict[str, str]
@@ -47,7 +46,7 @@ class Page:
 
 @cache
 def load() -> Page:
-    """The built page, or (404) the one that says how to build it; read once a process."""
+    """The built page, or the one that says how to build it; read once a process."""
     # An editable install has two folders of this name: the sources, and what its build has installed.
     built = [path for folder in __path__ if (path := Path(folder, "index.html")).is_file()]
     body = built[0].read_bytes() if built else _MISSING
@@ -61,7 +60,7 @@ def load() -> Page:
         "vary": "accept-encoding",
         "etag": f'"{hashlib.sha256(body).hexdigest()[:32]}"',
     }
-    return Page(200 if built else 404, body, gzip.compress(body, mtime=0), headers)
+    return Page(body, gzip.compress(body, mtime=0), headers)
 
 
 def _policy(html: str) -> str:
