@@ -39,7 +39,7 @@ PYTHON_ARROWS = {
     "params": "errors",
     "outputs": "errors params",
     "tokenizer": "errors params outputs",
-    "chat": "errors params outputs",
+    "chat": "errors params outputs grammar",
     "grammar": "errors params outputs tokenizer",
     "hub": "errors params outputs",
     "machine": "errors",

@@ -58,7 +58,8 @@ def _escaped(text: str) -> str:
 
 
 @lru_cache(maxsize=4)
-def _vocabulary(tokenizer: Tokenizer) -> Any:
+def vocabulary_of(tokenizer: Tokenizer) -> Any:
+    """The tokenizer as llguidance knows it; made once."""
     from llguidance import LLTokenizer, TokenizerWrapper
 
     class Adapter:
@@ -84,7 +85,7 @@ class _Matcher:
     def __init__(self, tokenizer: Tokenizer, grammar: str) -> None:
         from llguidance import LLMatcher
 
-        vocabulary = _vocabulary(tokenizer)
+        vocabulary = vocabulary_of(tokenizer)
         problem = LLMatcher.validate_grammar(grammar, vocabulary)
         if problem:
             raise InvalidArgumentError(f"The constraint cannot be used: {str(problem)[:400]}")
