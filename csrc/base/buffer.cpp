@@ -21,7 +21,7 @@ Buffer::Buffer(size_t n_bytes, const char* what) : n_bytes_(n_bytes) {
   if (n_bytes > SIZE_MAX - alignment) {
     throw Error(ErrorKind::out_of_memory, format_string("%s would need %zu bytes.", what, n_bytes));
   }
-  const size_t rounded = (n_bytes + alignment - 1) / alignment * alignment;
+  const size_t rounded = (n_bytes + alignment - 1) / alignment * alignment;  // what aligned_alloc asks for
   data_ = static_cast<std::byte*>(std::aligned_alloc(alignment, rounded));
   if (data_ == nullptr) {
     throw Error(
@@ -30,7 +30,8 @@ Buffer::Buffer(size_t n_bytes, const char* what) : n_bytes_(n_bytes) {
         "Close other programs, or choose a smaller model, context (n_ctx) or KV type (kv_type=\"q8_0\").");
   }
 #if defined(__linux__)
-  if (alignment == kHugePage) madvise(data_, rounded, MADV_HUGEPAGE);  // only advice: refusal changes nothing
+  // Only advice: refusal changes nothing. The last, partial huge page is left out, or it would cost a whole one.
+  if (alignment == kHugePage) madvise(data_, n_bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
 #endif
 }
 

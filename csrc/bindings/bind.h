@@ -16,6 +16,7 @@ void register_sampling(py::module_& m);
 void register_model(py::module_& m);
 void register_engine(py::module_& m);
 void register_cpu(py::module_& m);
+void register_text(py::module_& m);
 void register_testing(py::module_& m);
 
 // The ops that models run on: the only door to csrc/cpu (cpu_entry.cpp).

@@ -12,5 +12,6 @@ PYBIND11_MODULE(_core, m) {
   register_model(m);
   register_engine(m);
   register_cpu(m);
+  register_text(m);
   register_testing(m);
 }

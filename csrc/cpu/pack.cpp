@@ -1,14 +1,15 @@
-// Packs 16 rows at a time into the layouts of ops/packed.h. Plain C++: it runs once a model.
+// Packs 16 rows at a time into the layouts of ops/packed.h. Plain C++, four bytes at a time.
 #include "cpu/pack.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <utility>
 
 #include "base/error.h"
 #include "formats/iq4_xs.h"
 #include "formats/q3_k.h"
 #include "formats/q4_k.h"
-#include "formats/q6_k.h"
 
 namespace halfbyte::cpu {
 
@@ -24,7 +25,9 @@ struct Shape {
   int head_bytes = 0;
   int scale_bytes = 0;                                     // in front of a block's planes
   int nibbles = 0, two_bits = 0, one_bits = 0, bytes = 0;  // planes present
-  int block_bytes() const { return scale_bytes + 256 * nibbles + 128 * two_bits + 64 * one_bits + 512 * bytes; }
+  constexpr int block_bytes() const {
+    return scale_bytes + 256 * nibbles + 128 * two_bits + 64 * one_bits + 512 * bytes;
+  }
 };
 
 constexpr Shape kShapes[] = {
@@ -43,147 +46,145 @@ constexpr Shape kShapes[] = {
     {.super = 8, .head_bytes = 64, .scale_bytes = 32, .two_bits = 1},                 // q2_k
 };
 
-// One row's block of 32 columns, taken apart.
+// One row's block of 32 columns as its planes hold it: a word is that row's four bytes of a 64-byte plane vector.
 struct Piece {
-  uint8_t codes[32];  // as the family counts them (offset codes)
-  uint8_t scales[4];  // byte scales in panel order
-  uint8_t halves[4];  // two f16: d and m, or d and dmin
+  uint32_t planes[8];  // in panel order: nibbles 4, two-bit 2, one-bit 1, or bytes 8
+  uint8_t scales[2];   // byte scales in panel order
+  uint8_t halves[4];   // two f16: d and m, or d and dmin
 };
 
-void nibble_codes(const uint8_t* qs, uint8_t* codes) {
-  for (int i = 0; i < 16; ++i) codes[i] = qs[i] & 15, codes[16 + i] = qs[i] >> 4;
+uint32_t word(const uint8_t* p) {
+  return formats::load_u32(p);
 }
 
-void fifth_bits(uint32_t bits, uint8_t* codes) {
-  for (int e = 0; e < 32; ++e) codes[e] = static_cast<uint8_t>(codes[e] | (bits >> e & 1) << 4);
+// Files of 32-weight blocks keep code i beside code i + 16, as the nibble plane does.
+void copy_nibbles(const uint8_t* qs, uint32_t* planes) {
+  std::memcpy(planes, qs, 16);
 }
 
-// `block` is a file block; j the 32-column block inside it.
-void take_apart(PanelKind kind, const uint8_t* block, int j, Piece& piece) {
-  switch (kind) {
-    case PanelKind::q4_0:
-    case PanelKind::iq4_nl:
-      std::memcpy(piece.halves, block, 2);
-      return nibble_codes(block + 2, piece.codes);
-    case PanelKind::q4_1:
-      std::memcpy(piece.halves, block, 4);
-      return nibble_codes(block + 4, piece.codes);
-    case PanelKind::q5_0:
-      std::memcpy(piece.halves, block, 2);
-      nibble_codes(block + 6, piece.codes);
-      return fifth_bits(formats::load_u32(block + 2), piece.codes);
-    case PanelKind::q5_1:
-      std::memcpy(piece.halves, block, 4);
-      nibble_codes(block + 8, piece.codes);
-      return fifth_bits(formats::load_u32(block + 4), piece.codes);
-    case PanelKind::q8_0:
-      std::memcpy(piece.halves, block, 2);
-      for (int e = 0; e < 32; ++e) piece.codes[e] = block[2 + e] ^ 0x80;
-      return;
-    case PanelKind::mxfp4:
-      piece.scales[0] = block[0];
-      return nibble_codes(block + 1, piece.codes);
-    case PanelKind::iq4_xs:
-      std::memcpy(piece.halves, block, 2);
-      piece.scales[0] = static_cast<uint8_t>(formats::IQ4_XS::scale(block, j) - 32);
-      return nibble_codes(block + 8 + 16 * j, piece.codes);
-    case PanelKind::q4_k:
-    case PanelKind::q5_k: {
-      std::memcpy(piece.halves, block, 4);
-      const formats::ScaleMin s = formats::scale_min_k4(block + 4, j);
-      piece.scales[0] = static_cast<uint8_t>(s.scale);
-      piece.scales[1] = static_cast<uint8_t>(s.minimum);
-      const bool fifth = kind == PanelKind::q5_k;
-      const uint8_t* qs = block + (fifth ? 48 : 16) + 32 * (j / 2);
-      for (int e = 0; e < 32; ++e) {
-        piece.codes[e] = qs[e] >> 4 * (j % 2) & 15;
-        if (fifth) piece.codes[e] = static_cast<uint8_t>(piece.codes[e] | (block[16 + e] >> j & 1) << 4);
-      }
-      return;
-    }
-    case PanelKind::q6_k:
-      std::memcpy(piece.halves, block + 208, 2);
-      std::memcpy(piece.scales, block + 192 + 2 * j, 2);
-      for (int e = 0; e < 32; ++e) piece.codes[e] = static_cast<uint8_t>(formats::Q6_K::code(block, 32 * j + e));
-      return;
-    case PanelKind::q3_k:
-      std::memcpy(piece.halves, block + 108, 2);
-      for (int g = 0; g < 2; ++g)
-        piece.scales[g] = static_cast<uint8_t>(formats::Q3_K::scale(block + 96, 2 * j + g) - 32);
-      for (int e = 0; e < 32; ++e) {
-        piece.codes[e] =
-            static_cast<uint8_t>((block[32 + 32 * (j / 4) + e] >> 2 * (j % 4) & 3) | (block[e] >> j & 1) << 2);
-      }
-      return;
-    case PanelKind::q2_k:
-      std::memcpy(piece.halves, block + 80, 4);
-      std::memcpy(piece.scales, block + 2 * j, 2);
-      for (int e = 0; e < 32; ++e) piece.codes[e] = block[16 + 32 * (j / 4) + e] >> 2 * (j % 4) & 3;
-      return;
-    default:
-      return;
+// From 32 bytes that hold a code each at `shift` (0 or 4).
+void gather_nibbles(const uint8_t* qs, int shift, uint32_t* planes) {
+  constexpr uint32_t kLow = 0x0f0f0f0f;
+  for (int v = 0; v < 4; ++v)
+    planes[v] = (word(qs + 4 * v) >> shift & kLow) | (word(qs + 16 + 4 * v) >> shift & kLow) << 4;
+}
+
+// From 32 bytes that hold two bits each at `shift`.
+void gather_two_bits(const uint8_t* qs, int shift, uint32_t* planes) {
+  for (int h = 0; h < 2; ++h) {
+    planes[h] = 0;
+    for (int u = 0; u < 4; ++u) planes[h] |= (word(qs + 16 * h + 4 * u) >> shift & 0x03030303) << 2 * u;
   }
 }
 
-// Writes row r's codes into the block's planes (zeroed before).
-void place_codes(const Shape& shape, const uint8_t* codes, int r, uint8_t* planes) {
-  if (shape.bytes != 0) {
-    for (int c = 0; c < 8; ++c) std::memcpy(planes + 64 * c + 4 * r, codes + 4 * c, 4);
-    return;
-  }
-  int low_bits = 0;
-  if (shape.nibbles != 0) {
-    for (int i = 0; i < 16; ++i)
-      planes[64 * (i / 4) + 4 * r + i % 4] = static_cast<uint8_t>((codes[i] & 15) | (codes[16 + i] & 15) << 4);
-    planes += 256;
-    low_bits = 4;
-  }
-  if (shape.two_bits != 0) {
-    for (int e = 0; e < 32; ++e) {
-      uint8_t& byte = planes[64 * (e / 16) + 4 * r + e % 4];
-      byte = static_cast<uint8_t>(byte | (codes[e] >> low_bits & 3) << 2 * (e / 4 % 4));
-    }
-    planes += 128;
-    low_bits += 2;
-  }
-  if (shape.one_bits != 0) {
-    for (int e = 0; e < 32; ++e) {
-      uint8_t& byte = planes[4 * r + e % 4];
-      byte = static_cast<uint8_t>(byte | (codes[e] >> low_bits & 1) << e / 4);
-    }
+// From 32 bytes that hold one bit each at `shift`.
+uint32_t gather_bits(const uint8_t* qs, int shift) {
+  uint32_t plane = 0;
+  for (int c = 0; c < 8; ++c) plane |= (word(qs + 4 * c) >> shift & 0x01010101) << c;
+  return plane;
+}
+
+// From 32 bits in order: bits 4c .. 4c + 3 become bit c of four bytes.
+uint32_t spread_bits(uint32_t bits) {
+  uint32_t plane = 0;
+  for (int c = 0; c < 8; ++c) plane |= ((bits >> 4 * c & 15) * 0x00204081 & 0x01010101) << c;
+  return plane;
+}
+
+// Row block `block`, its 32 columns number j.
+template <PanelKind kind>
+void take_apart(const uint8_t* block, int j, Piece& piece) {
+  if constexpr (kind == PanelKind::q4_0 || kind == PanelKind::iq4_nl) {
+    std::memcpy(piece.halves, block, 2);
+    copy_nibbles(block + 2, piece.planes);
+  } else if constexpr (kind == PanelKind::q4_1) {
+    std::memcpy(piece.halves, block, 4);
+    copy_nibbles(block + 4, piece.planes);
+  } else if constexpr (kind == PanelKind::q5_0) {
+    std::memcpy(piece.halves, block, 2);
+    copy_nibbles(block + 6, piece.planes);
+    piece.planes[4] = spread_bits(word(block + 2));
+  } else if constexpr (kind == PanelKind::q5_1) {
+    std::memcpy(piece.halves, block, 4);
+    copy_nibbles(block + 8, piece.planes);
+    piece.planes[4] = spread_bits(word(block + 4));
+  } else if constexpr (kind == PanelKind::q8_0) {
+    std::memcpy(piece.halves, block, 2);
+    for (int c = 0; c < 8; ++c) piece.planes[c] = word(block + 2 + 4 * c) ^ 0x80808080;
+  } else if constexpr (kind == PanelKind::mxfp4) {
+    piece.scales[0] = block[0];
+    copy_nibbles(block + 1, piece.planes);
+  } else if constexpr (kind == PanelKind::iq4_xs) {
+    std::memcpy(piece.halves, block, 2);
+    piece.scales[0] = static_cast<uint8_t>(formats::IQ4_XS::scale(block, j) - 32);
+    copy_nibbles(block + 8 + 16 * j, piece.planes);
+  } else if constexpr (kind == PanelKind::q4_k || kind == PanelKind::q5_k) {
+    constexpr bool kFifth = kind == PanelKind::q5_k;
+    std::memcpy(piece.halves, block, 4);
+    const formats::ScaleMin s = formats::scale_min_k4(block + 4, j);
+    piece.scales[0] = static_cast<uint8_t>(s.scale);
+    piece.scales[1] = static_cast<uint8_t>(s.minimum);
+    gather_nibbles(block + (kFifth ? 48 : 16) + 32 * (j / 2), 4 * (j % 2), piece.planes);
+    if constexpr (kFifth) piece.planes[4] = gather_bits(block + 16, j);
+  } else if constexpr (kind == PanelKind::q6_k) {
+    const int half = j / 4, quarter = j % 4;
+    std::memcpy(piece.halves, block + 208, 2);
+    std::memcpy(piece.scales, block + 192 + 2 * j, 2);
+    gather_nibbles(block + 64 * half + 32 * (quarter % 2), 4 * (quarter / 2), piece.planes);
+    gather_two_bits(block + 128 + 32 * half, 2 * quarter, piece.planes + 4);
+  } else if constexpr (kind == PanelKind::q3_k) {
+    std::memcpy(piece.halves, block + 108, 2);
+    for (int g = 0; g < 2; ++g)
+      piece.scales[g] = static_cast<uint8_t>(formats::Q3_K::scale(block + 96, 2 * j + g) - 32);
+    gather_two_bits(block + 32 + 32 * (j / 4), 2 * (j % 4), piece.planes);
+    piece.planes[2] = gather_bits(block, j);
+  } else if constexpr (kind == PanelKind::q2_k) {
+    std::memcpy(piece.halves, block + 80, 4);
+    std::memcpy(piece.scales, block + 2 * j, 2);
+    gather_two_bits(block + 16 + 32 * (j / 4), 2 * (j % 4), piece.planes);
   }
 }
 
-void pack_int_panel(PanelKind kind, const ops::MatrixSource& source, int64_t first_row, uint8_t* panel) {
-  const Shape& shape = kShapes[static_cast<int>(kind)];
+// A few instructions a word, so that packing runs at a good part of the memory's speed (docs/performance.md).
+template <PanelKind kind>
+void pack_int_panel(const ops::MatrixSource& source, int64_t first_row, uint8_t* panel) {
+  constexpr Shape kShape = kShapes[static_cast<int>(kind)];
+  constexpr int kVectors = 4 * kShape.nibbles + 2 * kShape.two_bits + kShape.one_bits + 8 * kShape.bytes;
+  constexpr bool kByteScales = kShape.super > 1 || kind == PanelKind::mxfp4;
+  constexpr int kHalves = (kShape.super > 1 ? kShape.head_bytes : kByteScales ? 0 : kShape.scale_bytes) / 32;
   const int64_t n_rows = std::min<int64_t>(kRows, source.n_rows - first_row), n_blocks = source.n_cols / 32;
   const int64_t row_bytes = source.format->row_bytes(source.n_cols);
   const int per_file_block = source.format->block_weights / 32;
-  const auto* bytes = reinterpret_cast<const uint8_t*>(source.bytes.data());
-  const bool byte_scales = shape.super > 1 || kind == PanelKind::mxfp4;
+  const auto* bytes = reinterpret_cast<const uint8_t*>(source.bytes.data()) + first_row * row_bytes;
+  if (n_rows < kRows) std::memset(panel, 0, static_cast<size_t>(panel_bytes(kind, source.n_cols)));
   uint8_t* head = nullptr;
-  std::memset(panel, 0, static_cast<size_t>(panel_bytes(kind, source.n_cols)));
   for (int64_t b = 0; b < n_blocks; ++b) {
-    if (shape.head_bytes != 0 && b % shape.super == 0) {
+    if (kShape.super > 1 && b % kShape.super == 0) {
       head = panel;
-      panel += shape.head_bytes;
+      panel += kShape.head_bytes;
     }
+    uint8_t* halves = kShape.super > 1 ? head : panel;
+    const int64_t file_block = b / per_file_block * source.format->block_bytes;
+    const int j = static_cast<int>(b % per_file_block);
     for (int r = 0; r < n_rows; ++r) {
-      Piece piece = {};
-      const uint8_t* row = bytes + (first_row + r) * row_bytes;
-      take_apart(kind, row + b / per_file_block * source.format->block_bytes, static_cast<int>(b % per_file_block),
-                 piece);
-      uint8_t* halves = head != nullptr ? head : panel;
-      const int n_halves = (head != nullptr ? shape.head_bytes : byte_scales ? 0 : shape.scale_bytes) / 32;
-      for (int h = 0; h < n_halves; ++h) std::memcpy(halves + 32 * h + 2 * r, piece.halves + 2 * h, 2);
-      if (byte_scales) {
-        for (int s = 0; s < shape.scale_bytes / 16; ++s) panel[16 * s + r] = piece.scales[s];
+      Piece piece;
+      take_apart<kind>(bytes + r * row_bytes + file_block, j, piece);
+      for (int h = 0; h < kHalves; ++h) std::memcpy(halves + 32 * h + 2 * r, piece.halves + 2 * h, 2);
+      if constexpr (kByteScales) {
+        for (int s = 0; s < kShape.scale_bytes / 16; ++s) panel[16 * s + r] = piece.scales[s];
       }
-      place_codes(shape, piece.codes, r, panel + shape.scale_bytes);
+      for (int v = 0; v < kVectors; ++v) std::memcpy(panel + kShape.scale_bytes + 64 * v + 4 * r, &piece.planes[v], 4);
     }
-    panel += shape.block_bytes();
+    panel += kShape.block_bytes();
   }
 }
+
+using IntPacker = void (*)(const ops::MatrixSource& source, int64_t first_row, uint8_t* panel);
+template <int... kind>
+constexpr std::array<IntPacker, sizeof...(kind)> packers(std::integer_sequence<int, kind...>) {
+  return {pack_int_panel<static_cast<PanelKind>(kind)>...};
+}
+constexpr auto kIntPackers = packers(std::make_integer_sequence<int, kFirstFloatKind>());
 
 void pack_float_panel(const ops::MatrixSource& source, int64_t first_row, uint8_t* panel) {
   const int64_t n_rows = std::min<int64_t>(kRows, source.n_rows - first_row);
@@ -285,7 +286,7 @@ ops::Matrix pack(const ops::MatrixSource& source, bool keep_raw, ThreadPool& poo
       if (static_cast<int>(kind) >= kFirstFloatKind)
         pack_float_panel(source, p * kRows, out + p * m.panel_bytes);
       else
-        pack_int_panel(kind, source, p * kRows, out + p * m.panel_bytes);
+        kIntPackers[static_cast<size_t>(kind)](source, p * kRows, out + p * m.panel_bytes);
     }
   });
   m.data = m.storage.data();

@@ -27,9 +27,10 @@ ARROWS = {
     "cpu": "base formats ops",
     "cache": "base formats ops",
     "sampling": "base",
+    "text": "base",
     "model": "base formats files ops cache",
     "engine": "base formats files ops cache model sampling",
-    "bindings": "base formats files ops cache model sampling engine",
+    "bindings": "base formats files ops cache model sampling engine text",
 }
 # The only files that may look into a backend.
 DOORS = {"bindings/cpu_entry.cpp": {"cpu"}}

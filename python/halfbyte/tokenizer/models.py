@@ -8,6 +8,7 @@ from typing import Any
 import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
+from halfbyte import _core
 from halfbyte.errors import UnsupportedError
 from halfbyte.tokenizer.pretokenizers import PreTokenizer, find_pretokenizer, pretokenizer_names
 from halfbyte.tokenizer.vocabulary import BYTE, CONTROL, NORMAL, UNUSED, USER_DEFINED, Vocabulary
@@ -50,22 +51,13 @@ def build_bpe(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
 
 def _merges_by_score(vocabulary: Vocabulary) -> list[tuple[str, str]]:
     """SentencePiece merges two neighbours when their union is a piece, best score first: so many BPE merges."""
-    ids, scores, kinds = vocabulary.ids, vocabulary.scores, vocabulary.kinds
-    usable = (NORMAL, USER_DEFINED, UNUSED)
-    found: list[tuple[float, int, int, str, str]] = []
-    for token, i in ids.items():
-        if kinds[i] not in usable or len(token) < 2:
-            continue
-        score = -scores[i]
-        for cut in range(1, len(token)):
-            left = ids.get(token[:cut])
-            if left is None:
-                continue
-            right = ids.get(token[cut:])
-            if right is not None:
-                found.append((score, left, right, token[:cut], token[cut:]))
-    found.sort()
-    return [(left, right) for _, _, _, left, right in found]
+    tokens = vocabulary.tokens
+    pairs = _core.merges_by_score(
+        [token.encode("utf-8", "surrogatepass") for token in tokens],
+        vocabulary.scores[: len(tokens)],
+        [kind in (NORMAL, USER_DEFINED, UNUSED) for kind in vocabulary.kinds[: len(tokens)]],
+    )
+    return [(tokens[left], tokens[right]) for left, right in pairs]
 
 
 def build_sentencepiece_bpe(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
