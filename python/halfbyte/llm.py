@@ -168,9 +168,9 @@ class LLM:
         """log p of each token after the first, given those before: float32, shape (n_tokens - 1)."""
         return np.asarray(self.engine.forward(self._prompt_ids(tokens), output="next_logprobs"))
 
-    def embed(self, texts: str | Sequence[str], *, normalize: bool = True) -> npt.NDArray[np.float32]:
+    def embed(self, texts: str | Sequence[Prompt], *, normalize: bool = True) -> npt.NDArray[np.float32]:
         """Mean of the final hidden states of each text, of length 1 unless normalize is False: (n_texts, n_embd)."""
-        many = [texts] if isinstance(texts, str) else list(texts)
+        many: list[Prompt] = [texts] if isinstance(texts, str) else list(texts)
         rows = []
         for text in many:
             vector = np.asarray(self.engine.forward(self._prompt_ids(text), output="hidden")).mean(axis=0)
@@ -304,7 +304,7 @@ class LLM:
 
 
 class Running:
-    """One answer under way: its request in the engine (id) and what came of it so far."""
+    """One answer under way: its request in the engine (id), and what came and was used of it so far."""
 
     def __init__(
         self,
@@ -322,8 +322,8 @@ class Running:
         self._pieces: list[str] = []
         self._ids: list[int] = []
         self._logprobs: list[Logprob] = []
-        self._prompt_logprobs: list[float] = []
-        self._usage = Usage(prompt_tokens=n_prompt)
+        self.prompt_logprobs: list[float] = []
+        self.usage = Usage(prompt_tokens=n_prompt)
         self._start = time.perf_counter()
         self._first = self._last = self._start
 
@@ -363,9 +363,9 @@ class Running:
 
     def _take(self, event: Mapping[str, Any]) -> list[int]:
         now = time.perf_counter()
-        self._usage.cached_tokens = max(self._usage.cached_tokens, event["n_prompt_cached"])
-        self._usage.dropped_tokens = event["dropped"]
-        self._prompt_logprobs += event["prompt_logprobs"]
+        self.usage.cached_tokens = max(self.usage.cached_tokens, event["n_prompt_cached"])
+        self.usage.dropped_tokens = event["dropped"]
+        self.prompt_logprobs += event["prompt_logprobs"]
         new_ids = [sample["token"] for sample in event["samples"]]
         if new_ids:
             self._first = now if not self._ids else self._first
@@ -373,25 +373,25 @@ class Running:
         if self._params.logprobs is not None:
             self._logprobs += [Logprob(s["token"], s["logprob"], s["top_logprobs"]) for s in event["samples"]]
         self._ids += new_ids
+        self.usage.completion_tokens = len(self._ids)
         return new_ids
 
     def _output(self, event: Mapping[str, Any]) -> Output:
         ids, reason = self._ids, None
         if event["finish"] == "stop":
             reason = event["stop_string"].decode("utf-8", "replace") if event["stop_string"] else event["stop_token"]
-        self._usage.completion_tokens = len(ids)
-        n_new = self._usage.prompt_tokens - self._usage.cached_tokens
+        n_new = self.usage.prompt_tokens - self.usage.cached_tokens
         return Output(
             text="".join(self._pieces),
             token_ids=ids,
             finish_reason=event["finish"],
             stop_reason=reason,
             seed=self._seed,
-            usage=self._usage,
+            usage=self.usage,
             timing=Timing(self._first - self._start, self._last - self._first, n_new, len(ids)),
             params=self._params,
             logprobs=self._logprobs if self._params.logprobs is not None else None,
-            prompt_logprobs=self._prompt_logprobs if self._params.prompt_logprobs else None,
+            prompt_logprobs=self.prompt_logprobs if self._params.prompt_logprobs else None,
         )
 
 

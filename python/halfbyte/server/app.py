@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from halfbyte import __version__
@@ -18,6 +19,7 @@ from halfbyte.server import page
 from halfbyte.server.config import ServerConfig
 from halfbyte.server.errors import ApiError
 from halfbyte.server.gate import Gate
+from halfbyte.server.metrics import Metrics
 from halfbyte.server.models import ModelPool
 from halfbyte.server.protocols import PROTOCOLS
 from halfbyte.server.responses import Json
@@ -29,6 +31,7 @@ class Server:
 
     models: ModelPool
     config: ServerConfig
+    metrics: Metrics
 
     def error_body(self, path: str, error: ApiError) -> dict[str, Any]:
         """The error in the words of the protocol that the path belongs to."""
@@ -42,19 +45,29 @@ class Server:
 
 def create_app(models: ModelPool, config: ServerConfig | None = None) -> FastAPI:
     """The app over a pool of models. The pool is closed with the app."""
-    server = Server(models, config or ServerConfig())
+    config = config or ServerConfig()
+    server = Server(models, config, Metrics(models))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         await models.close()
 
-    app = FastAPI(title="halfbyte", version=__version__, lifespan=lifespan, default_response_class=Json)
+    # FastAPI's documentation pages load scripts from other hosts; the schema itself is at /openapi.json.
+    app = FastAPI(title="halfbyte", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.server = server
     for protocol in PROTOCOLS:
         app.include_router(protocol.router)
     app.include_router(page.router)
-    app.add_middleware(Gate, server=server)
+    app.add_middleware(Gate, server=server, open_paths=frozenset(("/", "/health")))
+    if config.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(config.allowed_origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id"],
+        )
 
     def answer(request: Request, error: ApiError) -> Response:
         return Json(server.error_body(request.url.path, error), error.status, error.headers())
@@ -83,9 +96,17 @@ def create_app(models: ModelPool, config: ServerConfig | None = None) -> FastAPI
 
 def _of_validation(error: RequestValidationError) -> ApiError:
     """The first thing that is wrong with a body, by the name of its field."""
-    first = error.errors()[0]
-    where = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
-    if first["type"] == "json_invalid":
-        return ApiError(400, f"The body is no JSON: {first.get('ctx', {}).get('error', 'it does not parse')}.")
-    name = ".".join(where) or None
-    return ApiError(400, f"{name or 'The body'}: {first['msg']}.", param=name, code="invalid_value")
+    found = error.errors()[0]
+    if found["type"] == "json_invalid":
+        return ApiError(400, f"The body is no JSON: {found.get('ctx', {}).get('error', 'it does not parse')}.")
+    where = [part for part in found["loc"] if part not in ("body", "query", "path", "header")]
+    name = str(where[0]) if where else None
+    # Below a field pydantic also names the alternatives that it tried; only places in the body are of interest.
+    inner = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where[1:] if _is_place(part))
+    return ApiError(400, f"{name or 'The body'}{inner}: {found['msg']}.", param=name, code="invalid_value")
+
+
+def _is_place(part: int | str) -> bool:
+    return isinstance(part, int) or (
+        part.isidentifier() and part not in ("str", "int", "float", "bool", "list", "dict")
+    )

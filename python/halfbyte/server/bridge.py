@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,10 @@ class Prompt:
     params: SamplingParams
 
 
+#: Told of every event: index of the answer, the engine's event, and what it added to the answer.
+Observer = Callable[[int, dict[str, Any], Piece | None], None]
+
+
 class Job:
     """Answers under way: of every prompt its params.n, in order. Iterate for (index of the answer, piece).
 
@@ -40,6 +44,7 @@ class Job:
         self._n_open = 0
         self._error: Exception | None = None
         self.answers: list[Running] = []
+        self.observer: Observer | None = None
 
     def __aiter__(self) -> Job:
         return self
@@ -86,6 +91,8 @@ class Job:
             self._n_open -= 1
             self.fail(error)
             return
+        if self.observer is not None:
+            self.observer(index, event, piece)
         if piece is None:
             return
         self._n_open -= piece.finish_reason is not None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +13,7 @@ from starlette.requests import Request
 from starlette.types import Receive
 
 from halfbyte.errors import HalfbyteError
+from halfbyte.outputs import Usage
 from halfbyte.server.bridge import Job, Prompt
 from halfbyte.server.errors import ApiError
 from halfbyte.server.models import LoadedModel
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+log = logging.getLogger("halfbyte.server")
+
 
 @dataclass
 class Call:
@@ -29,12 +33,14 @@ class Call:
     server: Server
     receive: Receive
     id: str
-    key: str = ""  # the API key's public name, "" without one
+    client: str = ""  # whom limits are counted for: the API key's number, or the address of an anonymous client
     started: float = field(default_factory=time.perf_counter)
+    facts: dict[str, Any] = field(default_factory=dict)  # for the log line
     models: list[LoadedModel] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
     client_gone: bool = False
     _watcher: asyncio.Task[None] | None = None
+    _timer: asyncio.TimerHandle | None = None
 
     @classmethod
     def of(cls, request: Request) -> Call:
@@ -49,58 +55,74 @@ class Call:
         except HalfbyteError as error:
             raise ApiError.of(error, param="model") from error
         self.models.append(model)
+        self.facts["model"] = model.name
         return model
 
     def submit(self, model: LoadedModel, prompts: Sequence[Prompt], *, param: str = "prompt") -> Job:
-        """Queues prompts; the job ends with the call, or when the client goes away. param: the field that holds the
-        prompts, for error objects. Raises ApiError."""
+        """Queues prompts; the job ends with the call, or when the client goes away, or time is up. param: the field
+        that holds the prompts, for error objects. Raises ApiError."""
         config = self.server.config
         n_answers = sum(prompt.params.n for prompt in prompts)
         if n_answers > config.max_choices:
             raise ApiError(400, f"{n_answers} answers were asked for; {config.max_choices} are allowed.", param="n")
         for prompt in prompts:
-            if 0 < config.max_prompt_tokens < len(prompt.ids):
-                raise ApiError(
-                    400,
-                    f"The prompt has {len(prompt.ids)} tokens; this server takes {config.max_prompt_tokens}.",
-                    param=param,
-                    code="context_length_exceeded",
-                )
+            self.check_length(len(prompt.ids), param)
         if config.max_queue and model.bridge.n_open + n_answers > config.max_queue + model.max_sequences:
             raise ApiError(503, "The server has too many requests waiting.", code="overloaded", retry_after_s=1)
         try:
             job = model.bridge.submit(prompts)
         except HalfbyteError as error:
             raise ApiError.of(error, param=param) from error
+        if config.log_prompts:
+            for prompt in prompts:
+                text = model.llm.tokenizer.decode(prompt.ids)
+                log.info("prompt", extra={"facts": {"request": self.id, "text": text}})
+        job.observer = self.server.metrics.observer(model.name, self.started)
         self.jobs.append(job)
-        self._watch()
+        self.watch()
+        if self._timer is None and config.request_timeout_s > 0:
+            self._timer = asyncio.get_running_loop().call_later(config.request_timeout_s, self._time_out)
         return job
 
-    async def work(self, function: Any, *arguments: Any, **keywords: Any) -> Any:
-        """Runs a function that computes for long (tokenizing, templates, grammars) outside the event loop."""
-        return await asyncio.to_thread(function, *arguments, **keywords)
+    def check_length(self, n_tokens: int, param: str) -> None:
+        """Raises ApiError when a prompt is longer than the server takes."""
+        limit = self.server.config.max_prompt_tokens
+        if 0 < limit < n_tokens:
+            text = f"The prompt has {n_tokens} tokens; this server takes {limit}."
+            raise ApiError(400, text, param=param, code="context_length_exceeded")
 
-    async def finish(self, awaited: Awaitable[T]) -> T:
-        """Awaits under the server's time limit. Raises ApiError 504."""
-        limit = self.server.config.request_timeout_s
+    async def work(self, param: str, function: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
+        """Runs what computes for long (tokenizing, templates, grammars) outside the event loop. param: the field that
+        is to blame when it fails. Raises ApiError."""
         try:
-            return await asyncio.wait_for(awaited, limit or None)
-        except TimeoutError:
-            raise ApiError(504, f"The answer took longer than {limit:g} s.", code="timeout") from None
+            return await asyncio.to_thread(function, *arguments, **keywords)
         except HalfbyteError as error:
-            raise ApiError.of(error) from error
+            raise ApiError.of(error, param=param) from error
 
-    async def close(self) -> None:
+    def usage(self) -> Usage:
+        """Tokens read and generated so far, in all."""
+        total = Usage()
+        for job in self.jobs:
+            for answer in job.answers:
+                total.prompt_tokens += answer.usage.prompt_tokens
+                total.cached_tokens += answer.usage.cached_tokens
+                total.completion_tokens += answer.usage.completion_tokens
+        return total
+
+    def close(self) -> None:
         """Cancels what still runs and releases the models."""
         if self._watcher is not None:
             self._watcher.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         for job in self.jobs:
             job.cancel()
         for model in self.models:
             self.server.models.release(model)
         self.models.clear()
 
-    def _watch(self) -> None:
+    def watch(self) -> None:
+        """Begins to look for the client's going; the body must have been read."""
         if self._watcher is None:
             self._watcher = asyncio.create_task(self._await_disconnect())
 
@@ -110,3 +132,8 @@ class Call:
         self.client_gone = True
         for job in self.jobs:
             job.cancel()
+
+    def _time_out(self) -> None:
+        limit = self.server.config.request_timeout_s
+        for job in self.jobs:
+            job.fail(ApiError(504, f"The answer took longer than {limit:g} s.", code="timeout"))

@@ -1,24 +1,131 @@
-"""From an answer's text to what a chat API tells: content, reasoning and tool calls."""
+"""A chat's answer, for every protocol that has chats: from messages to a prompt, from text to content, reasoning and calls."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from halfbyte.chat.tools import Delta, Message, Parser, make_grammar, make_parser
+from halfbyte.grammar import Constraint
+from halfbyte.outputs import Output, Piece
+from halfbyte.params import SamplingParams
+from halfbyte.server.bridge import Job
+from halfbyte.server.call import Call
+from halfbyte.server.constraints import constrained
+from halfbyte.server.errors import ApiError
+from halfbyte.server.models import LoadedModel
+
+# What a request may not hand to the template under its own names.
+_TAKEN = frozenset(("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "self"))
 
 
 @dataclass
-class Delta:
-    """A piece of an assistant's message."""
+class ChatAsk:
+    """What a chat request asks, in OpenAI's terms. variables reach the template."""
 
-    content: str = ""
+    messages: Sequence[Mapping[str, Any]]
+    params: SamplingParams = field(default_factory=SamplingParams)
+    constraint: tuple[str, Constraint] | None = None
+    tools: Sequence[Mapping[str, Any]] | None = None
+    tool_choice: str | Mapping[str, Any] | None = None
+    parallel_tool_calls: bool = True
+    variables: dict[str, Any] = field(default_factory=dict)
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
 
 
-class PlainParser:
-    """All text is content."""
+class ChatAnswer:
+    """One answer as it grows. finish_reason: None until it is over, then "stop", "length" or "tool_calls"."""
 
-    def feed(self, text: str) -> list[Delta]:
-        """What new text adds."""
-        return [Delta(content=text)] if text else []
+    def __init__(self, parser: Parser) -> None:
+        self._parser = parser
+        self.message = Message()
+        self.n_reasoning = 0  # tokens that were reasoning
+        self.output: Output | None = None
+        self.finish_reason: str | None = None
 
-    def finish(self) -> list[Delta]:
-        """What was held back."""
-        return []
+    def feed(self, piece: Piece) -> list[Delta]:
+        """What a piece adds to the message."""
+        deltas = self._parser.feed(piece.text)
+        if piece.output is not None:
+            deltas += self._parser.finish()
+            self.output = piece.output
+        if any(delta.reasoning for delta in deltas):
+            self.n_reasoning += len(piece.token_ids)
+        self.message.add(deltas)
+        if piece.finish_reason is not None:
+            stopped = piece.finish_reason == "stop"
+            self.finish_reason = "tool_calls" if stopped and self.message.tool_calls else piece.finish_reason
+        return deltas
+
+
+class ChatRun:
+    """A chat's answers under way. Iterate for (index, what is new, piece)."""
+
+    def __init__(self, job: Job, answers: list[ChatAnswer]) -> None:
+        self._job = job
+        self.answers = answers
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, list[Delta], Piece]]:
+        async for index, piece in self._job:
+            yield index, self.answers[index].feed(piece), piece
+
+    async def wait(self) -> list[ChatAnswer]:
+        """The finished answers."""
+        async for _ in self:
+            pass
+        return self.answers
+
+    @property
+    def n_prompt(self) -> int:
+        """Tokens of the prompt."""
+        return self._job.answers[0].usage.prompt_tokens
+
+    @property
+    def n_cached(self) -> int:
+        """Of them, found in the prefix cache."""
+        return self._job.answers[0].usage.cached_tokens
+
+    @property
+    def n_generated(self) -> int:
+        """Tokens of all answers so far."""
+        return sum(answer.usage.completion_tokens for answer in self._job.answers)
+
+    @property
+    def n_reasoning(self) -> int:
+        """Of them, reasoning."""
+        return sum(answer.n_reasoning for answer in self.answers)
+
+
+async def chat_ids(call: Call, model: LoadedModel, ask: ChatAsk, param: str = "messages") -> list[int]:
+    """Token ids of the prompt that a chat becomes. param: the field that holds the messages. Raises ApiError."""
+    return await call.work(param, partial(model.llm.chat_ids, ask.messages, **_for_template(ask)))
+
+
+async def chat_text(call: Call, model: LoadedModel, ask: ChatAsk) -> str:
+    """The text of that prompt. Raises ApiError."""
+    return await call.work("messages", partial(model.llm.chat_template.render, ask.messages, **_for_template(ask)))
+
+
+async def start_chat(call: Call, model: LoadedModel, ask: ChatAsk, *, param: str = "messages") -> ChatRun:
+    """Queues the answers that a chat asks for. param: the field that holds the messages. Raises ApiError."""
+    ids = await chat_ids(call, model, ask, param)
+    blamed = ask.constraint[0] if ask.constraint else param
+    prompts = await call.work(blamed, constrained, ids, ask.params, ask.constraint, model.llm.tokenizer)
+    job = call.submit(model, prompts, param=param)
+    return ChatRun(job, [ChatAnswer(parser()) for _ in job.answers])
+
+
+def _for_template(ask: ChatAsk) -> dict[str, Any]:
+    taken = _TAKEN & ask.variables.keys()
+    if taken:
+        text = f"chat_template_kwargs may not hold {', '.join(sorted(taken))}."
+        raise ApiError(400, text, param="chat_template_kwargs")
+    return {
+        "tools": ask.tools,
+        "add_generation_prompt": ask.add_generation_prompt,
+        "continue_final_message": ask.continue_final_message,
+        **ask.variables,
+    }

@@ -17,6 +17,7 @@ class ServerConfig:
     max_prompt_tokens: int = 0  # besides the context's size
     max_output_tokens: int = 0
     max_choices: int = 64  # prompts times answers of one request
+    max_inputs: int = 2048  # texts of one request for vectors
     max_queue: int = 512  # answers waiting for their turn; beyond: 503
     request_timeout_s: float = 0.0
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
+
+from halfbyte.errors import HalfbyteError
+from halfbyte.server.errors import ApiError
+
+log = logging.getLogger("halfbyte.server")
 
 # A comment goes out when nothing else does for so long: proxies close silent connections.
 _PING_S = 15.0
@@ -20,6 +26,20 @@ def dumps(value: Any) -> bytes:
     """Compact UTF-8 JSON. Text that is no Unicode becomes "?"; no number may be infinite."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.encode("utf-8", "replace")
+
+
+def _refusal(error: Exception) -> ApiError:
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, HalfbyteError):
+        return ApiError.of(error)
+    log.error("a stream failed", exc_info=error)
+    return ApiError(500, "The server failed; its log tells why.")
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""
 
 
 class Json(JSONResponse):
@@ -35,16 +55,26 @@ def event(data: Any, name: str = "") -> bytes:
     return head + b"data: " + dumps(data) + b"\n\n"
 
 
+def _openai_error(error: ApiError) -> bytes:
+    return event(error.openai())
+
+
 class EventStream(Response):
     """Server-sent events (or other chunks) as they come. That the client has gone is seen by the call, which ends the
-    jobs that feed the iterator."""
+    jobs that feed the iterator. on_error makes the last chunk of a stream that fails."""
 
-    def __init__(self, chunks: AsyncIterator[bytes], media_type: str = "text/event-stream") -> None:
+    def __init__(
+        self,
+        chunks: AsyncIterator[bytes],
+        media_type: str = "text/event-stream",
+        on_error: Callable[[ApiError], bytes] = _openai_error,
+    ) -> None:
         super().__init__(media_type=media_type)
         self.raw_headers = [(k, v) for k, v in self.raw_headers if k != b"content-length"]
         self.headers["cache-control"] = "no-cache"
         self.headers["x-accel-buffering"] = "no"
         self._chunks = chunks
+        self._on_error = on_error
         self._ping = b": ping\n\n" if media_type == "text/event-stream" else b""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,6 +92,8 @@ class EventStream(Response):
                     chunk = waiting.result()
                 except StopAsyncIteration:
                     break
+                except Exception as error:
+                    chunk, chunks = self._on_error(_refusal(error)), _nothing()
                 waiting = None
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         finally:

@@ -18,6 +18,23 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False, protected_namespaces=())
 
 
+Token = Annotated[int, Field(ge=0, lt=1 << 31)]
+#: One text or several, as text or as token ids.
+Texts = (
+    str
+    | Annotated[list[str], Field(min_length=1)]
+    | Annotated[list[Token], Field(min_length=1)]
+    | Annotated[list[Annotated[list[Token], Field(min_length=1)]], Field(min_length=1)]
+)
+
+
+def as_texts(texts: Texts) -> list[str] | list[list[int]]:
+    """Always several."""
+    if isinstance(texts, str):
+        return [texts]
+    return [texts] if isinstance(texts[0], int) else texts
+
+
 Stop = str | Annotated[list[str], Field(max_length=64)]
 
 

@@ -79,6 +79,10 @@ class Tokenizer:
         """Every id that ends generation (eos, end of turn, end of message)."""
         return self._vocabulary.end_ids
 
+    def special_id(self, name: str) -> int | None:
+        """The id that the file gives for a purpose (bos, eos, fim_pre, fim_suf, fim_mid, ...), or None."""
+        return self._vocabulary.special(name)
+
     def piece(self, token: int) -> str:
         """The piece of an id as the file spells it."""
         return self._vocabulary.tokens[self._checked(token)]

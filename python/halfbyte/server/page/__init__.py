@@ -17,7 +17,7 @@ router = APIRouter(include_in_schema=False)
 
 _MISSING = b"""<!doctype html><html lang="en"><meta charset="utf-8"><title>halfbyte</title>
 <h1>The server runs; this build has no chat page</h1>
-<p>The API is complete: see <a href="v1/models">/v1/models</a> and <a href="docs">/docs</a>.</p>
+<p>The API is complete: see <a href="v1/models">/v1/models</a> and <a href="openapi.json">/openapi.json</a>.</p>
 <p>The page is built with Node 20 or later. Install halfbyte again from its sources on a machine that has <code>npm</code>
 (<code>pip install --no-cache-dir --force-reinstall ".[server]"</code>), or build the page alone in a source checkout:
 <code>cd page &amp;&amp; npm ci &amp;&amp; npm run build</code>. Then restart the server.</p>

@@ -7,10 +7,14 @@ of its paths, and error_body(ApiError) -> dict.
 from types import ModuleType
 
 from halfbyte.server.protocols import (
+    infill,
     openai_chat,
     openai_completions,
+    openai_embeddings,
     openai_models,
     operations,
+    rerank,
+    tokens,
 )
 
 PROTOCOLS: tuple[ModuleType, ...] = (
@@ -18,4 +22,8 @@ PROTOCOLS: tuple[ModuleType, ...] = (
     openai_completions,
     openai_models,
     operations,
+    tokens,
+    rerank,
+    openai_embeddings,
+    infill,
 )

@@ -10,56 +10,147 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from halfbyte.server.bridge import Job, Prompt
+from halfbyte.outputs import Piece
 from halfbyte.server.call import Call
+from halfbyte.server.chat_stream import ChatAnswer, ChatAsk, ChatRun, Delta, start_chat
+from halfbyte.server.constraints import ConstraintFields
+from halfbyte.server.errors import ApiError
+from halfbyte.server.models import LoadedModel
 from halfbyte.server.responses import DONE, EventStream, Json, event
-from halfbyte.server.sampling import SamplingFields, first
+from halfbyte.server.sampling import Body, SamplingFields, first
+from halfbyte.server.shapes import chat_logprobs, usage_of, without_end
 
 router = APIRouter(tags=["openai"])
 
+Count = Annotated[int, Field(ge=1, le=1 << 30)]
 
-class ChatRequest(SamplingFields):
+
+class StreamOptions(Body):
+    include_usage: bool | None = None
+
+
+class ChatRequest(SamplingFields, ConstraintFields):
     model: str | None = None
-    messages: list[dict[str, Any]]
-    max_tokens: Annotated[int, Field(ge=0, le=1 << 30)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=0, le=1 << 30)] | None = None
-    n: Annotated[int, Field(ge=1, le=128)] | None = 1
-    stream: bool | None = False
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Annotated[str, Field(max_length=64)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
 
 @router.post("/v1/chat/completions")
 async def chat(request: Request, body: ChatRequest) -> Response:
     """The assistant's answer to messages."""
     call = Call.of(request)
+    if body.top_logprobs and not body.logprobs:
+        raise ApiError(400, "top_logprobs needs logprobs to be true.", param="top_logprobs")
     model = await call.model(body.model)
-    params = body.to_params(
-        model.llm.defaults, call.server.config, max_tokens=first(body.max_completion_tokens, body.max_tokens), n=body.n
-    )
-    ids = await call.work(model.llm.chat_ids, body.messages)
-    job = call.submit(model, [Prompt(ids, params)], param="messages")
+    run = await start_chat(call, model, _ask(call, model, body))
     frame = {"id": f"chatcmpl-{call.id}", "created": int(time.time()), "model": model.name}
     if body.stream:
-        return EventStream(_stream(job, {**frame, "object": "chat.completion.chunk"}))
-    outputs = await call.finish(job.outputs())
-    choices = [
-        {
-            "index": i,
-            "message": {"role": "assistant", "content": output.text},
-            "finish_reason": output.finish_reason,
-            "logprobs": None,
-        }
-        for i, output in enumerate(outputs)
-    ]
-    return Json({**frame, "object": "chat.completion", "choices": choices})
+        return EventStream(_stream(run, body, model, frame))
+    answers = await run.wait()
+    choices = [_choice(i, answer, body, model) for i, answer in enumerate(answers)]
+    return Json({**frame, "object": "chat.completion", "choices": choices, "usage": usage_of(run)})
 
 
-async def _stream(job: Job, frame: dict[str, Any]) -> AsyncIterator[bytes]:
-    async for index, piece in job:
-        choice = {
-            "index": index,
-            "delta": {"content": piece.text},
-            "finish_reason": piece.finish_reason,
-            "logprobs": None,
-        }
-        yield event({**frame, "choices": [choice]})
+def _ask(call: Call, model: LoadedModel, body: ChatRequest) -> ChatAsk:
+    params = body.to_params(
+        model.llm.defaults,
+        call.server.config,
+        max_tokens=first(body.max_completion_tokens, body.max_tokens),
+        n=body.n,
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+    )
+    variables = dict(body.chat_template_kwargs or {})
+    if body.reasoning_effort is not None:
+        variables.setdefault("reasoning_effort", body.reasoning_effort)
+    return ChatAsk(
+        body.messages,
+        params,
+        constraint=body.constraint(),
+        tools=body.tools,
+        tool_choice=body.tool_choice,
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        variables=variables,
+        add_generation_prompt=body.add_generation_prompt is not False,
+        continue_final_message=body.continue_final_message is True,
+    )
+
+
+def _choice(index: int, answer: ChatAnswer, body: ChatRequest, model: LoadedModel) -> dict[str, Any]:
+    said, output = answer.message, answer.output
+    message: dict[str, Any] = {"role": "assistant", "content": said.content, "refusal": None}
+    if said.reasoning:
+        message["reasoning_content"] = said.reasoning
+    if said.tool_calls:
+        message["content"] = said.content or None
+        message["tool_calls"] = [
+            {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}}
+            for c in said.tool_calls
+        ]
+    logprobs = None
+    if body.logprobs and output is not None:
+        tokenizer = model.llm.tokenizer
+        entries = without_end(tokenizer, output.logprobs or [], ended=output.finish_reason == "stop")
+        logprobs = chat_logprobs(tokenizer, entries, body.top_logprobs or 0)
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": answer.finish_reason}
+
+
+async def _stream(run: ChatRun, body: ChatRequest, model: LoadedModel, frame: dict[str, Any]) -> AsyncIterator[bytes]:
+    frame["object"] = "chat.completion.chunk"
+    wants_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+    if wants_usage:
+        frame["usage"] = None
+
+    def chunk(index: int, delta: dict[str, Any], logprobs: Any = None, reason: str | None = None) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        return event({**frame, "choices": [choice]})
+
+    begun: set[int] = set()
+    async for index, deltas, piece in run:
+        if index not in begun:
+            begun.add(index)
+            yield chunk(index, {"role": "assistant", "content": ""})
+        logprobs = _logprobs_of(piece, body, model)
+        if logprobs and not deltas:
+            deltas = [Delta(content="")]
+        for delta in deltas:
+            yield chunk(index, _delta(delta), logprobs)
+            logprobs = None
+        if piece.finish_reason is not None:
+            yield chunk(index, {}, None, run.answers[index].finish_reason)
+    if wants_usage:
+        yield event({**frame, "choices": [], "usage": usage_of(run)})
     yield DONE
+
+
+def _logprobs_of(piece: Piece, body: ChatRequest, model: LoadedModel) -> dict[str, Any] | None:
+    if not body.logprobs:
+        return None
+    tokenizer = model.llm.tokenizer
+    entries = without_end(tokenizer, piece.logprobs, ended=piece.finish_reason == "stop")
+    return chat_logprobs(tokenizer, entries, body.top_logprobs or 0) if entries else None
+
+
+def _delta(delta: Delta) -> dict[str, Any]:
+    if delta.tool_call is not None:
+        call = delta.tool_call
+        function: dict[str, Any] = {"arguments": call.arguments_fragment}
+        if call.name is None:
+            return {"tool_calls": [{"index": call.index, "function": function}]}
+        function["name"] = call.name
+        return {"tool_calls": [{"index": call.index, "id": call.id, "type": "function", "function": function}]}
+    if delta.reasoning is not None:
+        return {"reasoning_content": delta.reasoning}
+    return {"content": delta.content or ""}
