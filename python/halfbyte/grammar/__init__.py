@@ -40,6 +40,11 @@ def json_schema_constraint(schema: str | dict[str, Any]) -> Constraint:
     return lambda tokenizer: _Matcher(tokenizer, grammar)
 
 
+def lark_constraint(grammar: str) -> Constraint:
+    """Answers follow a grammar in llguidance's dialect of Lark."""
+    return lambda tokenizer: _Matcher(tokenizer, grammar)
+
+
 def regex_constraint(pattern: str) -> Constraint:
     """Answers match a regular expression."""
     from llguidance import LLMatcher

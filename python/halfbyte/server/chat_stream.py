@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from halfbyte.chat.tools import Delta, Message, Parser, make_grammar, make_parser
-from halfbyte.grammar import Constraint
+from halfbyte.chat.tools import Delta, Message, Parser, chosen_tools, make_grammar, make_parser, tools_from
+from halfbyte.grammar import Constraint, lark_constraint
 from halfbyte.outputs import Output, Piece
 from halfbyte.params import SamplingParams
 from halfbyte.server.bridge import Job
@@ -16,7 +16,10 @@ from halfbyte.server.call import Call
 from halfbyte.server.constraints import constrained
 from halfbyte.server.errors import ApiError
 from halfbyte.server.models import LoadedModel
+from halfbyte.tokenizer import Tokenizer
 
+# So many of a prompt's last tokens show whether it has opened the model's reasoning.
+_N_PROMPT_END = 64
 # What a request may not hand to the template under its own names.
 _TAKEN = frozenset(("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "self"))
 
@@ -111,11 +114,29 @@ async def chat_text(call: Call, model: LoadedModel, ask: ChatAsk) -> str:
 
 async def start_chat(call: Call, model: LoadedModel, ask: ChatAsk, *, param: str = "messages") -> ChatRun:
     """Queues the answers that a chat asks for. param: the field that holds the messages. Raises ApiError."""
+    tokenizer, template = model.llm.tokenizer, model.llm.chat_template.source
+    tools = await call.work("tools", tools_from, ask.tools)
+    allowed, must_call = await call.work("tool_choice", chosen_tools, tools, ask.tool_choice)
+    constraint = ask.constraint
+    if must_call:
+        if constraint is not None:
+            raise ApiError(400, f"A forced tool call cannot be held to {constraint[0]} too.", param=constraint[0])
+        grammar = make_grammar(
+            template, allowed, "required", parallel=ask.parallel_tool_calls, token_id=partial(_control_id, tokenizer)
+        )
+        assert grammar is not None
+        constraint = ("tools", lark_constraint(grammar))
     ids = await chat_ids(call, model, ask, param)
-    blamed = ask.constraint[0] if ask.constraint else param
-    prompts = await call.work(blamed, constrained, ids, ask.params, ask.constraint, model.llm.tokenizer)
+    blamed = constraint[0] if constraint else param
+    prompts = await call.work(blamed, constrained, ids, ask.params, constraint, tokenizer)
     job = call.submit(model, prompts, param=param)
-    return ChatRun(job, [ChatAnswer(parser()) for _ in job.answers])
+    prompt_end = tokenizer.decode(ids[-_N_PROMPT_END:])
+    return ChatRun(job, [ChatAnswer(make_parser(template, allowed, prompt=prompt_end)) for _ in job.answers])
+
+
+def _control_id(tokenizer: Tokenizer, piece: str) -> int | None:
+    token = tokenizer.id_of(piece)
+    return token if token is not None and tokenizer.is_control(token) else None
 
 
 def _for_template(ask: ChatAsk) -> dict[str, Any]:

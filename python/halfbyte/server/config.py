@@ -26,5 +26,4 @@ class ServerConfig:
     max_concurrent: int = 0
 
     shutdown_timeout_s: float = 60.0  # for running requests after SIGTERM
-    log_format: str = "text"  # or "json"
     log_prompts: bool = False

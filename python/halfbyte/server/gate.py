@@ -84,7 +84,7 @@ class Gate:
     def _bounded(self, receive: Receive, headers: Headers) -> Receive:
         limit = self._server.config.max_body_bytes
         announced = headers.get("content-length", "")
-        if announced.isdigit() and int(announced[:20]) > limit:
+        if limit and announced.isdigit() and int(announced[:20]) > limit:
             raise _too_large(limit)
         n_bytes = 0
 
@@ -92,7 +92,7 @@ class Gate:
             nonlocal n_bytes
             message = await receive()
             n_bytes += len(message.get("body", b""))
-            if n_bytes > limit:
+            if limit and n_bytes > limit:
                 raise _too_large(limit)
             return message
 

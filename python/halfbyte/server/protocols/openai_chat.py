@@ -10,9 +10,10 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from halfbyte.chat.tools import Delta
 from halfbyte.outputs import Piece
 from halfbyte.server.call import Call
-from halfbyte.server.chat_stream import ChatAnswer, ChatAsk, ChatRun, Delta, start_chat
+from halfbyte.server.chat_stream import ChatAnswer, ChatAsk, ChatRun, start_chat
 from halfbyte.server.constraints import ConstraintFields
 from halfbyte.server.errors import ApiError
 from halfbyte.server.models import LoadedModel
