@@ -1,13 +1,14 @@
-// Model files: read metadata and tensors, write GGUF.
+// Model files: read metadata and tensors of GGUF and safetensors, write GGUF.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include "base/error.h"
 #include "bindings/bind.h"
+#include "bindings/from_python.h"
 #include "bindings/metadata.h"
 #include "files/gguf_reader.h"
 #include "files/gguf_writer.h"
-#include "formats/registry.h"
+#include "files/safetensors_reader.h"
 
 namespace halfbyte::bindings {
 
@@ -33,79 +34,44 @@ py::array_t<float> tensor_f32(const GgufSource& source, const std::string& name)
   return out;
 }
 
-files::MetaValue value_from_python(const std::string& key, const py::handle& value);
-
-std::shared_ptr<const MetaArray> array_from_python(const std::string& key, const py::sequence& items) {
-  auto array = std::make_shared<MetaArray>();
-  for (const py::handle item : items) {
-    const files::MetaValue value = value_from_python(key, item);
-    const auto expect = [&](MetaArray::Type type) {
-      require(array->size() == 0 || array->type == type, "Metadata key %s: an array's elements must be of one type.",
-              key.c_str());
-      array->type = type;
-    };
-    if (const auto* flag = std::get_if<bool>(&value))
-      expect(MetaArray::Type::boolean), array->booleans.push_back(*flag ? 1 : 0);
-    else if (const auto* i = std::get_if<int64_t>(&value))
-      expect(MetaArray::Type::integer), array->integers.push_back(*i);
-    else if (const auto* u = std::get_if<uint64_t>(&value))
-      expect(MetaArray::Type::unsigned_integer), array->unsigned_integers.push_back(*u);
-    else if (const auto* d = std::get_if<double>(&value))
-      expect(MetaArray::Type::real), array->reals.push_back(*d);
-    else if (const auto* s = std::get_if<std::string>(&value))
-      expect(MetaArray::Type::text), array->texts.push_back(*s);
-    else
-      expect(MetaArray::Type::array), array->arrays.push_back(std::get<std::shared_ptr<const MetaArray>>(value));
-  }
-  return array;
-}
-
-// Python ints become u32/u64 in a scalar (what readers expect of counts) when not negative, and signed inside arrays.
-files::MetaValue value_from_python(const std::string& key, const py::handle& value) {
-  if (py::isinstance<py::bool_>(value)) return value.cast<bool>();
-  if (py::isinstance<py::int_>(value)) return value.cast<int64_t>();
-  if (py::isinstance<py::float_>(value)) return value.cast<double>();
-  if (py::isinstance<py::str>(value)) return value.cast<std::string>();
-  if (py::isinstance<py::bytes>(value)) return std::string(value.cast<py::bytes>());
-  if (py::isinstance<py::sequence>(value)) return array_from_python(key, value.cast<py::sequence>());
-  throw Error(ErrorKind::invalid_argument,
-              "Metadata key " + key + ": a value must be bool, int, float, str, bytes or a list of these.");
-}
-
-// tensors: list of (name, format name, shape in GGUF order, bytes-like).
 void write_gguf(const std::string& path, const py::dict& metadata, const py::list& tensors) {
-  files::Metadata meta;
-  for (const auto& [key, value] : metadata) {
-    const std::string name = key.cast<std::string>();
-    files::MetaValue converted = value_from_python(name, value);
-    if (const auto* i = std::get_if<int64_t>(&converted); i != nullptr && *i >= 0)
-      converted = static_cast<uint64_t>(*i);
-    meta.values.emplace(name, std::move(converted));
-  }
+  const files::Metadata meta = metadata_from_python(metadata);
+  std::vector<files::LateTensor> late = tensors_from_python(tensors);
   std::vector<files::TensorToWrite> out;
-  std::vector<py::buffer_info> buffers;
-  buffers.reserve(tensors.size());
-  for (const py::handle item : tensors) {
-    const auto row = item.cast<py::tuple>();
-    require(row.size() == 4, "A tensor is (name, format, shape, data).");
-    files::TensorToWrite tensor;
-    tensor.name = row[0].cast<std::string>();
-    const std::string format = row[1].cast<std::string>();
-    tensor.format = formats::find_format(format);
-    require(tensor.format != nullptr, "Tensor %s: there is no block format named %s.", tensor.name.c_str(),
-            format.c_str());
-    tensor.shape = row[2].cast<std::vector<int64_t>>();
-    buffers.push_back(row[3].cast<py::buffer>().request());
-    const py::buffer_info& info = buffers.back();
-    require(PyBuffer_IsContiguous(info.view(), 'C') != 0, "Tensor %s: the data must be contiguous.",
-            tensor.name.c_str());
-    tensor.fill = [data = static_cast<const std::byte*>(info.ptr), n = static_cast<size_t>(info.size * info.itemsize)] {
-      return std::span<const std::byte>(data, n);
-    };
-    out.push_back(std::move(tensor));
+  files::HeldBytes held;  // of the tensor being written
+  for (files::LateTensor& tensor : late) {
+    out.push_back({std::move(tensor.view.name), tensor.view.format, std::move(tensor.view.shape),
+                   [&held, make = std::move(tensor.make)] {
+                     held = {};
+                     held = make();
+                     return held.bytes;
+                   }});
   }
   const py::gil_scoped_release release;
   files::write_gguf(path, meta, out);
+}
+
+const files::SafeTensor& tensor_named(const files::SafetensorsFile& file, const std::string& name) {
+  const files::SafeTensor* tensor = file.find(name);
+  require(tensor != nullptr, "%s has no tensor named %s.", file.path().c_str(), name.c_str());
+  return *tensor;
+}
+
+// The tensor's bytes where they lie in the mapped file, read-only. When the last array on them goes, so do their pages.
+py::array tensor_view(const std::shared_ptr<files::SafetensorsFile>& file, const std::string& name) {
+  struct Held {
+    std::shared_ptr<files::SafetensorsFile> file;
+    const files::SafeTensor* tensor;
+  };
+  const files::SafeTensor& tensor = tensor_named(*file, name);
+  const py::capsule owner(new Held{file, &tensor}, [](void* pointer) {
+    const std::unique_ptr<Held> held(static_cast<Held*>(pointer));
+    held->file->release_pages(*held->tensor);
+  });
+  py::array_t<uint8_t> out(static_cast<py::ssize_t>(tensor.bytes.size()),
+                           reinterpret_cast<const uint8_t*>(tensor.bytes.data()), owner);
+  out.attr("flags").attr("writeable") = false;
+  return out;
 }
 
 }  // namespace
@@ -186,7 +152,27 @@ void register_files(py::module_& m) {
           py::arg("name"), "The tensor's bytes as stored, uint8 (n_bytes).")
       .def("tensor_f32", &tensor_f32, py::arg("name"), "The tensor decoded: float32, numpy order (rows, columns).");
   m.def("write_gguf", &write_gguf, py::arg("path"), py::arg("metadata"), py::arg("tensors"),
-        "Writes a GGUF v3 file; tensors are (name, format, shape with the contiguous axis first, bytes-like).");
+        "Writes a GGUF v3 file; tensors are (name, format, shape with the contiguous axis first, data). data is "
+        "bytes-like, or a function without arguments that gives it when the tensor's turn comes.");
+  py::class_<files::SafetensorsFile, std::shared_ptr<files::SafetensorsFile>>(
+      m, "SafetensorsFile", "A safetensors file open for reading; its header was checked.")
+      .def(py::init([](const std::string& path) {
+             const py::gil_scoped_release release;
+             return std::make_shared<files::SafetensorsFile>(path);
+           }),
+           py::arg("path"))
+      .def_property_readonly(
+          "tensors",
+          [](const files::SafetensorsFile& file) {
+            py::dict out;
+            for (const files::SafeTensor& t : file.tensors())
+              out[text_to_python(t.name)] = py::make_tuple(t.dtype, py::tuple(py::cast(t.shape)));
+            return out;
+          },
+          "dict of name -> (dtype as the file spells it, shape with the outermost axis first).")
+      .def_property_readonly("metadata", [](const files::SafetensorsFile& file) { return file.metadata(); })
+      .def("tensor_data", &tensor_view, py::arg("name"),
+           "The tensor's bytes in the mapped file: uint8 (n_bytes), read-only, not copied.");
 }
 
 }  // namespace halfbyte::bindings

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "bindings/bind.h"
+#include "bindings/from_python.h"
 #include "bindings/metadata.h"
 #include "files/tensor_source.h"
 #include "model/weights.h"
@@ -37,7 +38,7 @@ py::dict config_to_python(const model::Config& c) {
   return out;
 }
 
-std::shared_ptr<const Weights> load(const std::string& path, int n_threads, bool mmap, const py::object& progress) {
+model::LoadOptions load_options(int n_threads, bool mmap, const py::object& progress) {
   model::LoadOptions options;
   options.n_threads = n_threads;
   options.keep_raw = mmap;
@@ -48,9 +49,11 @@ std::shared_ptr<const Weights> load(const std::string& path, int n_threads, bool
       return !progress(done, total).equal(py::bool_(false));
     };
   }
-  const py::gil_scoped_release release;
-  std::shared_ptr<files::TensorSource> source = files::open_gguf(path);
-  return model::load_weights(std::move(source), default_ops(), options);
+  return options;
+}
+
+std::shared_ptr<Weights> load(std::shared_ptr<files::TensorSource> source, const model::LoadOptions& options) {
+  return std::const_pointer_cast<Weights>(model::load_weights(std::move(source), default_ops(), options));
 }
 
 }  // namespace
@@ -61,12 +64,28 @@ void register_model(py::module_& m) {
       .def_static(
           "load",
           [](const std::string& path, int n_threads, bool mmap, const py::object& progress) {
-            return std::const_pointer_cast<Weights>(load(path, n_threads, mmap, progress));
+            const model::LoadOptions options = load_options(n_threads, mmap, progress);
+            const py::gil_scoped_release release;
+            return load(files::open_gguf(path), options);
           },
           py::arg("path"), py::kw_only(), py::arg("n_threads") = 0, py::arg("mmap") = false,
           py::arg("progress") = py::none(),
           "Loads a GGUF file. mmap=True packs nothing (slower, least memory). progress(done_bytes, total_bytes) may "
           "return False to stop.")
+      .def_static(
+          "assemble",
+          [](const std::string& path, const py::dict& metadata, const py::list& tensors, int n_threads, bool mmap,
+             const py::object& progress) {
+            const model::LoadOptions options = load_options(n_threads, mmap, progress);
+            auto source = std::make_shared<files::AssembledSource>(path, metadata_from_python(metadata),
+                                                                   tensors_from_python(tensors));
+            const py::gil_scoped_release release;
+            return load(std::move(source), options);
+          },
+          py::arg("path"), py::arg("metadata"), py::arg("tensors"), py::kw_only(), py::arg("n_threads") = 0,
+          py::arg("mmap") = false, py::arg("progress") = py::none(),
+          "Loads a model from metadata and tensors as write_gguf() takes them, one tensor at a time; path is for "
+          "messages.")
       .def_property_readonly("config", [](const Weights& w) { return config_to_python(w.config); })
       .def_property_readonly("metadata", [](const Weights& w) { return to_python(w.source->metadata()); })
       .def_property_readonly("path", [](const Weights& w) { return w.source->path(); })

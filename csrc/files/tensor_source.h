@@ -58,11 +58,13 @@ struct TensorView {
   std::string name;
   const formats::Format* format = nullptr;
   std::vector<int64_t> shape;        // 1 to 4 axes, each >= 1
-  std::span<const std::byte> bytes;  // exactly what shape and format need; valid while the source lives
+  std::span<const std::byte> bytes;  // exactly what shape and format need; valid while the source lives (a source that
+                                     // makes tensors late fills it in find())
 
   int64_t n_cols() const { return shape.empty() ? 1 : shape[0]; }
   int64_t n_rows() const;  // product of the other axes
   int64_t n_weights() const { return n_cols() * n_rows(); }
+  int64_t n_bytes() const { return n_weights() / format->block_weights * format->block_bytes; }
 };
 
 // A model file (or set of files) open for reading. Thread-safe for reading. Keeps its mappings until destroyed.

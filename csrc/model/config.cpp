@@ -81,7 +81,9 @@ void read_rope(const Reader& reader, const files::TensorSource& source, Config& 
     throw Error(ErrorKind::format,
                 format_string("%s: rope.dimension_count %d is odd.", source.path().c_str(), config.rope_dim));
   const double theta = reader.positive_or("rope.freq_base", 10000.0);
-  const std::string scaling = reader.text_or("rope.scaling.type", "none");
+  // Common converters write the factors of LongRoPE and leave its name out.
+  const char* implied = source.find("rope_factors_long.weight") != nullptr ? "longrope" : "none";
+  const std::string scaling = reader.text_or("rope.scaling.type", implied);
   config.rope_factor = reader.positive_or("rope.scaling.factor", reader.positive_or("rope.scale_linear", 1.0));
   config.rope_original_ctx =
       reader.number_or("rope.scaling.original_context_length", config.n_ctx_train, 1, kMaxContext);

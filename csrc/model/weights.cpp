@@ -20,8 +20,7 @@ class Loader {
         ops_(&ops),
         options_(options),
         pool_(options.n_threads > 0 ? options.n_threads : usable_cores()) {
-    for (const files::TensorView& tensor : source_->tensors())
-      total_bytes_ += static_cast<int64_t>(tensor.bytes.size());
+    for (const files::TensorView& tensor : source_->tensors()) total_bytes_ += tensor.n_bytes();
   }
 
   std::shared_ptr<const Weights> load() {

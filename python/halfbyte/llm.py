@@ -34,7 +34,8 @@ _WAIT_S = 0.1
 class LLM:
     """A language model ready to answer. One object serves all threads: their requests run as one batch.
 
-    model: an alias ("smollm2"), a GGUF file, or a reference as `halfbyte pull` takes it.
+    model: an alias ("smollm2"), a GGUF file, a Hugging Face model's folder, or a reference as `halfbyte pull` takes it.
+    quant: the type that a folder's matrices get on loading (q8_0, q4_0, ...); None leaves them as they are.
     n_ctx: longest prompt and answer together (None: the model's, bounded by memory). n_batch: tokens of a step.
     n_threads: None for all cores. kv_type: f16, bf16, f32, q8_0 or q4_0. seed: default of requests without one.
     mmap: pack nothing; slower, least memory. chat_template: a known name, or Jinja text.
@@ -54,6 +55,7 @@ class LLM:
         prefix_cache: bool = True,
         seed: int | None = None,
         mmap: bool = False,
+        quant: str | None = None,
         chat_template: str | None = None,
         progress: Progress | None = None,
         **unknown: Any,
@@ -70,16 +72,17 @@ class LLM:
 
         self.path = resolve_model(str(model))
         self.seed = seed
-        self._weights: Any = _core.Model.load(str(self.path), n_threads=n_threads or 0, mmap=mmap, progress=progress)
+        self._weights, self.tokenizer = _open(self.path, quant, n_threads=n_threads or 0, mmap=mmap, progress=progress)
         metadata = self._weights.metadata
         self.metadata: dict[str, Any] = {k: v for k, v in metadata.items() if not k.startswith("tokenizer.ggml.")}
-        self.tokenizer = Tokenizer.from_metadata(metadata)
         if self.tokenizer.n_vocab > self._weights.n_vocab:
             raise InvalidArgumentError(
                 f"{self.path} names {self.tokenizer.n_vocab} tokens but has embeddings for {self._weights.n_vocab}."
             )
         self.chat_template = _chosen_template(chat_template, metadata)
-        self.defaults = _defaults_of(self.metadata, self.path.parent / "generation_config.json")
+        self.defaults = _defaults_of(
+            self.metadata, (self.path if self.path.is_dir() else self.path.parent) / "generation_config.json"
+        )
         self._engine: Any = _core.Engine(
             self._weights,
             n_threads=n_threads or 0,
@@ -393,6 +396,21 @@ class Running:
             logprobs=self._logprobs if self._params.logprobs is not None else None,
             prompt_logprobs=self.prompt_logprobs if self._params.prompt_logprobs else None,
         )
+
+
+def _open(path: Path, quant: str | None, **options: Any) -> tuple[Any, Tokenizer]:
+    """The packed weights and the tokenizer of a GGUF file or a model folder."""
+    if path.is_dir():
+        from halfbyte.convert import load_folder
+
+        return load_folder(path, type_name=quant, **options), Tokenizer.from_hf(path)
+    if quant is not None:
+        raise InvalidArgumentError(
+            f"quant is {quant}, but {path} is a GGUF file.",
+            hint="Its weights run as they are stored; see halfbyte quantize.",
+        )
+    weights = _core.Model.load(str(path), **options)
+    return weights, Tokenizer.from_metadata(weights.metadata)
 
 
 def _is_batch(prompt: Any) -> bool:

@@ -43,10 +43,11 @@ PYTHON_ARROWS = {
     "chat": "errors params outputs grammar",
     "grammar": "errors params outputs tokenizer",
     "hub": "errors params outputs",
+    "convert": "errors tokenizer",
     "machine": "errors",
-    "llm": "errors params outputs tokenizer chat grammar hub",
+    "llm": "errors params outputs tokenizer chat grammar hub convert",
     "server": "errors params outputs tokenizer chat grammar hub llm",
-    "cli": "errors params outputs tokenizer chat grammar hub machine llm server",
+    "cli": "errors params outputs tokenizer chat grammar hub convert machine llm server",
     "__main__": "cli",
     "__init__": "errors params outputs llm",
 }

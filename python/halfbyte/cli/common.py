@@ -21,7 +21,9 @@ _QUIET_S = 0.5
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
     """-m and how to run it."""
-    parser.add_argument("-m", "--model", required=required, help="a .gguf file, a known name (smollm2), or owner/repo")
+    parser.add_argument(
+        "-m", "--model", required=required, help="a .gguf file, a model's folder, a known name (smollm2), or owner/repo"
+    )
     parser.add_argument("-c", "--ctx-size", type=int, default=0, metavar="N", help="context in tokens (0: the model's)")
     parser.add_argument("-t", "--threads", type=int, default=0, metavar="N", help="threads (0: all cores)")
     parser.add_argument("-b", "--batch-size", type=int, default=512, metavar="N", help="prompt tokens of a step")
@@ -29,6 +31,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = Fal
     parser.add_argument(
         "--kv-type", default="f16", choices=["f16", "bf16", "f32", "q8_0", "q4_0"], help="keys and values"
     )
+    parser.add_argument("--quant", metavar="TYPE", help="quantize a folder's weights on loading (q8_0, q4_0, ...)")
     parser.add_argument("--no-mmap", action="store_true", help="pack the weights (the default); see --mmap")
     parser.add_argument("--mmap", action="store_true", help="pack nothing: least memory, slower")
     parser.add_argument("--mlock", action="store_true", help="keep the process in memory")
@@ -108,6 +111,7 @@ def load_model(arguments: argparse.Namespace, model: str | None = None, **option
             n_batch=arguments.batch_size,
             kv_type=arguments.kv_type,
             mmap=arguments.mmap,
+            quant=arguments.quant,
             progress=advance,
             **options,
         )

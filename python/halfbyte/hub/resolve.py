@@ -99,9 +99,11 @@ def _in_folder(folder: Path) -> Path:
     files = sorted(folder.glob("*.gguf"))
     if len(files) == 1:
         return files[0]
+    if (folder / "config.json").is_file():
+        return folder
     raise ModelNotFoundError(
         f"{folder} is a folder with {len(files)} GGUF files.",
-        hint="Name one of them." if files else "Name a .gguf file.",
+        hint="Name one of them." if files else "Name a .gguf file, or a folder with config.json.",
     )
 
 

@@ -23,8 +23,10 @@ def read_folder(folder: Path) -> tuple[Vocabulary, Path | None]:
     if (folder / "tokenizer.json").is_file():
         return _from_tokenizer_json(folder / "tokenizer.json", config), folder / "tokenizer.json"
     if (folder / "tokenizer.model").is_file():
-        metadata = _from_sentencepiece((folder / "tokenizer.model").read_bytes())
-        return Vocabulary.from_metadata(metadata | _special_ids(metadata["tokenizer.ggml.tokens"], config)), None
+        metadata = read_sentencepiece(folder / "tokenizer.model")
+        return Vocabulary.from_metadata(
+            metadata | _special_ids(folder, metadata["tokenizer.ggml.tokens"], config)
+        ), None
     raise ModelNotFoundError(f"{folder} has neither tokenizer.json nor tokenizer.model.", hint="Name a model's folder.")
 
 
@@ -70,11 +72,18 @@ def _from_tokenizer_json(path: Path, config: dict[str, Any]) -> Vocabulary:
         "tokenizer.ggml.token_type": kinds,
         "tokenizer.ggml.add_space_prefix": '"Strip"' in json.dumps(data.get("decoder")),
     }
-    return Vocabulary.from_metadata(metadata | _special_ids(tokens, config))
+    metadata |= _special_ids(path.parent, tokens, config)
+    # What the pipeline itself puts around a text counts where tokenizer_config.json is silent.
+    ends = pipeline.encode("", add_special_tokens=True).ids
+    for flag, name, at in (("add_bos_token", "bos", 0), ("add_eos_token", "eos", -1)):
+        special = metadata.get(f"tokenizer.ggml.{name}_token_id")
+        if special is not None:
+            metadata.setdefault(f"tokenizer.ggml.{flag}", bool(ends) and ends[at] == special)
+    return Vocabulary.from_metadata(metadata)
 
 
-def _special_ids(tokens: list[str], config: dict[str, Any]) -> dict[str, Any]:
-    """tokenizer_config.json's special tokens and flags under the names of GGUF metadata."""
+def _special_ids(folder: Path, tokens: list[str], config: dict[str, Any]) -> dict[str, Any]:
+    """The folder's special tokens, flags and chat templates under the names of GGUF metadata."""
     out: dict[str, Any] = {}
     for theirs, ours in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"), ("sep", "seperator")):
         token = config.get(f"{theirs}_token")
@@ -84,8 +93,31 @@ def _special_ids(tokens: list[str], config: dict[str, Any]) -> dict[str, Any]:
     for flag in ("add_bos_token", "add_eos_token"):
         if isinstance(config.get(flag), bool):
             out[f"tokenizer.ggml.{flag}"] = config[flag]
-    if isinstance(config.get("chat_template"), str):
-        out["tokenizer.chat_template"] = config["chat_template"]
+    # generation_config.json may name several tokens that end an answer: the first besides eos ends a turn, then a message.
+    ends = _read_json(folder / "generation_config.json").get("eos_token_id")
+    ends = [i for i in (ends if isinstance(ends, list) else [ends]) if isinstance(i, int) and 0 <= i < len(tokens)]
+    if ends:
+        eos = out.setdefault("tokenizer.ggml.eos_token_id", ends[0])
+        others = [i for i in ends if i != eos]
+        out |= {f"tokenizer.ggml.{name}_token_id": i for name, i in zip(("eot", "eom"), others, strict=False)}
+    return out | _chat_templates(folder, config)
+
+
+def _chat_templates(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """chat_template.jinja and additional_chat_templates/, else chat_template.json, else tokenizer_config.json's."""
+    found: Any = config.get("chat_template") or _read_json(folder / "chat_template.json").get("chat_template")
+    named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)} if isinstance(found, list) else {}
+    if isinstance(found, str):
+        named["default"] = found
+    for path in (folder / "chat_template.jinja", *sorted((folder / "additional_chat_templates").glob("*.jinja"))):
+        if path.is_file():
+            named["default" if path.parent == folder else path.stem] = path.read_text(encoding="utf-8")
+    named = {k: v for k, v in named.items() if isinstance(k, str) and isinstance(v, str)}
+    out: dict[str, Any] = {f"tokenizer.chat_template.{k}": v for k, v in named.items() if k != "default"}
+    if out:
+        out["tokenizer.chat_templates"] = sorted(k for k in named if k != "default")
+    if "default" in named:
+        out["tokenizer.chat_template"] = named["default"]
     return out
 
 
@@ -123,8 +155,9 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
         at += length
 
 
-def _from_sentencepiece(data: bytes) -> dict[str, Any]:
-    """SentencePiece's ModelProto (sentencepiece_model.proto) as GGUF metadata."""
+def read_sentencepiece(path: Path) -> dict[str, Any]:
+    """A tokenizer.model, SentencePiece's ModelProto (sentencepiece_model.proto), as GGUF metadata."""
+    data = path.read_bytes()
     tokens: list[str] = []
     scores: list[float] = []
     kinds: list[int] = []

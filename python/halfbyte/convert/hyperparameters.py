@@ -1,0 +1,237 @@
+"""config.json -> the numbers of GGUF metadata, and back."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from halfbyte.convert.families import KEYS, Config, Family
+from halfbyte.convert.transforms import Heads
+from halfbyte.errors import FormatError, UnsupportedError
+
+
+def value_of(family: Family, config: Config, key: str) -> Any:
+    """What config.json (else its type's defaults) says of a GGUF key, or None."""
+    names = (family.config_name(key), *KEYS.get(key, ()))
+    for source in (config, family.defaults):
+        for name in names:
+            if source.get(name) is not None:
+                return source[name]
+    return None
+
+
+def _required(family: Family, config: Config, key: str) -> int:
+    value = value_of(family, config, key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise FormatError(f"config.json: {family.config_name(key)} is {value!r}; a count was expected.")
+    return value
+
+
+def heads_of(family: Family, config: Config) -> Heads:
+    """Heads of queries, and of keys and values."""
+    heads = _required(family, config, "attention.head_count")
+    if config.get("multi_query") and not config.get("new_decoder_architecture"):
+        return Heads(heads, 1)
+    kv_heads = value_of(family, config, "attention.head_count_kv")
+    kv_heads = heads if kv_heads is None else _required(family, config, "attention.head_count_kv")
+    if heads % kv_heads:
+        raise FormatError(f"config.json: {heads} heads are no multiple of {kv_heads} kv heads.")
+    return Heads(heads, kv_heads)
+
+
+def _rope_of(family: Family, config: Config, kind: str = "full_attention") -> dict[str, Any]:
+    """Rope parameters under their newest names: {rope_theta, rope_type, factor, ...}."""
+    rope = config.get("rope_parameters")
+    if isinstance(rope, dict):
+        rope = dict(rope[kind]) if isinstance(rope.get(kind), dict) else dict(rope)
+    else:
+        scaling = config.get("rope_scaling")
+        rope = dict(scaling) if isinstance(scaling, dict) else {}
+        if kind == "sliding_attention":
+            rope = {"rope_theta": config.get("rope_local_base_freq", 10000.0)}
+    rope.setdefault("rope_theta", config.get("rope_theta") or family.defaults.get("rope_theta", 10000.0))
+    rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
+    return rope
+
+
+def hyperparameters(family: Family, config: Config) -> dict[str, Any]:
+    """The metadata that says what the model is: {"llama.block_count": 32, ...}. Raises FormatError or UnsupportedError
+    for what the engine does not compute."""
+    _refuse(family, config)
+    heads = heads_of(family, config)
+    width = _required(family, config, "embedding_length")
+    head_dim = value_of(family, config, "attention.key_length")
+    out: dict[str, Any] = {
+        "block_count": _required(family, config, "block_count"),
+        "embedding_length": width,
+        "context_length": _required(family, config, "context_length"),
+        "feed_forward_length": value_of(family, config, "feed_forward_length") or 4 * width,
+        "attention.head_count": heads.heads,
+        "attention.head_count_kv": heads.kv_heads,
+    }
+    if head_dim is not None:
+        out["attention.key_length"] = out["attention.value_length"] = head_dim
+    epsilon = "attention.layer_norm_rms_epsilon" if family.rms else "attention.layer_norm_epsilon"
+    out[epsilon] = float(value_of(family, config, epsilon) or 1e-5)
+    if isinstance(config.get("vocab_size"), int):
+        out["vocab_size"] = config["vocab_size"]
+    for key, name in family.keys.items():
+        value = config.get(name, family.defaults.get(name))
+        if value is not None:
+            out[key] = value
+    if family.rope:
+        out |= _rope_metadata(family, config, head_dim or width // heads.heads)
+    scalar = config.get("query_pre_attn_scalar", family.defaults.get("query_pre_attn_scalar"))
+    if scalar and scalar != head_dim:
+        out["attention.scale"] = float(scalar) ** -0.5
+    return {f"{family.arch}.{key}": value for key, value in out.items()} | _layer_pattern(family, config)
+
+
+def _rope_metadata(family: Family, config: Config, head_dim: int) -> dict[str, Any]:
+    rope = _rope_of(family, config)
+    part = rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or config.get("rotary_pct")
+    part = part or family.defaults.get("partial_rotary_factor") or family.defaults.get("rotary_pct") or 1.0
+    out: dict[str, Any] = {"rope.dimension_count": int(head_dim * part), "rope.freq_base": float(rope["rope_theta"])}
+    if family.arch == "gemma3":
+        out["rope.freq_base_swa"] = float(_rope_of(family, config, "sliding_attention")["rope_theta"])
+    kind = rope["rope_type"]
+    factor = float(rope.get("factor") or 1.0)
+    context = _required(family, config, "context_length")
+    original = rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings") or context
+    if kind == "linear":
+        out |= {"rope.scaling.type": "linear", "rope.scaling.factor": factor}
+    elif kind == "yarn":
+        out |= {
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": factor,
+            "rope.scaling.original_context_length": int(original),
+        }
+        out |= {f"rope.scaling.yarn_{name}": float(rope[name]) for name in ("beta_fast", "beta_slow") if rope.get(name)}
+        if rope.get("attention_factor"):
+            out["rope.scaling.attn_factor"] = float(rope["attention_factor"]) / (1 + 0.1 * math.log(factor))
+    elif kind in ("longrope", "su"):
+        stretch = max(1.0, context / original)
+        magnitude = rope.get("attention_factor") or math.sqrt(1 + math.log(stretch) / math.log(original))
+        out |= {
+            "rope.scaling.type": "longrope",
+            "rope.scaling.original_context_length": int(original),
+            "rope.scaling.attn_factor": float(magnitude),
+        }
+    elif kind not in ("default", "llama3", "dynamic"):  # dynamic scaling begins past the trained context only
+        raise UnsupportedError(
+            f'config.json asks for rope of type "{kind}".', hint="Known are linear, yarn, longrope and llama3."
+        )
+    return out
+
+
+def rope_tensors(family: Family, config: Config) -> dict[str, npt.NDArray[np.float32]]:
+    """Rope factors that GGUF keeps as tensors."""
+    if not family.rope:
+        return {}
+    rope = _rope_of(family, config)
+    if rope["rope_type"] in ("longrope", "su"):
+        return {f"rope_factors_{k}.weight": np.asarray(rope[f"{k}_factor"], np.float32) for k in ("long", "short")}
+    if rope["rope_type"] != "llama3":
+        return {}
+    head_dim = value_of(family, config, "attention.key_length")
+    head_dim = head_dim or _required(family, config, "embedding_length") // heads_of(family, config).heads
+    wavelengths = 2 * np.pi * float(rope["rope_theta"]) ** (np.arange(0, head_dim, 2) / head_dim)
+    factor, original = float(rope["factor"]), float(rope["original_max_position_embeddings"])
+    low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
+    smooth = np.clip((original / wavelengths - low) / (high - low), 0.0, 1.0)
+    return {"rope_freqs.weight": (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)}
+
+
+def _layer_pattern(family: Family, config: Config) -> dict[str, Any]:
+    """Which layers see a window, where that is not the architecture's usual order."""
+    kinds, period = config.get("layer_types"), family.full_attention_every
+    if not period or not isinstance(kinds, list):
+        return {}
+    usual = ["full_attention" if (i + 1) % period == 0 else "sliding_attention" for i in range(len(kinds))]
+    key = f"{family.arch}.attention.sliding_window_pattern"
+    return {} if kinds == usual else {key: [kind == "sliding_attention" for kind in kinds]}
+
+
+def _refuse(family: Family, config: Config) -> None:
+    """Variants of a family that its architecture does not compute must not run wrongly."""
+    activation = config.get("hidden_activation") or config.get("hidden_act") or config.get("activation_function")
+    activation = activation or config.get("activation")
+    if activation is not None and activation not in family.activations:
+        raise UnsupportedError(
+            f'config.json: {family.model_types[0]} models with activation "{activation}" are not supported.',
+            hint=f"Supported: {', '.join(family.activations)}.",
+        )
+    intervals = config.get("no_rope_layer_interval", 4), config.get("no_rope_layers")
+    usual = [int((i + 1) % 4 != 0) for i in range(len(intervals[1] or ()))]
+    refused = {
+        "alibi": config.get("alibi") is True,
+        "use_sliding_window": config.get("use_sliding_window") is True,
+        "no_rope_layers": family.arch == "smollm3" and (intervals[0] != 4 or (intervals[1] or usual) != usual),
+    }
+    for name, is_refused in refused.items():
+        if is_refused:
+            raise UnsupportedError(f"config.json: {name} = {config.get(name)!r} is not supported.")
+
+
+def config_of(family: Family, metadata: dict[str, Any], *, tied: bool) -> dict[str, Any]:
+    """config.json of a GGUF file's metadata: hyperparameters() backwards."""
+
+    def get(key: str) -> Any:
+        return metadata.get(f"{family.arch}.{key}")
+
+    out: dict[str, Any] = {"architectures": [family.class_name], "model_type": family.model_types[0]}
+    epsilon = "attention.layer_norm_rms_epsilon" if family.rms else "attention.layer_norm_epsilon"
+    skipped = {"attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"} - {epsilon}
+    for key in (*KEYS, *family.keys):
+        value = get(key)
+        if value is not None and key not in skipped:
+            out[family.config_name(key)] = value
+    out["hidden_act" if family.rope else "activation_function"] = family.activations[0]
+    if family.full_attention_every:
+        out["hidden_activation"] = out.pop("hidden_act")
+        scale = get("attention.scale")
+        out["query_pre_attn_scalar"] = round(scale**-2) if scale else out.get("head_dim")
+    out["tie_word_embeddings"] = tied
+    pattern = get("attention.sliding_window_pattern")
+    if isinstance(pattern, list):
+        out["layer_types"] = ["sliding_attention" if flag else "full_attention" for flag in pattern]
+    if family.rope:
+        out |= _rope_config(family, metadata, out)
+    for name in ("bos", "eos", "pad"):
+        token = metadata.get(f"tokenizer.ggml.{'padding' if name == 'pad' else name}_token_id")
+        if token is not None:
+            out[f"{name}_token_id"] = token
+    return out
+
+
+def _rope_config(family: Family, metadata: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    def get(key: str, default: Any = None) -> Any:
+        return metadata.get(f"{family.arch}.rope.{key}", default)
+
+    out: dict[str, Any] = {"rope_theta": get("freq_base", 10000.0)}
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    if get("dimension_count", head_dim) != head_dim:
+        part = get("dimension_count") / head_dim
+        out["rotary_pct" if "rotary_pct" in family.defaults else "partial_rotary_factor"] = part
+    if get("freq_base_swa"):
+        out["rope_local_base_freq"] = get("freq_base_swa")
+    kind = get("scaling.type", "none")
+    if kind == "linear":
+        out["rope_scaling"] = {"rope_type": "linear", "factor": get("scaling.factor", 1.0)}
+    elif kind == "yarn":
+        factor = get("scaling.factor", 1.0)
+        out["rope_scaling"] = {
+            "rope_type": "yarn",
+            "factor": factor,
+            "original_max_position_embeddings": get("scaling.original_context_length"),
+            "attention_factor": get("scaling.attn_factor", 1.0) * (1 + 0.1 * math.log(factor)),
+            "beta_fast": get("scaling.yarn_beta_fast", 32.0),
+            "beta_slow": get("scaling.yarn_beta_slow", 1.0),
+        }
+    elif kind == "longrope":
+        out["rope_scaling"] = {"rope_type": "longrope", "attention_factor": get("scaling.attn_factor", 1.0)}
+        out["original_max_position_embeddings"] = get("scaling.original_context_length")
+    return out

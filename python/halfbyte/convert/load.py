@@ -1,0 +1,32 @@
+"""A model folder straight into the engine: no file in between, one tensor at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from halfbyte import _core
+from halfbyte.convert.plan import plan_folder
+from halfbyte.tokenizer.from_hf import read_folder
+
+
+def load_folder(
+    folder: Path,
+    *,
+    type_name: str | None = None,
+    n_threads: int = 0,
+    mmap: bool = False,
+    progress: Callable[[int, int], Any] | None = None,
+) -> Any:
+    """The folder's model, packed for this machine; type_name quantizes its matrices on the way (None: as they are)."""
+    plan = plan_folder(folder, type_name)
+    vocabulary, _ = read_folder(folder)
+    return _core.Model.assemble(
+        str(folder),
+        plan.metadata | vocabulary.metadata,
+        [tensor.as_row() for tensor in plan.tensors],
+        n_threads=n_threads,
+        mmap=mmap,
+        progress=progress,
+    )

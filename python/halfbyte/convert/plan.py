@@ -1,0 +1,165 @@
+"""From a checkpoint to what the engine and GGUF know: metadata, and tensors to be made one by one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from halfbyte.convert.checkpoint import Checkpoint
+from halfbyte.convert.families import FAMILIES, Family, family_of_type
+from halfbyte.convert.hyperparameters import heads_of, hyperparameters, rope_tensors
+from halfbyte.convert.quantized import weights_of
+from halfbyte.convert.tensors import FORMATS, Array, Weight, decode, encode, fits, is_plain
+from halfbyte.convert.transforms import Heads, Transform
+from halfbyte.errors import FormatError, InvalidArgumentError, UnsupportedError
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+# What matrices become when a format's blocks do not divide their rows.
+_FALLBACK = "F16"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A tensor of the model to be. shape: outermost axis first. make() gives its rows."""
+
+    name: str
+    format: str
+    shape: tuple[int, ...]
+    make: Callable[[], Array]
+    note: str = ""  # what was lost on the way
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the rows."""
+        block_weights, block_bytes, _ = FORMATS[self.format]
+        return int(np.prod(self.shape)) // block_weights * block_bytes
+
+    def as_row(self) -> tuple[str, str, list[int], Callable[[], Array]]:
+        """The tuple that the core takes."""
+        return self.name, self.format, list(self.shape[::-1]), lambda: np.ascontiguousarray(self.make())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A model to be: its metadata (without the vocabulary) and tensors."""
+
+    path: Path
+    family: Family
+    metadata: dict[str, Any]
+    tensors: list[Planned]
+
+
+def format_named(name: str) -> str:
+    """A type as users write it (q8_0, BF16) -> a format's name. Raises InvalidArgumentError."""
+    found = name.upper()
+    if found not in FORMATS or not (FORMATS[found][2] or is_plain(found)):
+        known = sorted(f.lower() for f, (_, _, has_encoder) in FORMATS.items() if has_encoder)
+        raise InvalidArgumentError(f'There is no type "{name}" to convert to.', hint=f"Known are {', '.join(known)}.")
+    return found
+
+
+def plan_folder(folder: Path, type_name: str | None = None) -> Plan:
+    """What a folder's model becomes.
+
+    type_name: the format of all matrices; None keeps what the checkpoint holds (quantized weights in the block format
+    that loses least). Norms and biases are F32, as GGUF readers expect.
+    """
+    checkpoint = Checkpoint(folder)
+    family = family_of_config(checkpoint.config)
+    wanted = format_named(type_name) if type_name else None
+    heads = heads_of(family, checkpoint.config)
+    tied = checkpoint.config.get("tie_word_embeddings", family.defaults.get("tie_word_embeddings", False))
+    tensors: dict[str, Planned] = {}
+    for theirs, weight in weights_of(checkpoint).items():
+        stem, _, kind = theirs.rpartition(".")
+        stem = stem.replace("model.language_model.", "model.").removeprefix("language_model.")
+        found = our_name(family, stem)
+        if found is None:
+            raise FormatError(
+                f"{folder}: tensor {theirs} has no place in a {family.model_types[0]} model.",
+                hint="The model is a variant that halfbyte does not know.",
+            )
+        ours, transform = found
+        if ours == "output" and tied and kind == "weight":
+            continue
+        name = f"{ours}.{kind}"
+        if name in tensors:
+            raise FormatError(f"{folder}: two tensors claim the place of {name}.")
+        tensors[name] = _planned(name, weight, wanted, transform, heads)
+    for name, factors in rope_tensors(family, checkpoint.config).items():
+        tensors[name] = Planned(name, "F32", factors.shape, lambda f=factors: f)  # type: ignore[misc]
+    metadata = {
+        "general.architecture": family.arch,
+        "general.type": "model",
+        "general.name": _name_of(checkpoint),
+        **hyperparameters(family, checkpoint.config),
+    }
+    return Plan(folder, family, metadata, list(tensors.values()))
+
+
+def family_of_config(config: Mapping[str, Any]) -> Family:
+    """The family a config.json names. Raises UnsupportedError."""
+    family = family_of_type(str(config.get("model_type")))
+    if family is None:
+        known = sorted({t for f in FAMILIES for t in f.model_types})
+        raise UnsupportedError(
+            f'config.json: model_type "{config.get("model_type")}" is not supported.',
+            hint=f"Supported are {', '.join(known)}.",
+        )
+    return family
+
+
+def our_name(family: Family, stem: str) -> tuple[str, Transform] | None:
+    """Their stem ("model.layers.3.self_attn.q_proj") -> ours ("blk.3.attn_q") and what is done to its rows."""
+    numbers = _NUMBER.findall(stem)
+    pattern = family.names.get(_NUMBER.sub("{}", stem))
+    if pattern is None or len(numbers) > 1:
+        return None
+    ours = pattern.format(*numbers)
+    return ours, family.transforms.get(ours.split(".")[-1], _NOTHING)
+
+
+_NOTHING = Transform()
+
+
+def _planned(name: str, weight: Weight, wanted: str | None, transform: Transform, heads: Heads) -> Planned:
+    shape = weight.shape[::-1] if transform.turns and len(weight.shape) == 2 else weight.shape
+    format_name = _format_for(name, weight, wanted, shape)
+    as_numbers = (
+        transform.arithmetic or (transform.turns and not is_plain(weight.format)) or format_name != weight.format
+    )
+
+    def make() -> Array:
+        if not as_numbers:
+            return transform.apply(weight.read(), heads)
+        numbers = transform.apply(weight.f32(), heads)
+        return encode(format_name, numbers.reshape(shape), name)
+
+    note = weight.note
+    if wanted and format_name not in (wanted, "F32"):
+        note = f"rows of {shape[-1]} are no whole blocks of {wanted}: kept as {format_name}"
+    return Planned(name, format_name, shape, make, note)
+
+
+def _format_for(name: str, weight: Weight, wanted: str | None, shape: tuple[int, ...]) -> str:
+    if len(shape) < 2 or "norm" in name or name.startswith("position_embd"):
+        return "F32"
+    chosen = wanted or weight.format
+    return chosen if fits(chosen, shape[-1]) else _FALLBACK
+
+
+def _name_of(checkpoint: Checkpoint) -> str:
+    name = checkpoint.config.get("_name_or_path")
+    if not isinstance(name, str) or not name or Path(name).is_absolute() or name.startswith("."):
+        name = checkpoint.folder.resolve().name
+    return name.rstrip("/").split("/")[-1]
+
+
+def decoded(planned: Planned) -> Array:
+    """A planned tensor as float32."""
+    return decode(planned.format, planned.make(), planned.shape)
