@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 from . import testing
-__all__: list[str] = ['ARCHITECTURES', 'Chain', 'Engine', 'GgufFile', 'Mailbox', 'Model', 'SAMPLER_STAGES', 'SafetensorsFile', 'SamplingParams', 'TensorInfo', 'cpu_info', 'decode', 'encode', 'formats', 'memory_bandwidth', 'read_config', 'testing', 'write_gguf']
+__all__: list[str] = ['ARCHITECTURES', 'Chain', 'Engine', 'GgufFile', 'Mailbox', 'Model', 'SAMPLER_STAGES', 'SafetensorsFile', 'SamplingParams', 'TensorInfo', 'cpu_info', 'decode', 'encode', 'formats', 'memory_bandwidth', 'merges_by_score', 'read_config', 'testing', 'write_gguf']
 class TensorInfo:
     """
     A tensor of a model file: name, format, shape (contiguous axis first), n_bytes.
@@ -360,6 +360,10 @@ def formats() -> list:
 def memory_bandwidth(n_threads: typing.SupportsInt | typing.SupportsIndex) -> float:
     """
     Bytes a second that n_threads read together from memory (the best of five passes over 256 MiB).
+    """
+def merges_by_score(pieces: collections.abc.Sequence[bytes], scores: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], mergeable: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> list[tuple[int, int]]:
+    """
+    (left id, right id) of every pair of pieces (UTF-8) that makes a mergeable piece, best score first.
     """
 def read_config(path: str) -> dict:
     """
