@@ -15,6 +15,7 @@ void register_files(py::module_& m);
 void register_sampling(py::module_& m);
 void register_model(py::module_& m);
 void register_engine(py::module_& m);
+void register_quantize(py::module_& m);
 void register_cpu(py::module_& m);
 void register_text(py::module_& m);
 void register_testing(py::module_& m);

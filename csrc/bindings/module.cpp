@@ -11,6 +11,7 @@ PYBIND11_MODULE(_core, m) {
   register_sampling(m);
   register_model(m);
   register_engine(m);
+  register_quantize(m);
   register_cpu(m);
   register_text(m);
   register_testing(m);

@@ -36,6 +36,20 @@ inline int nibble32(const uint8_t* qs, int e) {
   return qs[e % 16] >> 4 * (e / 16) & 15;
 }
 
+inline void pack_nibbles32(const uint8_t* q, uint8_t* qs) {
+  for (int i = 0; i < 16; ++i) qs[i] = static_cast<uint8_t>(q[i] | q[i + 16] << 4);
+}
+
+// 256 codes of two bits: element e at bits 2(e%128/32) of byte 32(e/128) + e%32.
+inline void pack_pairs256(const uint8_t* q, uint8_t* qs) {
+  for (int half = 0; half < 2; ++half) {
+    const uint8_t* from = q + 128 * half;
+    for (int i = 0; i < 32; ++i) {
+      qs[32 * half + i] = static_cast<uint8_t>(from[i] | from[32 + i] << 2 | from[64 + i] << 4 | from[96 + i] << 6);
+    }
+  }
+}
+
 struct Range {
   float low, high;
 };

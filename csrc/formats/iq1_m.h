@@ -28,6 +28,20 @@ struct IQ1_M {
       for (int i = 0; i < 8; ++i) w[8 * g + i] = scale * (static_cast<float>(grid[i]) + delta);
     }
   }
+  // s: (16) of 0..7; negative: (32), whether delta is -1/8; index: (32) into kIq1Grid.
+  static void pack(float d, const uint8_t* s, const uint8_t* negative, const uint16_t* index, uint8_t* b) {
+    std::memset(b + 32, 0, 16);
+    for (int g = 0; g < 32; ++g) {
+      b[g] = static_cast<uint8_t>(index[g]);
+      b[32 + g / 2] = static_cast<uint8_t>(b[32 + g / 2] | (index[g] >> 8 | (negative[g] != 0 ? 8 : 0)) << 4 * (g % 2));
+    }
+    const uint16_t bits = f32_to_f16(d);
+    for (int i = 0; i < 4; ++i) {
+      const auto word = static_cast<uint16_t>(s[4 * i] | s[4 * i + 1] << 3 | s[4 * i + 2] << 6 | s[4 * i + 3] << 9 |
+                                              (bits >> 4 * i & 15) << 12);
+      std::memcpy(b + 48 + 2 * i, &word, sizeof word);
+    }
+  }
 };
 static_assert(sizeof(IQ1_M) == 56);
 

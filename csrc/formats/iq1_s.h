@@ -25,6 +25,18 @@ struct IQ1_S {
       for (int i = 0; i < 8; ++i) w[8 * g + i] = scale * (static_cast<float>(grid[i]) + delta);
     }
   }
+  // s: (8) of 0..7; negative: (8), whether delta is -1/8; index: (32) into kIq1Grid.
+  static void pack(float d, const uint8_t* s, const uint8_t* negative, const uint16_t* index, uint8_t* b) {
+    store_f16(b, d);
+    for (int k = 0; k < 8; ++k) {
+      auto q = static_cast<uint16_t>(s[k] << 12 | (negative[k] != 0 ? 0x8000 : 0));
+      for (int l = 0; l < 4; ++l) {
+        b[2 + 4 * k + l] = static_cast<uint8_t>(index[4 * k + l]);
+        q = static_cast<uint16_t>(q | (index[4 * k + l] >> 8) << 3 * l);
+      }
+      std::memcpy(b + 34 + 2 * k, &q, sizeof q);
+    }
+  }
 };
 static_assert(sizeof(IQ1_S) == 50);
 

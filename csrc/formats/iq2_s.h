@@ -23,6 +23,17 @@ struct IQ2_S {
       signed_group8(kIq2sGrid[index], b[34 + g], scale, w + 8 * g);
     }
   }
+  // s: (16) of 0..15; index: (32) into kIq2sGrid; signs: (32).
+  static void pack(float d, const uint8_t* s, const uint16_t* index, const uint8_t* signs, uint8_t* b) {
+    store_f16(b, d);
+    std::memset(b + 66, 0, 8);
+    for (int g = 0; g < 32; ++g) {
+      b[2 + g] = static_cast<uint8_t>(index[g]);
+      b[34 + g] = signs[g];
+      b[66 + g / 4] = static_cast<uint8_t>(b[66 + g / 4] | (index[g] >> 8) << 2 * (g % 4));
+    }
+    for (int k = 0; k < 8; ++k) b[74 + k] = static_cast<uint8_t>(s[2 * k] | s[2 * k + 1] << 4);
+  }
 };
 static_assert(sizeof(IQ2_S) == 82);
 

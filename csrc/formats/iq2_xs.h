@@ -21,6 +21,15 @@ struct IQ2_XS {
       signed_group8(kIq2xsGrid[v & 511], expand_sign7(v >> 9), scale, w + 8 * g);
     }
   }
+  // s: (16) of 0..15; index: (32) into kIq2xsGrid; signs: (32), each with an even number of bits set.
+  static void pack(float d, const uint8_t* s, const uint16_t* index, const uint8_t* signs, uint8_t* b) {
+    store_f16(b, d);
+    for (int g = 0; g < 32; ++g) {
+      const auto v = static_cast<uint16_t>(index[g] | (signs[g] & 127) << 9);
+      std::memcpy(b + 2 + 2 * g, &v, sizeof v);
+    }
+    for (int k = 0; k < 8; ++k) b[66 + k] = static_cast<uint8_t>(s[2 * k] | s[2 * k + 1] << 4);
+  }
 };
 static_assert(sizeof(IQ2_XS) == 74);
 

@@ -22,6 +22,18 @@ struct IQ2_XXS {
       }
     }
   }
+  // s: (8) of 0..15; index: (32) into kIq2xxsGrid; signs: (32), each with an even number of bits set.
+  static void pack(float d, const uint8_t* s, const uint16_t* index, const uint8_t* signs, uint8_t* b) {
+    store_f16(b, d);
+    for (int k = 0; k < 8; ++k) {
+      uint32_t tail = static_cast<uint32_t>(s[k]) << 28;
+      for (int l = 0; l < 4; ++l) {
+        b[2 + 8 * k + l] = static_cast<uint8_t>(index[4 * k + l]);
+        tail |= static_cast<uint32_t>(signs[4 * k + l] & 127) << 7 * l;
+      }
+      std::memcpy(b + 2 + 8 * k + 4, &tail, sizeof tail);
+    }
+  }
 };
 static_assert(sizeof(IQ2_XXS) == 66);
 

@@ -24,6 +24,17 @@ struct IQ3_S {
       signed_group4(kIq3sGrid[index], static_cast<uint8_t>(b[74 + g / 2] >> 4 * (g % 2)), scale, w + 4 * g);
     }
   }
+  // s: (8) of 0..15; index: (64) into kIq3sGrid; signs: (32).
+  static void pack(float d, const uint8_t* s, const uint16_t* index, const uint8_t* signs, uint8_t* b) {
+    store_f16(b, d);
+    std::memset(b + 66, 0, 8);
+    for (int g = 0; g < 64; ++g) {
+      b[2 + g] = static_cast<uint8_t>(index[g]);
+      b[66 + g / 8] = static_cast<uint8_t>(b[66 + g / 8] | (index[g] >> 8) << g % 8);
+    }
+    std::memcpy(b + 74, signs, 32);
+    for (int k = 0; k < 4; ++k) b[106 + k] = static_cast<uint8_t>(s[2 * k] | s[2 * k + 1] << 4);
+  }
 };
 static_assert(sizeof(IQ3_S) == 110);
 

@@ -23,6 +23,16 @@ struct IQ3_XXS {
       signed_group4(kIq3xxsGrid[b[3 + 2 * g]], signs >> 4, scale, w + 8 * g + 4);
     }
   }
+  // s: (8) of 0..15; index: (64) into kIq3xxsGrid; signs: (32), each with an even number of bits set.
+  static void pack(float d, const uint8_t* s, const uint16_t* index, const uint8_t* signs, uint8_t* b) {
+    store_f16(b, d);
+    for (int g = 0; g < 64; ++g) b[2 + g] = static_cast<uint8_t>(index[g]);
+    for (int k = 0; k < 8; ++k) {
+      uint32_t tail = static_cast<uint32_t>(s[k]) << 28;
+      for (int l = 0; l < 4; ++l) tail |= static_cast<uint32_t>(signs[4 * k + l] & 127) << 7 * l;
+      std::memcpy(b + 66 + 4 * k, &tail, sizeof tail);
+    }
+  }
 };
 static_assert(sizeof(IQ3_XXS) == 98);
 

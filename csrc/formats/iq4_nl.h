@@ -18,6 +18,11 @@ struct IQ4_NL {
     const float d = load_f16(b);
     for (int e = 0; e < 32; ++e) w[e] = d * static_cast<float>(kIq4Values[nibble32(b + 2, e)]);
   }
+  // q: indices into kIq4Values.
+  static void pack(float d, const uint8_t* q, uint8_t* b) {
+    store_f16(b, d);
+    pack_nibbles32(q, b + 2);
+  }
 };
 static_assert(sizeof(IQ4_NL) == 18);
 

@@ -26,6 +26,18 @@ struct IQ4_XS {
         w[32 * j + e] = scale_d * static_cast<float>(kIq4Values[nibble32(b + 8 + 16 * j, e)]);
     }
   }
+  // sc: (8) of 0..63; q: indices into kIq4Values.
+  static void pack(float d, const uint8_t* sc, const uint8_t* q, uint8_t* b) {
+    store_f16(b, d);
+    std::memset(b + 2, 0, 6);
+    uint16_t high = 0;
+    for (int j = 0; j < 8; ++j) {
+      b[4 + j / 2] = static_cast<uint8_t>(b[4 + j / 2] | (sc[j] & 15) << 4 * (j % 2));
+      high = static_cast<uint16_t>(high | (sc[j] >> 4) << 2 * j);
+      pack_nibbles32(q + 32 * j, b + 8 + 16 * j);
+    }
+    std::memcpy(b + 2, &high, sizeof high);
+  }
 };
 static_assert(sizeof(IQ4_XS) == 136);
 

@@ -23,6 +23,11 @@ struct MXFP4 {
     const float d = e8m0_half(b[0]);
     for (int e = 0; e < 32; ++e) w[e] = d * static_cast<float>(kFp4Values[nibble32(b + 1, e)]);
   }
+  // q: indices into kFp4Values.
+  static void pack(uint8_t scale, const uint8_t* q, uint8_t* b) {
+    b[0] = scale;
+    pack_nibbles32(q, b + 1);
+  }
 };
 static_assert(sizeof(MXFP4) == 17);
 

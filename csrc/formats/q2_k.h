@@ -21,6 +21,13 @@ struct Q2_K {
       for (int i = 0; i < 16; ++i) w[16 * group + i] = scale * static_cast<float>(qs[i] >> shift & 3) - minimum;
     }
   }
+  // sc, mn: (16) of 0..15; q: codes 0..3.
+  static void pack(float d, float dmin, const uint8_t* sc, const uint8_t* mn, const uint8_t* q, uint8_t* b) {
+    for (int group = 0; group < 16; ++group) b[group] = static_cast<uint8_t>(sc[group] | mn[group] << 4);
+    pack_pairs256(q, b + 16);
+    store_f16(b + 80, d);
+    store_f16(b + 82, dmin);
+  }
 };
 static_assert(sizeof(Q2_K) == 84);
 

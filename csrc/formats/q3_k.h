@@ -28,6 +28,22 @@ struct Q3_K {
       }
     }
   }
+  // sc: (16) of 0..63; q: codes 0..7.
+  static void pack(float d, const uint8_t* sc, const uint8_t* q, uint8_t* b) {
+    std::memset(b, 0, sizeof(Q3_K));
+    uint8_t low[256];
+    for (int e = 0; e < 256; ++e) {
+      low[e] = q[e] & 3;
+      b[e % 32] = static_cast<uint8_t>(b[e % 32] | (q[e] >> 2) << e / 32);
+    }
+    pack_pairs256(low, b + 32);
+    uint8_t* s = b + 96;
+    for (int j = 0; j < 16; ++j) {
+      s[j % 8] = static_cast<uint8_t>(s[j % 8] | (sc[j] & 15) << 4 * (j / 8));
+      s[8 + j % 4] = static_cast<uint8_t>(s[8 + j % 4] | (sc[j] >> 4) << 2 * (j / 4));
+    }
+    store_f16(b + 108, d);
+  }
 };
 static_assert(sizeof(Q3_K) == 110);
 

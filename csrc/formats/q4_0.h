@@ -19,12 +19,15 @@ struct Q4_0 {
   // The weight of largest magnitude maps to code 0 (that is -8), so d may be negative.
   static void encode(const float* w, uint8_t* b) {
     const float d = signed_extreme(w, 32) / -8.0f, inverse = d != 0 ? 1.0f / d : 0.0f;
+    uint8_t q[32];
+    for (int e = 0; e < 32; ++e)
+      q[e] = static_cast<uint8_t>(std::clamp(static_cast<int>(w[e] * inverse + 8.5f), 0, 15));
+    pack(d, q, b);
+  }
+  // q: codes 0..15.
+  static void pack(float d, const uint8_t* q, uint8_t* b) {
     store_f16(b, d);
-    for (int i = 0; i < 16; ++i) {
-      const int low = std::clamp(static_cast<int>(w[i] * inverse + 8.5f), 0, 15);
-      const int high = std::clamp(static_cast<int>(w[i + 16] * inverse + 8.5f), 0, 15);
-      b[2 + i] = static_cast<uint8_t>(low | high << 4);
-    }
+    pack_nibbles32(q, b + 2);
   }
 };
 static_assert(sizeof(Q4_0) == 18);

@@ -19,13 +19,16 @@ struct Q4_1 {
   static void encode(const float* w, uint8_t* b) {
     const Range range = range_of(w, 32);
     const float d = (range.high - range.low) / 15.0f, inverse = d != 0 ? 1.0f / d : 0.0f;
+    uint8_t q[32];
+    for (int e = 0; e < 32; ++e)
+      q[e] = static_cast<uint8_t>(std::clamp(static_cast<int>((w[e] - range.low) * inverse + 0.5f), 0, 15));
+    pack(d, range.low, q, b);
+  }
+  // q: codes 0..15.
+  static void pack(float d, float m, const uint8_t* q, uint8_t* b) {
     store_f16(b, d);
-    store_f16(b + 2, range.low);
-    for (int i = 0; i < 16; ++i) {
-      const int low = std::clamp(static_cast<int>((w[i] - range.low) * inverse + 0.5f), 0, 15);
-      const int high = std::clamp(static_cast<int>((w[i + 16] - range.low) * inverse + 0.5f), 0, 15);
-      b[4 + i] = static_cast<uint8_t>(low | high << 4);
-    }
+    store_f16(b + 2, m);
+    pack_nibbles32(q, b + 4);
   }
 };
 static_assert(sizeof(Q4_1) == 20);

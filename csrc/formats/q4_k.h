@@ -16,6 +16,14 @@ inline ScaleMin scale_min_k4(const uint8_t* s, int j) {
   return {(s[j + 4] & 15) | (s[j - 4] >> 6) << 4, (s[j + 4] >> 4) | (s[j] >> 6) << 4};
 }
 
+inline void pack_scale_min_k4(const uint8_t* sc, const uint8_t* mn, uint8_t* s) {
+  for (int j = 0; j < 4; ++j) {
+    s[j] = static_cast<uint8_t>(sc[j] | sc[j + 4] >> 4 << 6);
+    s[j + 4] = static_cast<uint8_t>(mn[j] | mn[j + 4] >> 4 << 6);
+    s[j + 8] = static_cast<uint8_t>((sc[j + 4] & 15) | (mn[j + 4] & 15) << 4);
+  }
+}
+
 struct Q4_K {
   static constexpr int kWeights = 256;
   uint8_t d[2], dmin[2];  // f16
@@ -28,6 +36,16 @@ struct Q4_K {
       const float scale = d * static_cast<float>(s.scale), minimum = dmin * static_cast<float>(s.minimum);
       const uint8_t* qs = b + 16 + 32 * (j / 2);
       for (int i = 0; i < 32; ++i) w[32 * j + i] = scale * static_cast<float>(qs[i] >> 4 * (j % 2) & 15) - minimum;
+    }
+  }
+  // sc, mn: (8) of 0..63; q: codes 0..15.
+  static void pack(float d, float dmin, const uint8_t* sc, const uint8_t* mn, const uint8_t* q, uint8_t* b) {
+    store_f16(b, d);
+    store_f16(b + 2, dmin);
+    pack_scale_min_k4(sc, mn, b + 4);
+    for (int half = 0; half < 4; ++half) {
+      for (int i = 0; i < 32; ++i)
+        b[16 + 32 * half + i] = static_cast<uint8_t>(q[64 * half + i] | q[64 * half + 32 + i] << 4);
     }
   }
 };

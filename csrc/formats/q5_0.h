@@ -23,15 +23,20 @@ struct Q5_0 {
   }
   static void encode(const float* w, uint8_t* b) {
     const float d = signed_extreme(w, 32) / -16.0f, inverse = d != 0 ? 1.0f / d : 0.0f;
+    uint8_t q[32];
+    for (int e = 0; e < 32; ++e)
+      q[e] = static_cast<uint8_t>(std::clamp(static_cast<int>(w[e] * inverse + 16.5f), 0, 31));
+    pack(d, q, b);
+  }
+  // q: codes 0..31.
+  static void pack(float d, const uint8_t* q, uint8_t* b) {
     store_f16(b, d);
     uint32_t high = 0;
-    std::memset(b + 6, 0, 16);
-    for (int e = 0; e < 32; ++e) {
-      const int q = std::clamp(static_cast<int>(w[e] * inverse + 16.5f), 0, 31);
-      b[6 + e % 16] = static_cast<uint8_t>(b[6 + e % 16] | (q & 15) << 4 * (e / 16));
-      high |= static_cast<uint32_t>(q >> 4) << e;
-    }
+    for (int e = 0; e < 32; ++e) high |= static_cast<uint32_t>(q[e] >> 4) << e;
     std::memcpy(b + 2, &high, sizeof high);
+    uint8_t low[32];
+    for (int e = 0; e < 32; ++e) low[e] = q[e] & 15;
+    pack_nibbles32(low, b + 6);
   }
 };
 static_assert(sizeof(Q5_0) == 22);

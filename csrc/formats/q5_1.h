@@ -24,16 +24,21 @@ struct Q5_1 {
   static void encode(const float* w, uint8_t* b) {
     const Range range = range_of(w, 32);
     const float d = (range.high - range.low) / 31.0f, inverse = d != 0 ? 1.0f / d : 0.0f;
+    uint8_t q[32];
+    for (int e = 0; e < 32; ++e)
+      q[e] = static_cast<uint8_t>(std::clamp(static_cast<int>((w[e] - range.low) * inverse + 0.5f), 0, 31));
+    pack(d, range.low, q, b);
+  }
+  // q: codes 0..31.
+  static void pack(float d, float m, const uint8_t* q, uint8_t* b) {
     store_f16(b, d);
-    store_f16(b + 2, range.low);
+    store_f16(b + 2, m);
     uint32_t high = 0;
-    std::memset(b + 8, 0, 16);
-    for (int e = 0; e < 32; ++e) {
-      const int q = std::clamp(static_cast<int>((w[e] - range.low) * inverse + 0.5f), 0, 31);
-      b[8 + e % 16] = static_cast<uint8_t>(b[8 + e % 16] | (q & 15) << 4 * (e / 16));
-      high |= static_cast<uint32_t>(q >> 4) << e;
-    }
+    for (int e = 0; e < 32; ++e) high |= static_cast<uint32_t>(q[e] >> 4) << e;
     std::memcpy(b + 4, &high, sizeof high);
+    uint8_t low[32];
+    for (int e = 0; e < 32; ++e) low[e] = q[e] & 15;
+    pack_nibbles32(low, b + 8);
   }
 };
 static_assert(sizeof(Q5_1) == 24);

@@ -26,6 +26,18 @@ struct Q5_K {
       }
     }
   }
+  // sc, mn: (8) of 0..63; q: codes 0..31.
+  static void pack(float d, float dmin, const uint8_t* sc, const uint8_t* mn, const uint8_t* q, uint8_t* b) {
+    store_f16(b, d);
+    store_f16(b + 2, dmin);
+    pack_scale_min_k4(sc, mn, b + 4);
+    std::memset(b + 16, 0, 32);
+    for (int e = 0; e < 256; ++e) b[16 + e % 32] = static_cast<uint8_t>(b[16 + e % 32] | (q[e] >> 4) << e / 32);
+    for (int half = 0; half < 4; ++half) {
+      for (int i = 0; i < 32; ++i)
+        b[48 + 32 * half + i] = static_cast<uint8_t>((q[64 * half + i] & 15) | (q[64 * half + 32 + i] & 15) << 4);
+    }
+  }
 };
 static_assert(sizeof(Q5_K) == 176);
 

@@ -25,6 +25,19 @@ struct Q6_K {
       for (int e = 16 * group; e < 16 * group + 16; ++e) w[e] = scale * static_cast<float>(code(b, e) - 32);
     }
   }
+  // sc: (16); q: codes 0..63.
+  static void pack(float d, const int8_t* sc, const uint8_t* q, uint8_t* b) {
+    for (int half = 0; half < 2; ++half) {
+      const uint8_t* from = q + 128 * half;
+      for (int i = 0; i < 64; ++i) b[64 * half + i] = static_cast<uint8_t>((from[i] & 15) | (from[64 + i] & 15) << 4);
+      for (int i = 0; i < 32; ++i) {
+        b[128 + 32 * half + i] = static_cast<uint8_t>(from[i] >> 4 | from[32 + i] >> 4 << 2 | from[64 + i] >> 4 << 4 |
+                                                      from[96 + i] >> 4 << 6);
+      }
+    }
+    std::memcpy(b + 192, sc, 16);
+    store_f16(b + 208, d);
+  }
 };
 static_assert(sizeof(Q6_K) == 210);
 

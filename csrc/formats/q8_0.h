@@ -20,6 +20,10 @@ struct Q8_0 {
     store_f16(b, d);
     for (int e = 0; e < 32; ++e) b[2 + e] = static_cast<uint8_t>(static_cast<int>(std::round(w[e] * inverse)));
   }
+  static void pack(float d, const int8_t* q, uint8_t* b) {
+    store_f16(b, d);
+    std::memcpy(b + 2, q, 32);
+  }
 };
 static_assert(sizeof(Q8_0) == 34);
 

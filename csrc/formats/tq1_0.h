@@ -27,6 +27,18 @@ struct TQ1_0 {
       w[e] = d * static_cast<float>(t);
     }
   }
+  // q: trits 0..2.
+  static void pack(float d, const uint8_t* q, uint8_t* b) {
+    // A byte holds trits / 3^n as a binary fraction, rounded up, so that trit() reads its digits by multiplying.
+    const auto byte_of = [](int digits) { return static_cast<uint8_t>((digits * 256 + 242) / 243); };
+    for (int i = 0; i < 32; ++i)
+      b[i] = byte_of((((q[i] * 3 + q[32 + i]) * 3 + q[64 + i]) * 3 + q[96 + i]) * 3 + q[128 + i]);
+    for (int i = 0; i < 16; ++i)
+      b[32 + i] = byte_of((((q[160 + i] * 3 + q[176 + i]) * 3 + q[192 + i]) * 3 + q[208 + i]) * 3 + q[224 + i]);
+    for (int i = 0; i < 4; ++i)
+      b[48 + i] = byte_of((((q[240 + i] * 3 + q[244 + i]) * 3 + q[248 + i]) * 3 + q[252 + i]) * 3);
+    store_f16(b + 52, d);
+  }
 };
 static_assert(sizeof(TQ1_0) == 54);
 

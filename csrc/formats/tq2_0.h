@@ -16,6 +16,11 @@ struct TQ2_0 {
     for (int e = 0; e < 256; ++e)
       w[e] = d * static_cast<float>((b[32 * (e / 128) + e % 32] >> 2 * (e % 128 / 32) & 3) - 1);
   }
+  // q: trits 0..2.
+  static void pack(float d, const uint8_t* q, uint8_t* b) {
+    pack_pairs256(q, b);
+    store_f16(b + 64, d);
+  }
 };
 static_assert(sizeof(TQ2_0) == 66);
 

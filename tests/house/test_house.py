@@ -30,7 +30,8 @@ ARROWS = {
     "text": "base",
     "model": "base formats files ops cache",
     "engine": "base formats files ops cache model sampling",
-    "bindings": "base formats files ops cache model sampling engine text",
+    "quantize": "base formats files ops cache model",
+    "bindings": "base formats files ops cache model sampling engine text quantize",
 }
 # The only files that may look into a backend.
 DOORS = {"bindings/cpu_entry.cpp": {"cpu"}}

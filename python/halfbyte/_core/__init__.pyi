@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 from . import testing
-__all__: list[str] = ['ARCHITECTURES', 'Chain', 'Engine', 'GgufFile', 'Mailbox', 'Model', 'SAMPLER_STAGES', 'SafetensorsFile', 'SamplingParams', 'TensorInfo', 'cpu_info', 'decode', 'encode', 'formats', 'memory_bandwidth', 'merges_by_score', 'read_config', 'testing', 'write_gguf']
+__all__: list[str] = ['ARCHITECTURES', 'Chain', 'Engine', 'GgufFile', 'Mailbox', 'Model', 'SAMPLER_STAGES', 'SafetensorsFile', 'SamplingParams', 'TensorInfo', 'cpu_info', 'decode', 'encode', 'formats', 'memory_bandwidth', 'merges_by_score', 'quantize_rows', 'read_config', 'testing', 'write_gguf']
 class TensorInfo:
     """
     A tensor of a model file: name, format, shape (contiguous axis first), n_bytes.
@@ -364,6 +364,10 @@ def memory_bandwidth(n_threads: typing.SupportsInt | typing.SupportsIndex) -> fl
 def merges_by_score(pieces: collections.abc.Sequence[bytes], scores: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], mergeable: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> list[tuple[int, int]]:
     """
     (left id, right id) of every pair of pieces (UTF-8) that makes a mergeable piece, best score first.
+    """
+def quantize_rows(weights: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], format: str, importance: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None = None, *, n_threads: typing.SupportsInt | typing.SupportsIndex = 0) -> bytes:
+    """
+    Encodes float32 weights (rows, columns) with the least squared error that the search finds, each column weighted by importance (columns).
     """
 def read_config(path: str) -> dict:
     """
