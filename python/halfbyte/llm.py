@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfbyte import _core
-from halfbyte.chat import ChatTemplate
+from halfbyte.chat import ChatTemplate, GoChatTemplate, is_go_template
 from halfbyte.errors import CancelledError, FormatError, InvalidArgumentError
 from halfbyte.outputs import Logprob, Output, Piece, Timing, Usage
 from halfbyte.params import SamplingParams
@@ -68,9 +68,11 @@ class LLM:
             )
         if seed is not None and not 0 <= seed < 1 << 64:
             raise InvalidArgumentError(f"seed is {seed}; 0 to 2**64 - 1, or None, was expected.")
-        from halfbyte.hub import resolve_model
+        from halfbyte.hub import open_model
+        from halfbyte.hub.parameters import sampling_overrides
 
-        self.path = resolve_model(str(model))
+        files = open_model(str(model))
+        self.path, self.card = files.path, files.card
         self.seed = seed
         self._weights, self.tokenizer = _open(self.path, quant, n_threads=n_threads or 0, mmap=mmap, progress=progress)
         metadata = self._weights.metadata
@@ -79,14 +81,14 @@ class LLM:
             raise InvalidArgumentError(
                 f"{self.path} names {self.tokenizer.n_vocab} tokens but has embeddings for {self._weights.n_vocab}."
             )
-        self.chat_template = _chosen_template(chat_template, metadata)
+        self.chat_template = _chosen_template(chat_template or self.card.template or None, metadata)
         self.defaults = _defaults_of(
             self.metadata, (self.path if self.path.is_dir() else self.path.parent) / "generation_config.json"
-        )
+        ).replace(**sampling_overrides(self.card.parameters))
         self._engine: Any = _core.Engine(
             self._weights,
             n_threads=n_threads or 0,
-            n_ctx=n_ctx or 0,
+            n_ctx=n_ctx or self.card.parameters.get("num_ctx", 0),
             n_batch=n_batch,
             max_sequences=max_sequences,
             prefix_cache=prefix_cache,
@@ -225,7 +227,7 @@ class LLM:
     def chat_ids(self, messages: Messages, **variables: Any) -> list[int]:
         """Token ids of a rendered conversation. What the template writes may be control tokens; what messages say may
         not: a user cannot forge a turn."""
-        marked, contents = _mark_contents(messages, self.tokenizer)
+        marked, contents = _mark_contents([*self.card.opening(messages), *messages], self.tokenizer)
         text = self.chat_template.render(marked, **variables)
         ids: list[int] = []
         for i, part in enumerate(_split_marks(text, contents)):
@@ -429,7 +431,7 @@ def _refuse_unknown(name: str) -> None:
     )
 
 
-def _chosen_template(wanted: str | None, metadata: Mapping[str, Any]) -> ChatTemplate:
+def _chosen_template(wanted: str | None, metadata: Mapping[str, Any]) -> ChatTemplate | GoChatTemplate:
     from halfbyte.chat import BUILTIN_TEMPLATES
 
     own = ChatTemplate.from_metadata(metadata) if wanted is None else None
@@ -439,6 +441,8 @@ def _chosen_template(wanted: str | None, metadata: Mapping[str, Any]) -> ChatTem
     variables = ChatTemplate.from_metadata({k: v for k, v in metadata.items() if "chat_template" not in k}).variables
     if wanted in BUILTIN_TEMPLATES:
         return ChatTemplate.builtin(wanted, variables)
+    if is_go_template(wanted):
+        return GoChatTemplate(wanted, variables=variables)
     if "{" in wanted:
         return ChatTemplate(wanted, name="--chat-template", variables=variables)
     if Path(wanted).is_file():

@@ -92,7 +92,7 @@ class ChatTemplate:
             raise InvalidArgumentError("A chat needs at least one message.")
         if continue_final_message and add_generation_prompt:
             add_generation_prompt = False
-        known = [_normalized(message, i) for i, message in enumerate(messages)]
+        known = [normalized(message, i) for i, message in enumerate(messages)]
         values = {
             **self.variables,
             "messages": known,
@@ -112,7 +112,7 @@ class ChatTemplate:
         return text
 
 
-def _normalized(message: Message, index: int) -> dict[str, Any]:
+def normalized(message: Message, index: int) -> dict[str, Any]:
     """A message as templates expect it: text content joined from parts, tool arguments as objects."""
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise InvalidArgumentError(f'Message {index} needs a "role" and a "content".')

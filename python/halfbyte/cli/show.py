@@ -12,13 +12,19 @@ from halfbyte.cli.common import human_bytes, print_json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a .gguf file or a model's name")
+    parser.add_argument("--modelfile", action="store_true", help="print the model's Modelfile")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from halfbyte.hub import resolve_model
+    from halfbyte.hub import open_model
+    from halfbyte.hub.modelfile import write_modelfile
 
-    path = resolve_model(arguments.model)
+    files = open_model(arguments.model)
+    path = files.path
+    if arguments.modelfile:
+        print(write_modelfile(files.card, str(path)), end="")
+        return 0
     file = _core.GgufFile(str(path))
     metadata: dict[str, Any] = file.metadata
     tensors = file.tensors

@@ -44,6 +44,12 @@ class Card:
     adapters: Sequence[str] = ()
     licenses: Sequence[str] = ()
 
+    def opening(self, messages: Sequence[Any]) -> list[Mapping[str, Any]]:
+        """What comes before a conversation's messages: the card's system message, unless they have one, and its own."""
+        roles = [m.get("role") for m in [*self.messages, *messages] if isinstance(m, Mapping)]
+        system = [{"role": "system", "content": self.system}] if self.system and "system" not in roles else []
+        return [*system, *self.messages]
+
 
 @dataclass(frozen=True)
 class StoredModel:
@@ -76,7 +82,7 @@ def models_folder() -> Path:
 def checked_name(name: str) -> str:
     """A model's name as the store spells it (":latest" says nothing). Raises InvalidArgumentError."""
     plain = name.removesuffix(":latest")
-    if len(plain) > 120 or not _NAME.match(plain):
+    if len(plain) > 120 or not _NAME.fullmatch(plain):
         raise InvalidArgumentError(
             f'"{name[:120]}" is no name for a model.',
             hint="Use letters, digits, dots, dashes and underscores, as in name, owner/name or name:tag.",

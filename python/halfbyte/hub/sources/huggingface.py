@@ -50,7 +50,7 @@ class Repository:
 
 def is_reference(text: str) -> bool:
     """Whether a text has the form owner/repo[/file.gguf][@revision][:QUANT or file]."""
-    return _REFERENCE.match(text) is not None
+    return _REFERENCE.fullmatch(text) is not None
 
 
 def fetch(reference: str, tell: DownloadProgress, *, refresh: bool = False) -> Path:
@@ -58,7 +58,7 @@ def fetch(reference: str, tell: DownloadProgress, *, refresh: bool = False) -> P
 
     What the cache holds is taken without asking the hub, unless refresh is set.
     """
-    match = _REFERENCE.match(reference)
+    match = _REFERENCE.fullmatch(reference)
     if not match:
         raise ModelNotFoundError(f'"{reference}" names no repository.', hint="Write owner/repo or owner/repo:QUANT.")
     repo, revision = match["repo"], match["rev"] or "main"

@@ -17,7 +17,7 @@ _REFERENCE = re.compile(r"^(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:/(?P<path>[\w./-]+\.g
 
 def fetch(reference: str, tell: DownloadProgress) -> Path:
     """The GGUF file that owner/repo[/file.gguf][:QUANT or file] names, in ModelScope's cache."""
-    match = _REFERENCE.match(reference)
+    match = _REFERENCE.fullmatch(reference)
     if not match:
         raise ModelNotFoundError(
             f'"{reference}" names no repository.', hint="Write modelscope:owner/repo or modelscope:owner/repo:QUANT."

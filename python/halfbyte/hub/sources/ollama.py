@@ -95,7 +95,7 @@ _TEXTS = ("template", "system", "params", "messages", "license")
 
 
 def _parse(reference: str) -> _Reference:
-    match = _REFERENCE.match(reference)
+    match = _REFERENCE.fullmatch(reference)
     if match is None:
         raise ModelNotFoundError(
             f'"{reference}" is no name of an Ollama model.', hint="Write name:tag or owner/name:tag."
