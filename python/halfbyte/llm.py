@@ -10,17 +10,20 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from halfbyte import _core
-from halfbyte.chat import ChatTemplate, GoChatTemplate, is_go_template
+from halfbyte.chat import ChatTemplate, chosen_template
 from halfbyte.errors import CancelledError, FormatError, InvalidArgumentError
 from halfbyte.outputs import Logprob, Output, Piece, Timing, Usage
 from halfbyte.params import SamplingParams
 from halfbyte.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from halfbyte.hub import ModelFiles
 
 Prompt = str | Sequence[int]
 Messages = Sequence[Mapping[str, Any]]
@@ -44,7 +47,7 @@ class LLM:
 
     def __init__(
         self,
-        model: str | Path = "smollm2",
+        model: str | Path | ModelFiles = "smollm2",
         *,
         n_ctx: int | None = None,
         n_batch: int = 512,
@@ -68,10 +71,10 @@ class LLM:
             )
         if seed is not None and not 0 <= seed < 1 << 64:
             raise InvalidArgumentError(f"seed is {seed}; 0 to 2**64 - 1, or None, was expected.")
-        from halfbyte.hub import open_model
+        from halfbyte.hub import ModelFiles, open_model
         from halfbyte.hub.parameters import sampling_overrides
 
-        files = open_model(str(model))
+        files = model if isinstance(model, ModelFiles) else open_model(str(model))
         self.path, self.card = files.path, files.card
         self.seed = seed
         self._weights, self.tokenizer = _open(self.path, quant, n_threads=n_threads or 0, mmap=mmap, progress=progress)
@@ -81,7 +84,7 @@ class LLM:
             raise InvalidArgumentError(
                 f"{self.path} names {self.tokenizer.n_vocab} tokens but has embeddings for {self._weights.n_vocab}."
             )
-        self.chat_template = _chosen_template(chat_template or self.card.template or None, metadata)
+        self.chat_template = chosen_template(chat_template or self.card.template or None, metadata)
         self.defaults = _defaults_of(
             self.metadata, (self.path if self.path.is_dir() else self.path.parent) / "generation_config.json"
         ).replace(**sampling_overrides(self.card.parameters))
@@ -428,29 +431,6 @@ def _refuse_unknown(name: str) -> None:
     raise InvalidArgumentError(
         f"LLM() has no argument {name}.",
         hint=f"Did you mean {close[0]}?" if close else f"Known are {', '.join(known)}.",
-    )
-
-
-def _chosen_template(wanted: str | None, metadata: Mapping[str, Any]) -> ChatTemplate | GoChatTemplate:
-    from halfbyte.chat import BUILTIN_TEMPLATES
-
-    own = ChatTemplate.from_metadata(metadata) if wanted is None else None
-    if own is not None:
-        return own
-    assert wanted is not None
-    variables = ChatTemplate.from_metadata({k: v for k, v in metadata.items() if "chat_template" not in k}).variables
-    if wanted in BUILTIN_TEMPLATES:
-        return ChatTemplate.builtin(wanted, variables)
-    if is_go_template(wanted):
-        return GoChatTemplate(wanted, variables=variables)
-    if "{" in wanted:
-        return ChatTemplate(wanted, name="--chat-template", variables=variables)
-    if Path(wanted).is_file():
-        return ChatTemplate(Path(wanted).read_text(encoding="utf-8"), name=wanted, variables=variables)
-    return (
-        ChatTemplate.from_metadata(metadata, variant=wanted)
-        if f"tokenizer.chat_template.{wanted}" in metadata
-        else ChatTemplate.builtin(wanted)
     )
 
 

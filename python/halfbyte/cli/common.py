@@ -88,7 +88,7 @@ def sampling_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def load_model(arguments: argparse.Namespace, model: str | None = None, **options: Any) -> LLM:
     """The LLM that the flags ask for, with progress bars for what takes long."""
-    from halfbyte.hub import resolve_model
+    from halfbyte.hub import open_model
 
     if arguments.ctx_size < 0 or arguments.threads < 0 or arguments.batch_size < 1:
         raise InvalidArgumentError("-c and -t take a count or 0, -b at least 1.")
@@ -102,10 +102,10 @@ def load_model(arguments: argparse.Namespace, model: str | None = None, **option
     if arguments.mlock:
         _lock_memory()
     with download_progress() as tell:
-        path = resolve_model(model or arguments.model or "smollm2", tell)
+        files = open_model(model or arguments.model or "smollm2", tell)
     with bar("Loading") as advance:
         return LLM(
-            path,
+            files,
             n_ctx=arguments.ctx_size or None,
             n_threads=arguments.threads or None,
             n_batch=arguments.batch_size,
