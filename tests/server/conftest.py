@@ -20,6 +20,13 @@ from halfbyte.server.app import create_app
 from halfbyte.server.config import ServerConfig
 from halfbyte.server.models import SingleModelPool
 
+from ..conftest import toy_vocabulary
+
+
+def toy_id(letter: str) -> int:
+    """The id of a letter in the tiny models' vocabulary."""
+    return toy_vocabulary()[0].index(letter)
+
 
 @dataclass
 class Live:

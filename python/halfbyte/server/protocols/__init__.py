@@ -7,11 +7,13 @@ of its paths, and error_body(ApiError) -> dict.
 from types import ModuleType
 
 from halfbyte.server.protocols import (
+    anthropic,
     infill,
     openai_chat,
     openai_completions,
     openai_embeddings,
     openai_models,
+    openai_responses,
     operations,
     rerank,
     tokens,
@@ -22,6 +24,8 @@ PROTOCOLS: tuple[ModuleType, ...] = (
     openai_completions,
     openai_models,
     operations,
+    openai_responses,
+    anthropic,
     tokens,
     rerank,
     openai_embeddings,
