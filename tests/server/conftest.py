@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,15 @@ class Live:
 
     url: str
     llm: LLM
+    clients: list[openai.OpenAI] = field(default_factory=list)
 
     def http(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=60, **options)
 
     def openai(self, key: str = "none") -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60)
+        """A client that is closed with the server."""
+        self.clients.append(openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60))
+        return self.clients[-1]
 
     def async_openai(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
@@ -68,7 +71,11 @@ def serve(tiny_model: Callable[..., Path]) -> Iterator[Callable[..., Live]]:
         thread.start()
         assert ready.wait(30)
 
+        live = Live(f"http://127.0.0.1:{bound.getsockname()[1]}", llm)
+
         def stop() -> None:
+            for client in live.clients:
+                client.close()
             server.should_exit = True
             thread.join(30)
             bound.close()
@@ -76,7 +83,7 @@ def serve(tiny_model: Callable[..., Path]) -> Iterator[Callable[..., Live]]:
             llm.close()
 
         stops.append(stop)
-        return Live(f"http://127.0.0.1:{bound.getsockname()[1]}", llm)
+        return live
 
     yield start
     for stop in stops:

@@ -70,7 +70,7 @@ def create_app(models: ModelPool, config: ServerConfig | None = None) -> FastAPI
         )
 
     def answer(request: Request, error: ApiError) -> Response:
-        return Json(server.error_body(request.url.path, error), error.status, error.headers())
+        return Json(server.error_body(request.url.path, error), error.status, error.answer_headers())
 
     @app.exception_handler(ApiError)
     async def on_api_error(request: Request, error: ApiError) -> Response:
@@ -88,7 +88,9 @@ def create_app(models: ModelPool, config: ServerConfig | None = None) -> FastAPI
     async def on_http_error(request: Request, error: HTTPException) -> Response:
         found = ApiError(error.status_code, str(error.detail))
         return Json(
-            server.error_body(request.url.path, found), found.status, {**(error.headers or {}), **found.headers()}
+            server.error_body(request.url.path, found),
+            found.status,
+            {**(error.headers or {}), **found.answer_headers()},
         )
 
     return app

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from starlette.exceptions import HTTPException
+
 from halfbyte import errors
 
 # Statuses -> OpenAI's error types.
@@ -34,8 +36,8 @@ _STATUSES: list[tuple[type[errors.HalfbyteError], int, str | None]] = [
 ]
 
 
-class ApiError(Exception):
-    """A request that is refused. param: the field at fault. code: for programs. retry_after_s: when to try again."""
+class ApiError(HTTPException):
+    """A request that is refused: an HTTPException, so that frameworks let it pass. param: the field at fault. code: for programs. retry_after_s: when to try again."""
 
     def __init__(
         self,
@@ -48,7 +50,7 @@ class ApiError(Exception):
     ) -> None:
         # Messages may quote input, and lone surrogates in it could not be sent.
         self.message = message.encode("utf-8", "replace").decode()
-        super().__init__(self.message)
+        super().__init__(status, self.message)
         self.status = status
         self.param = param
         self.code = code
@@ -67,7 +69,7 @@ class ApiError(Exception):
         """OpenAI's name of this kind of error."""
         return _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
 
-    def headers(self) -> dict[str, str]:
+    def answer_headers(self) -> dict[str, str]:
         """Headers that go with it."""
         out = {}
         if self.retry_after_s is not None:

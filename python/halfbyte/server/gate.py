@@ -61,7 +61,7 @@ class Gate:
                 log.exception("request %s failed", call.id)
                 error = ApiError(500, "The server failed; its log tells why.")
             if not status:
-                answer = Json(self._server.error_body(scope["path"], error), error.status, error.headers())
+                answer = Json(self._server.error_body(scope["path"], error), error.status, error.answer_headers())
                 await answer(scope, receive, send_with_id)
         finally:
             usage = call.usage()
