@@ -99,20 +99,22 @@ struct ThreadPool::State {
       const std::lock_guard lock(mutex);
       if (!failure) failure = std::current_exception();
     }
-    if (n_left.fetch_sub(end - begin) == end - begin && caller_asleep.load()) {
-      const std::lock_guard lock(mutex);
-      done.notify_one();
-    }
   }
 
-  // Works off the worker's own share, then what others have left.
+  // Works off the worker's own share, then what others have left. Units are counted off once at the end: the counter
+  // is everybody's, and its cache line would travel with each of them.
   void help(uint64_t tag, int worker) {
-    int64_t begin, end;
+    int64_t begin, end, n_done = 0;
     const int64_t most = units_at_once.load(std::memory_order_relaxed);
-    while (shares[static_cast<size_t>(worker)].take(tag, most, true, begin, end)) call(begin, end, worker);
+    for (; shares[static_cast<size_t>(worker)].take(tag, most, true, begin, end); n_done += end - begin)
+      call(begin, end, worker);
     for (int i = 1; i < size; ++i) {
       Share& victim = shares[static_cast<size_t>((worker + i) % size)];
-      while (victim.take(tag, 1, false, begin, end)) call(begin, end, worker);
+      for (; victim.take(tag, 1, false, begin, end); n_done += end - begin) call(begin, end, worker);
+    }
+    if (n_done > 0 && n_left.fetch_sub(n_done) == n_done && caller_asleep.load()) {
+      const std::lock_guard lock(mutex);
+      done.notify_one();
     }
   }
 

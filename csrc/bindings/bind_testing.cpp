@@ -43,6 +43,17 @@ ops::Matrix packed(Run& run, const std::string& format_name, const py::bytes& bl
   return run.ops.pack({format, n_rows, n_cols, std::as_bytes(std::span(bytes))}, keep_raw, run.pool);
 }
 
+// Seconds of the fastest of n_repeats calls.
+double fastest(int n_repeats, FunctionRef<void()> job) {
+  double best = 1e30;
+  for (int i = 0; i < n_repeats; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    job();
+    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return best;
+}
+
 // x (n_tokens, n_cols) times W^T; returns (n_tokens, n_rows), and the seconds of the fastest of n_repeats products.
 py::tuple linear(const std::string& level, const std::string& format, const py::bytes& blocks, const Floats& x,
                  int n_threads, bool keep_raw, int n_repeats) {
@@ -55,15 +66,13 @@ py::tuple linear(const std::string& level, const std::string& format, const py::
   Floats out(std::vector<py::ssize_t>{x.shape(0), n_rows});
   const ops::Projection p[] = {{.weight = &w, .out = out.mutable_data(), .out_stride = n_rows}};
   const ops::RowRun runs[] = {{0, x.shape(0), ops::Role::prefill}};
-  double best = 1e30;
+  double best = 0;
   {
     const py::gil_scoped_release release;
-    for (int i = 0; i < n_repeats; ++i) {
-      const auto start = std::chrono::steady_clock::now();
+    best = fastest(n_repeats, [&] {
       run.ops.linear(run.context, x.data(), x.shape(1), std::span<const ops::RowRun>(runs),
                      std::span<const ops::Projection>(p));
-      best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-    }
+    });
   }
   return py::make_tuple(out, best, w.bytes());
 }
@@ -86,9 +95,9 @@ Floats glu(const std::string& level, int activation, const Floats& gate, const F
 
 // Stores k, v (n_kv, n_kv_heads, dim) at positions 0.. of a sequence whose blocks are `table`, then runs queries
 // (n_rows, n_heads, dim) at first_position.. over them.
-Floats attention(const std::string& level, const std::string& kv_type, const Floats& q, const Floats& k,
-                 const Floats& v, const Ints& table, int64_t first_position, float scale, float softcap, int64_t window,
-                 const std::optional<Floats>& sinks, int n_threads) {
+py::tuple attention(const std::string& level, const std::string& kv_type, const Floats& q, const Floats& k,
+                    const Floats& v, const Ints& table, int64_t first_position, float scale, float softcap,
+                    int64_t window, const std::optional<Floats>& sinks, int n_threads, int n_repeats) {
   ops::KvType type;
   require(ops::parse_kv_type(kv_type, type), "There is no KV type %s.", kv_type.c_str());
   Run run(level, n_threads);
@@ -104,19 +113,22 @@ Floats attention(const std::string& level, const std::string& kv_type, const Flo
                    k.shape(0), slots.data());
   Floats out(std::vector<py::ssize_t>{q.shape(0), q.shape(1), v.shape(2)});
   const ops::AttentionSpan span = {0, q.shape(0), first_position, ops::Role::prefill, table.data()};
-  run.ops.attention(run.context, {.query = q.data(),
-                                  .query_stride = q.shape(1) * q.shape(2),
-                                  .out = out.mutable_data(),
-                                  .out_stride = q.shape(1) * v.shape(2),
-                                  .kv = kv.data(),
-                                  .layout = layout,
-                                  .n_heads = static_cast<int>(q.shape(1)),
-                                  .scale = scale,
-                                  .softcap = softcap,
-                                  .window = window,
-                                  .sinks = sinks ? sinks->data() : nullptr,
-                                  .spans = std::span(&span, 1)});
-  return out;
+  const ops::AttentionArgs args = {.query = q.data(),
+                                   .query_stride = q.shape(1) * q.shape(2),
+                                   .out = out.mutable_data(),
+                                   .out_stride = q.shape(1) * v.shape(2),
+                                   .kv = kv.data(),
+                                   .layout = layout,
+                                   .n_heads = static_cast<int>(q.shape(1)),
+                                   .scale = scale,
+                                   .softcap = softcap,
+                                   .window = window,
+                                   .sinks = sinks ? sinks->data() : nullptr,
+                                   .spans = std::span(&span, 1)};
+  const py::gil_scoped_release release;
+  const double best = fastest(n_repeats, [&] { run.ops.attention(run.context, args); });
+  const py::gil_scoped_acquire gil;
+  return py::make_tuple(out, best);
 }
 
 }  // namespace
@@ -131,7 +143,8 @@ void register_testing(py::module_& m) {
   t.def("glu", &glu, py::arg("level"), py::arg("activation"), py::arg("gate"), py::arg("up"));
   t.def("attention", &attention, py::arg("level"), py::arg("kv_type"), py::arg("q"), py::arg("k"), py::arg("v"),
         py::arg("table"), py::arg("first_position"), py::arg("scale"), py::arg("softcap") = 0.0f, py::arg("window") = 0,
-        py::arg("sinks") = py::none(), py::arg("n_threads") = 1);
+        py::arg("sinks") = py::none(), py::arg("n_threads") = 1, py::arg("n_repeats") = 1,
+        "(attended values, fastest seconds)");
   t.def(
       "set_cpu_level",
       [](const std::string& level) {

@@ -28,7 +28,7 @@ struct Item {
 };
 
 int kernel_width(int n) {
-  return n <= 1 ? 1 : n <= 2 ? 2 : n <= 4 ? 4 : kTile;
+  return n <= 4 ? n : n <= 6 ? 6 : kTile;
 }
 
 struct Tile {

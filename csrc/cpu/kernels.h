@@ -48,7 +48,7 @@ struct AttentionTask {
   const float* const* queries = nullptr;  // n_queries rows of key_dim
   const int64_t* first = nullptr;         // per query: first and last visible position
   const int64_t* last = nullptr;
-  int n_queries = 0;  // 1, 2, 4 or 8
+  int n_queries = 0;  // 1, 2, 3, 4, 6 or 8
   const std::byte* kv = nullptr;
   const int32_t* block_table = nullptr;
   int64_t block_bytes = 0;
@@ -63,6 +63,19 @@ struct AttentionTask {
   float* sum = nullptr;        // (n_queries, value_dim) running weighted values
 };
 
+// out[t, r] (+)= scale * activation(values[t, r] + bias[r]) for one panel's rows.
+struct FinishTask {
+  const float* values = nullptr;  // (n_tokens, 16)
+  int64_t n_tokens = 0;
+  int n_rows = 0;               // 1 to 16: rows that exist
+  const float* bias = nullptr;  // (n_rows) or nullptr
+  int activation = 0;           // ops::Activation
+  float scale = 1.0f;
+  bool accumulate = false;
+  float* out = nullptr;  // row t at out + t * out_stride
+  int64_t out_stride = 0;
+};
+
 struct Kernels {
   const char* name = nullptr;
   int direct_tokens = 0;  // up to this many tokens the panel kernels need no workspace
@@ -71,7 +84,7 @@ struct Kernels {
   IntPanelKernel int_panel[kPanelKinds] = {};
   FloatPanelKernel float_panel[kPanelKinds] = {};
   float (*dot)(const float* a, const float* b, int64_t n) = nullptr;  // fixed order for a given n
-  void (*activate)(int activation, float* x, int64_t n) = nullptr;    // ops::Activation, in place
+  void (*finish)(const FinishTask& task) = nullptr;
   void (*glu)(int activation, const float* gate, const float* up, float* out, int64_t n) = nullptr;
   void (*norm)(bool layer, const float* x, float* out, int64_t dim, const float* weight, const float* bias,
                float eps) = nullptr;

@@ -76,20 +76,22 @@ void multiply_panel(const Backend& b, Scratch& s, Scratch::Worker& worker, const
   }
 }
 
-// Bias, activation, scale, and the write (or add) to the output.
-void finish_panel(const Backend& b, const Projection& p, int64_t panel, int64_t n_tokens, float* values) {
-  const int64_t first = panel * kPanelRows, n_rows = std::min<int64_t>(kPanelRows, p.weight->n_rows - first);
+void finish_panel(const Backend& b, const Projection& p, int64_t panel, int64_t n_tokens, const float* values) {
+  const int64_t first = panel * kPanelRows;
+  b.kernels.finish({.values = values,
+                    .n_tokens = n_tokens,
+                    .n_rows = static_cast<int>(std::min<int64_t>(kPanelRows, p.weight->n_rows - first)),
+                    .bias = p.bias != nullptr ? p.bias + first : nullptr,
+                    .activation = static_cast<int>(p.activation),
+                    .scale = p.scale,
+                    .accumulate = p.accumulate,
+                    .out = p.out + first,
+                    .out_stride = p.out_stride});
+}
+
+void add_bias(const float* bias, int64_t n_rows, int64_t n_tokens, float* values) {
   for (int64_t t = 0; t < n_tokens; ++t, values += kPanelRows) {
-    if (p.bias != nullptr) {
-      for (int64_t r = 0; r < n_rows; ++r) values[r] += p.bias[first + r];
-    }
-    b.kernels.activate(static_cast<int>(p.activation), values, kPanelRows);
-    float* out = p.out + t * p.out_stride + first;
-    if (p.accumulate) {
-      for (int64_t r = 0; r < n_rows; ++r) out[r] += p.scale * values[r];
-    } else {
-      for (int64_t r = 0; r < n_rows; ++r) out[r] = p.scale * values[r];
-    }
+    for (int64_t r = 0; r < n_rows; ++r) values[r] += bias[r];
   }
 }
 
@@ -151,13 +153,11 @@ void linear_glu(const ops::Context& context, const float* x, int64_t x_stride, s
     multiply_panel(b, s, w, gate, panel, in, gated);
     multiply_panel(b, s, w, up, panel, in, raised);
     const int64_t first = panel * kPanelRows, n_rows = std::min<int64_t>(kPanelRows, gate.n_rows - first);
-    for (int64_t t = 0; t < in.n_tokens; ++t, gated += kPanelRows, raised += kPanelRows) {
-      for (int64_t r = 0; r < n_rows; ++r) {
-        if (gate_bias != nullptr) gated[r] += gate_bias[first + r];
-        if (up_bias != nullptr) raised[r] += up_bias[first + r];
-      }
-      b.kernels.glu(static_cast<int>(act), gated, raised, gated, kPanelRows);
-      std::memcpy(out + t * out_stride + first, gated, static_cast<size_t>(n_rows) * sizeof(float));
+    if (gate_bias != nullptr) add_bias(gate_bias + first, n_rows, in.n_tokens, gated);
+    if (up_bias != nullptr) add_bias(up_bias + first, n_rows, in.n_tokens, raised);
+    b.kernels.glu(static_cast<int>(act), gated, raised, gated, in.n_tokens * kPanelRows);
+    for (int64_t t = 0; t < in.n_tokens; ++t) {
+      std::memcpy(out + t * out_stride + first, gated + t * kPanelRows, static_cast<size_t>(n_rows) * sizeof(float));
     }
   });
 }

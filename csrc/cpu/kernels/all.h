@@ -48,7 +48,7 @@ void HALFBYTE_FILL(Kernels& k) {
   k.float_panel[static_cast<int>(PanelKind::f16)] = float_panel<LoadF16>;
   k.float_panel[static_cast<int>(PanelKind::bf16)] = float_panel<LoadBF16>;
   k.dot = dot;
-  k.activate = activate;
+  k.finish = finish;
   k.glu = glu;
   k.norm = norm;
   k.rotate = rotate;

@@ -16,28 +16,72 @@ struct KeysF32 {
   static F16x load(const uint8_t* tile, int, int d) { return f_load(reinterpret_cast<const float*>(tile) + 16 * d); }
 };
 
-// scores[q][16] of one KV block: sum over dims in increasing order, one accumulator a query.
-template <class Keys, int N>
-inline void score_block(const AttentionTask& task, const uint8_t* tile, F16x scores[N]) {
-  for (int q = 0; q < N; ++q) scores[q] = f_zero();
-  for (int d = 0; d < task.key_dim; ++d) {
-    const F16x key = Keys::load(tile, task.key_dim, d);
-    for (int q = 0; q < N; ++q) scores[q] = f_fma(key, f_set(task.queries[q][d]), scores[q]);
-  }
+// So many independent sums hide the latency of a multiply-add without leaving the registers.
+#if defined(HALFBYTE_AVX512)
+constexpr int kChains = 16;
+#else
+constexpr int kChains = 4;
+#endif
+constexpr int vectors_for(int n_queries) {
+  return n_queries >= kChains ? 1 : kChains / n_queries >= 4 ? 4 : kChains / n_queries;
 }
 
-template <int N>
-inline void score_block_q8(const AttentionTask& task, const uint8_t* tile, F16x scores[N]) {
+// scores[b][q][16] of B KV blocks: sum over dims in increasing order, one accumulator a score.
+template <class Keys, int N, int B>
+inline void score_blocks(const AttentionTask& task, const uint8_t* const* tiles, F16x scores[][N]) {
+  F16x sums[B][N];
+  for (int b = 0; b < B; ++b)
+    for (int q = 0; q < N; ++q) sums[b][q] = f_zero();
+  for (int d = 0; d < task.key_dim; ++d) {
+    F16x keys[B];
+    for (int b = 0; b < B; ++b) keys[b] = Keys::load(tiles[b], task.key_dim, d);
+    for (int q = 0; q < N; ++q) {
+      const F16x query = f_set(task.queries[q][d]);
+      for (int b = 0; b < B; ++b) sums[b][q] = f_fma(keys[b], query, sums[b][q]);
+    }
+  }
+  for (int b = 0; b < B; ++b)
+    for (int q = 0; q < N; ++q) scores[b][q] = sums[b][q];
+}
+
+// Dims of 16 positions from four bytes of each, as floats.
+struct KeysQ8 {
+  static constexpr int kDims = 4;
+  static void load(const uint8_t* codes, F16x keys[kDims]) {
+    const I16x four = b_load(codes);
+    keys[0] = f_from(i_sar<24>(i_shl<24>(four)));
+    keys[1] = f_from(i_sar<24>(i_shl<16>(four)));
+    keys[2] = f_from(i_sar<24>(i_shl<8>(four)));
+    keys[3] = f_from(i_sar<24>(four));
+  }
+};
+struct KeysQ4 {
+  static constexpr int kDims = 8;
+  static void load(const uint8_t* codes, F16x keys[kDims]) {
+    const I16x both = b_load(codes);
+    const F16x eight = f_set(8.0f);
+    keys[0] = f_sub(f_from(i_shr<28>(i_shl<28>(both))), eight);
+    keys[1] = f_sub(f_from(i_shr<28>(i_shl<20>(both))), eight);
+    keys[2] = f_sub(f_from(i_shr<28>(i_shl<12>(both))), eight);
+    keys[3] = f_sub(f_from(i_shr<28>(i_shl<4>(both))), eight);
+    keys[4] = f_sub(f_from(i_shr<28>(i_shl<24>(both))), eight);
+    keys[5] = f_sub(f_from(i_shr<28>(i_shl<16>(both))), eight);
+    keys[6] = f_sub(f_from(i_shr<28>(i_shl<8>(both))), eight);
+    keys[7] = f_sub(f_from(i_shr<28>(both)), eight);
+  }
+};
+
+template <class Keys, int N>
+inline void score_quantized(const AttentionTask& task, const uint8_t* tile, F16x scores[N]) {
   const uint8_t* codes = tile + 2 * (task.key_dim / 32) * 16;
   for (int q = 0; q < N; ++q) scores[q] = f_zero();
   for (int group = 0; group < task.key_dim / 32; ++group) {
     F16x sums[N];
     for (int q = 0; q < N; ++q) sums[q] = f_zero();
-    for (int d = 32 * group; d < 32 * group + 32; d += 4) {
-      const I16x four = b_load(codes + 64 * (d / 4));
-      const F16x keys[4] = {f_from(i_sar<24>(i_shl<24>(four))), f_from(i_sar<24>(i_shl<16>(four))),
-                            f_from(i_sar<24>(i_shl<8>(four))), f_from(i_sar<24>(four))};
-      for (int i = 0; i < 4; ++i) {
+    for (int d = 32 * group; d < 32 * group + 32; d += Keys::kDims) {
+      F16x keys[Keys::kDims];
+      Keys::load(codes + 64 * (d / Keys::kDims), keys);
+      for (int i = 0; i < Keys::kDims; ++i) {
         for (int q = 0; q < N; ++q) sums[q] = f_fma(keys[i], f_set(task.queries[q][d + i]), sums[q]);
       }
     }
@@ -46,42 +90,28 @@ inline void score_block_q8(const AttentionTask& task, const uint8_t* tile, F16x 
   }
 }
 
-template <int N>
-inline void score_block_q4(const AttentionTask& task, const uint8_t* tile, F16x scores[N]) {
-  const uint8_t* codes = tile + 2 * (task.key_dim / 32) * 16;
-  const F16x eight = f_set(8.0f);
-  for (int q = 0; q < N; ++q) scores[q] = f_zero();
-  for (int group = 0; group < task.key_dim / 32; ++group) {
-    F16x sums[N];
-    for (int q = 0; q < N; ++q) sums[q] = f_zero();
-    for (int d = 32 * group; d < 32 * group + 32; d += 8) {
-      const I16x both = b_load(codes + 64 * (d / 8));
-      const F16x keys[8] = {f_from(i_shr<28>(i_shl<28>(both))), f_from(i_shr<28>(i_shl<20>(both))),
-                            f_from(i_shr<28>(i_shl<12>(both))), f_from(i_shr<28>(i_shl<4>(both))),
-                            f_from(i_shr<28>(i_shl<24>(both))), f_from(i_shr<28>(i_shl<16>(both))),
-                            f_from(i_shr<28>(i_shl<8>(both))),  f_from(i_shr<28>(both))};
-      for (int i = 0; i < 8; ++i) {
-        for (int q = 0; q < N; ++q) sums[q] = f_fma(f_sub(keys[i], eight), f_set(task.queries[q][d + i]), sums[q]);
-      }
-    }
-    const F16x scale = f_load_f16(tile + 32 * group);
-    for (int q = 0; q < N; ++q) scores[q] = f_fma(sums[q], scale, scores[q]);
-  }
+template <class Keys, int N>
+inline void score_floats(const AttentionTask& task, const uint8_t* const* tiles, int n_blocks, F16x scores[][N]) {
+  constexpr int B = vectors_for(N);
+  int b = 0;
+  for (; b + B <= n_blocks; b += B) score_blocks<Keys, N, B>(task, tiles + b, scores + b);
+  for (; b < n_blocks; ++b) score_blocks<Keys, N, 1>(task, tiles + b, scores + b);
 }
 
 template <int N>
-inline void score(const AttentionTask& task, const uint8_t* tile, F16x scores[N]) {
+inline void score(const AttentionTask& task, const uint8_t* const* tiles, int n_blocks, F16x scores[][N]) {
   switch (task.k_type) {
     case 0:
-      return score_block<KeysF16, N>(task, tile, scores);
+      return score_floats<KeysF16, N>(task, tiles, n_blocks, scores);
     case 1:
-      return score_block<KeysBF16, N>(task, tile, scores);
+      return score_floats<KeysBF16, N>(task, tiles, n_blocks, scores);
     case 2:
-      return score_block<KeysF32, N>(task, tile, scores);
+      return score_floats<KeysF32, N>(task, tiles, n_blocks, scores);
     case 3:
-      return score_block_q8<N>(task, tile, scores);
+      for (int b = 0; b < n_blocks; ++b) score_quantized<KeysQ8, N>(task, tiles[b], scores[b]);
+      return;
     default:
-      return score_block_q4<N>(task, tile, scores);
+      for (int b = 0; b < n_blocks; ++b) score_quantized<KeysQ4, N>(task, tiles[b], scores[b]);
   }
 }
 
@@ -108,40 +138,53 @@ inline F16x value_at(int type, const uint8_t* tile, int value_dim, int t, int di
   return f_mul(scale, f_sub(nibbles, f_set(8.0f)));
 }
 
-// sum[q] += weights[q][t] * value[t] for the chunk's positions, in increasing order.
-template <int N, int Type>
-inline void add_values_typed(const AttentionTask& task, int64_t chunk, int begin, int end, float weights[N][kChunk],
-                             const bool* sees) {
-  for (int dim = 0; dim < task.value_dim; dim += 16) {
-    F16x acc[N];
-    for (int q = 0; q < N; ++q) acc[q] = f_load(task.sum + q * task.value_dim + dim);
-    for (int t = begin; t < end; ++t) {
-      const int64_t position = chunk + t;
-      const uint8_t* tile = reinterpret_cast<const uint8_t*>(task.kv) +
-                            task.block_table[position / 16] * task.block_bytes + task.head_offset + task.value_offset;
-      const F16x value = value_at(Type, tile, task.value_dim, static_cast<int>(position % 16), dim);
-      for (int q = 0; q < N; ++q) acc[q] = f_fma(f_set(weights[q][t]), value, acc[q]);
-    }
+// V vectors of dims from `dim` on: sum[q] += weights[q][t] * value[t] for positions begin .. end of the chunk, in
+// increasing order.
+template <int N, int Type, int V>
+inline void add_value_vectors(const AttentionTask& task, const uint8_t* const* tiles, int begin, int end,
+                              float weights[N][kChunk], const bool* sees, int dim) {
+  F16x acc[N][V];
+  for (int q = 0; q < N; ++q)
+    for (int v = 0; v < V; ++v) acc[q][v] = f_load(task.sum + q * task.value_dim + dim + 16 * v);
+  for (int t = begin; t < end; ++t) {
+    const uint8_t* tile = tiles[t / 16];
+    F16x values[V];
+    for (int v = 0; v < V; ++v) values[v] = value_at(Type, tile, task.value_dim, t % 16, dim + 16 * v);
     for (int q = 0; q < N; ++q) {
-      if (sees[q]) f_store(task.sum + q * task.value_dim + dim, acc[q]);
+      const F16x weight = f_set(weights[q][t]);
+      for (int v = 0; v < V; ++v) acc[q][v] = f_fma(weight, values[v], acc[q][v]);
     }
+  }
+  for (int q = 0; q < N; ++q) {
+    if (!sees[q]) continue;
+    for (int v = 0; v < V; ++v) f_store(task.sum + q * task.value_dim + dim + 16 * v, acc[q][v]);
   }
 }
 
+template <int N, int Type>
+inline void add_values_typed(const AttentionTask& task, const uint8_t* const* tiles, int begin, int end,
+                             float weights[N][kChunk], const bool* sees) {
+  constexpr int V = vectors_for(N);
+  int dim = 0;
+  for (; dim + 16 * V <= task.value_dim; dim += 16 * V)
+    add_value_vectors<N, Type, V>(task, tiles, begin, end, weights, sees, dim);
+  for (; dim < task.value_dim; dim += 16) add_value_vectors<N, Type, 1>(task, tiles, begin, end, weights, sees, dim);
+}
+
 template <int N>
-inline void add_values(const AttentionTask& task, int64_t chunk, int begin, int end, float weights[N][kChunk],
-                       const bool* sees) {
+inline void add_values(const AttentionTask& task, const uint8_t* const* tiles, int begin, int end,
+                       float weights[N][kChunk], const bool* sees) {
   switch (task.v_type) {
     case 0:
-      return add_values_typed<N, 0>(task, chunk, begin, end, weights, sees);
+      return add_values_typed<N, 0>(task, tiles, begin, end, weights, sees);
     case 1:
-      return add_values_typed<N, 1>(task, chunk, begin, end, weights, sees);
+      return add_values_typed<N, 1>(task, tiles, begin, end, weights, sees);
     case 2:
-      return add_values_typed<N, 2>(task, chunk, begin, end, weights, sees);
+      return add_values_typed<N, 2>(task, tiles, begin, end, weights, sees);
     case 3:
-      return add_values_typed<N, 3>(task, chunk, begin, end, weights, sees);
+      return add_values_typed<N, 3>(task, tiles, begin, end, weights, sees);
     default:
-      return add_values_typed<N, 4>(task, chunk, begin, end, weights, sees);
+      return add_values_typed<N, 4>(task, tiles, begin, end, weights, sees);
   }
 }
 
@@ -167,10 +210,14 @@ void attend_queries(const AttentionTask& task) {
     const int block_begin = static_cast<int>(first - chunk) / 16, block_end = static_cast<int>(last - chunk) / 16 + 1;
 
     F16x scores[kChunk / 16][N];
+    const uint8_t* tiles[kChunk / 16] = {};
     for (int b = block_begin; b < block_end; ++b) {
-      const uint8_t* tile = reinterpret_cast<const uint8_t*>(task.kv) +
-                            task.block_table[chunk / 16 + b] * task.block_bytes + task.head_offset;
-      score<N>(task, tile, scores[b]);
+      tiles[b] = reinterpret_cast<const uint8_t*>(task.kv) + task.block_table[chunk / 16 + b] * task.block_bytes +
+                 task.head_offset;
+    }
+    score<N>(task, tiles + block_begin, block_end - block_begin, scores + block_begin);
+    for (int b = block_begin; b < block_end; ++b) {
+      tiles[b] += task.value_offset;
       for (int q = 0; q < N; ++q) {
         F16x s = f_mul(scores[b][q], scale);
         if (task.softcap > 0) s = f_mul(f_set(task.softcap), f_tanh(f_div(s, f_set(task.softcap))));
@@ -218,7 +265,7 @@ void attend_queries(const AttentionTask& task) {
       task.total[q] += f_sum(total);
     }
     // Values of a block are read only where some query has weight.
-    add_values<N>(task, chunk, 16 * block_begin, static_cast<int>(last - chunk) + 1, weights, sees);
+    add_values<N>(task, tiles, 16 * block_begin, static_cast<int>(last - chunk) + 1, weights, sees);
   }
 }
 
@@ -228,8 +275,12 @@ void attend(const AttentionTask& task) {
       return attend_queries<1>(task);
     case 2:
       return attend_queries<2>(task);
+    case 3:
+      return attend_queries<3>(task);
     case 4:
       return attend_queries<4>(task);
+    case 6:
+      return attend_queries<6>(task);
     default:
       return attend_queries<8>(task);
   }

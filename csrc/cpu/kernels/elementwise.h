@@ -54,15 +54,25 @@ inline F16x f_activate(int kind, F16x x) {
   }
 }
 
-void activate(int kind, float* x, int64_t n) {
-  if (kind == 0) return;
-  for_each_vector(n, [&](int64_t i, int m) { store_some(x + i, f_activate(kind, load_some(x + i, m)), m); });
-}
-
 void glu(int kind, const float* gate, const float* up, float* out, int64_t n) {
   for_each_vector(n, [&](int64_t i, int m) {
     store_some(out + i, f_mul(f_activate(kind, load_some(gate + i, m)), load_some(up + i, m)), m);
   });
+}
+
+// A panel's dots become outputs: bias, activation, scale, and the write (or add).
+void finish(const FinishTask& task) {
+  const int n = task.n_rows;
+  const F16x bias = task.bias != nullptr ? load_some(task.bias, n) : f_zero(), scale = f_set(task.scale);
+  const float* values = task.values;
+  float* out = task.out;
+  for (int64_t t = 0; t < task.n_tokens; ++t, values += 16, out += task.out_stride) {
+    F16x v = f_load(values);
+    if (task.bias != nullptr) v = f_add(v, bias);
+    v = f_mul(f_activate(task.activation, v), scale);
+    if (task.accumulate) v = f_add(load_some(out, n), v);
+    store_some(out, v, n);
+  }
 }
 
 void add(float* x, const float* y, float scale, int64_t n) {
