@@ -102,6 +102,23 @@ def test_characters_survive_any_cut(page: Page) -> None:
     expect(ask(page, "unicode")).to_contain_text("Grüße, 世界 👩‍👩‍👧‍👦!")
 
 
+def test_the_view_follows_the_text_until_one_scrolls_up(page: Page) -> None:
+    for _ in range(3):
+        ask(page, "markdown")
+    say(page, "forever")
+    expect(page.get_by_role("article", name="Answer").last).to_be_in_viewport()
+    expect(page.get_by_role("button", name="To the end")).to_be_hidden()
+    page.locator(".view").hover()
+    page.mouse.wheel(0, -600)
+    expect(page.get_by_role("button", name="To the end")).to_be_visible()
+    place = page.locator(".view").evaluate("view => view.scrollTop")
+    count = len(page.get_by_role("article", name="Answer").last.inner_text())
+    page.wait_for_function("n => [...document.querySelectorAll('.assistant')].at(-1).innerText.length > n + 400", arg=count)
+    assert page.locator(".view").evaluate("view => view.scrollTop") == place
+    page.get_by_role("button", name="To the end").click()
+    expect(page.get_by_role("article", name="Answer").last.locator("footer")).to_be_in_viewport()
+
+
 def test_stop_ends_the_request_and_keeps_the_text(page: Page, fake: Fake) -> None:
     say(page, "forever")
     expect(page.get_by_role("article", name="Answer")).to_contain_text("word word")
