@@ -13,14 +13,154 @@ from typing import Any
 
 import aiohttp
 
-WORDS = (
-    "the of and to in is that for it as was with be by on not he his but at are this have from or had an they which one "
-    "you were her all she there would their we him been has when who will more no if out so said what up its about into "
-    "than them can only other new some could time these two may then do first any my now such like our over man me even "
-    "most made after also did many before must through back years where much your way well down should because each just "
-    "those people how too little state good very make world still own see men work long get here between both life being "
-    "under never day same another know while last might us great old year off come since against go came right used take"
-).split()
+WORDS = [
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "is",
+    "that",
+    "for",
+    "it",
+    "as",
+    "was",
+    "with",
+    "be",
+    "by",
+    "on",
+    "not",
+    "he",
+    "his",
+    "but",
+    "at",
+    "are",
+    "this",
+    "have",
+    "from",
+    "or",
+    "had",
+    "an",
+    "they",
+    "which",
+    "one",
+    "you",
+    "were",
+    "her",
+    "all",
+    "she",
+    "there",
+    "would",
+    "their",
+    "we",
+    "him",
+    "been",
+    "has",
+    "when",
+    "who",
+    "will",
+    "more",
+    "no",
+    "if",
+    "out",
+    "so",
+    "said",
+    "what",
+    "up",
+    "its",
+    "about",
+    "into",
+    "than",
+    "them",
+    "can",
+    "only",
+    "other",
+    "new",
+    "some",
+    "could",
+    "time",
+    "these",
+    "two",
+    "may",
+    "then",
+    "do",
+    "first",
+    "any",
+    "my",
+    "now",
+    "such",
+    "like",
+    "our",
+    "over",
+    "man",
+    "me",
+    "even",
+    "most",
+    "made",
+    "after",
+    "also",
+    "did",
+    "many",
+    "before",
+    "must",
+    "through",
+    "back",
+    "years",
+    "where",
+    "much",
+    "your",
+    "way",
+    "well",
+    "down",
+    "should",
+    "because",
+    "each",
+    "just",
+    "those",
+    "people",
+    "how",
+    "too",
+    "little",
+    "state",
+    "good",
+    "very",
+    "make",
+    "world",
+    "still",
+    "own",
+    "see",
+    "men",
+    "work",
+    "long",
+    "get",
+    "here",
+    "between",
+    "both",
+    "life",
+    "being",
+    "under",
+    "never",
+    "day",
+    "same",
+    "another",
+    "know",
+    "while",
+    "last",
+    "might",
+    "us",
+    "great",
+    "old",
+    "year",
+    "off",
+    "come",
+    "since",
+    "against",
+    "go",
+    "came",
+    "right",
+    "used",
+    "take",
+]
 
 
 @dataclass(frozen=True)
@@ -161,10 +301,9 @@ async def long_prompt_beside_streams(client: Client, seed: int, n_streams: int =
     seen: list[tuple[float, float]] = []
 
     async def stream() -> None:
-        body = Answer("stream")
-        body = await client.ask("stream", (user(prose(draw, 20)),), 400)
-        at = body.first_token
-        for gap in body.gaps:
+        answer = await client.ask("stream", (user(prose(draw, 20)),), 400)
+        at = answer.first_token
+        for gap in answer.gaps:
             at += gap
             seen.append((at, gap))
 
@@ -191,7 +330,9 @@ def summary(answers: Sequence[Answer], wall: float) -> dict[str, Any]:
     good = [answer for answer in answers if not answer.error]
     gaps = [gap for answer in good for gap in answer.gaps]
     per_token = [
-        sum(answer.gaps) / (answer.completion_tokens - 1) for answer in good if answer.gaps and answer.completion_tokens > 1
+        sum(answer.gaps) / (answer.completion_tokens - 1)
+        for answer in good
+        if answer.gaps and answer.completion_tokens > 1
     ]
     return {
         "requests": len(answers),

@@ -128,7 +128,9 @@ async def model_of(session: aiohttp.ClientSession, url: str) -> str:
 
 def print_tables(rows: list[dict[str, Any]]) -> None:
     """One line a server and level, halfbyte's ratio to the others, then the two single tests."""
-    print("| clients | server | tokens/s | the first server is | first token p50, p95 ms | between tokens p50, p95, p99 ms | failed |")
+    print(
+        "| clients | server | tokens/s | the first server is | first token p50, p95 ms | between tokens p50, p95, p99 ms | failed |"
+    )
     print("| ---: | --- | ---: | ---: | ---: | ---: | ---: |")
     for level in rows[0]["levels"]:
         ours = rows[0]["levels"][level]["generated_tokens_per_second"]

@@ -13,8 +13,10 @@ def main() -> None:
     params.model.path = model
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.n_parallel = slots
-    params.n_ctx = context * slots
-    params.kv_unified = True  # all slots share the cache, as halfbyte's requests do
+    # All slots share one cache, as halfbyte's requests do. It cannot set a request aside when the cache is full, as
+    # halfbyte can, so it gets one that never is.
+    params.kv_unified = True
+    params.n_ctx = max(4 * context, 2048 * slots)
     params.port = 0
     params.warmup = True
     server = xllamacpp.Server(params)

@@ -113,7 +113,9 @@ def test_the_view_follows_the_text_until_one_scrolls_up(page: Page) -> None:
     expect(page.get_by_role("button", name="To the end")).to_be_visible()
     place = page.locator(".view").evaluate("view => view.scrollTop")
     count = len(page.get_by_role("article", name="Answer").last.inner_text())
-    page.wait_for_function("n => [...document.querySelectorAll('.assistant')].at(-1).innerText.length > n + 400", arg=count)
+    page.wait_for_function(
+        "n => [...document.querySelectorAll('.assistant')].at(-1).innerText.length > n + 400", arg=count
+    )
     assert page.locator(".view").evaluate("view => view.scrollTop") == place
     page.get_by_role("button", name="To the end").click()
     expect(page.get_by_role("article", name="Answer").last.locator("footer")).to_be_in_viewport()
