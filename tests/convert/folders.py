@@ -16,7 +16,7 @@ from ..conftest import toy_vocabulary
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
-    "vocab_size": 260,
+    "vocab_size": 264,
     "hidden_size": 64,
     "intermediate_size": 96,
     "num_hidden_layers": 2,
@@ -62,9 +62,10 @@ def llama_weights(config: dict[str, Any] = CONFIG, seed: int = 3) -> dict[str, n
 
 
 def write_tokenizer(folder: Path) -> None:
-    """tokenizer.json and tokenizer_config.json of the toy vocabulary: bytes and four control tokens."""
+    """tokenizer.json and tokenizer_config.json of the toy vocabulary: bytes, two of them merged, four control tokens."""
     tokens, _ = toy_vocabulary()
-    tokenizer = tokenizers.Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens[:256])}, merges=[]))
+    vocabulary = {t: i for i, t in enumerate(tokens[:256])} | {"he": 256}
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[("h", "e")]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(tokens[256:])

@@ -42,8 +42,8 @@ def test_a_folder_answers(folder: Path) -> None:
     with LLM(folder, n_ctx=64) as llm:
         assert llm.tokenize("hé") == llm.tokenizer.encode("hé", add_bos=False)
         assert llm.chat([{"role": "user", "content": "hi"}], temperature=0, max_tokens=8).text
-        assert llm.tokenizer.bos_id == 256
-        assert llm.tokenizer.end_ids == [257, 259]
+        assert llm.tokenizer.bos_id == 257
+        assert llm.tokenizer.end_ids == [258, 260]
         assert llm.config["architecture"] == "llama"
 
 
@@ -86,10 +86,10 @@ def test_half_types_and_mmap(folder: Path, tmp_path: Path, mmap: bool) -> None:
 
 def test_generation_config_names_more_ends(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "m")
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [257, 65], "temperature": 0.25}))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [258, 65], "temperature": 0.25}))
     (folder / "chat_template.jinja").write_text("J {{ messages[0].content }}")
     with LLM(folder, n_ctx=64) as llm:
-        assert llm.tokenizer.end_ids == [65, 257, 259]
+        assert llm.tokenizer.end_ids == [65, 258, 260]
         assert llm.defaults.temperature == 0.25
         assert llm.chat_template.render([{"role": "user", "content": "x"}]) == "J x"
 
@@ -102,7 +102,7 @@ def test_generation_config_names_more_ends(tmp_path: Path) -> None:
         ({"num_attention_heads": "four"}, FormatError, "num_attention_heads is 'four'"),
         ({"num_key_value_heads": 3}, FormatError, "no multiple of 3"),
         ({"num_hidden_layers": 3}, FormatError, "blk.2."),
-        ({"hidden_size": 32}, FormatError, "token_embd.weight is 260 x 64"),
+        ({"hidden_size": 32}, FormatError, "token_embd.weight is 264 x 64"),
         ({"rope_scaling": {"type": "magic"}}, UnsupportedError, 'rope of type "magic"'),
         ({"quantization_config": {"quant_method": "nonesuch"}}, UnsupportedError, "nonesuch"),
     ],

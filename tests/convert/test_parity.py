@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,11 @@ import pytest
 
 from halfbyte import _core
 from halfbyte.convert import plan_folder
+from halfbyte.convert.to_folder import plan_hf, write_folder
+from halfbyte.convert.to_gguf import plan_gguf, write_plan
 
 from ..model.families import FAMILIES, make_model
+from .folders import write_tokenizer
 
 pytestmark = [
     pytest.mark.parity,
@@ -39,3 +43,21 @@ def test_folder_and_gguf_give_the_logits_of_transformers(name: str, tmp_path: Pa
     for loaded in models:
         found = _core.Engine(loaded, n_ctx=120, k_type="f32", v_type="f32", n_batch=64).forward(ids)
         assert np.max(np.abs(found - expected)) <= 1e-4 * np.max(np.abs(expected))
+
+
+@pytest.mark.parametrize("name", [n for n in FAMILIES if "longrope" not in n])
+def test_transformers_reads_the_folder_made_of_a_gguf_file(name: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'halfbyte[parity]'")
+    import transformers
+
+    model = make_model(dataclasses.replace(FAMILIES[name], arguments=FAMILIES[name].arguments | {"vocab_size": 264}))
+    source = tmp_path / "source"
+    model.save_pretrained(source)
+    write_tokenizer(source)
+    write_plan(plan_gguf(source), tmp_path / "there.gguf")
+    write_folder(plan_hf(tmp_path / "there.gguf"), tmp_path / "back")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back", attn_implementation="eager")
+    ids = torch.tensor([np.random.default_rng(5).integers(3, 160, 50).tolist()])
+    with torch.no_grad():
+        expected, found = model(ids).logits[0].numpy(), again(ids).logits[0].numpy()
+    assert np.max(np.abs(found - expected)) <= 1e-4 * np.max(np.abs(expected))

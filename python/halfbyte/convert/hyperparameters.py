@@ -201,9 +201,7 @@ def config_of(family: Family, metadata: dict[str, Any], *, tied: bool) -> dict[s
     if family.rope:
         out |= _rope_config(family, metadata, out)
     for name in ("bos", "eos", "pad"):
-        token = metadata.get(f"tokenizer.ggml.{'padding' if name == 'pad' else name}_token_id")
-        if token is not None:
-            out[f"{name}_token_id"] = token
+        out[f"{name}_token_id"] = metadata.get(f"tokenizer.ggml.{'padding' if name == 'pad' else name}_token_id")
     return out
 
 

@@ -18,7 +18,7 @@ from halfbyte.convert.tensors import FORMATS, Array, Weight, decode, encode, fit
 from halfbyte.convert.transforms import Heads, Transform
 from halfbyte.errors import FormatError, InvalidArgumentError, UnsupportedError
 
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 # What matrices become when a format's blocks do not divide their rows.
 _FALLBACK = "F16"
 
@@ -116,8 +116,8 @@ def family_of_config(config: Mapping[str, Any]) -> Family:
 
 def our_name(family: Family, stem: str) -> tuple[str, Transform] | None:
     """Their stem ("model.layers.3.self_attn.q_proj") -> ours ("blk.3.attn_q") and what is done to its rows."""
-    numbers = _NUMBER.findall(stem)
-    pattern = family.names.get(_NUMBER.sub("{}", stem))
+    numbers = NUMBER.findall(stem)
+    pattern = family.names.get(NUMBER.sub("{}", stem))
     if pattern is None or len(numbers) > 1:
         return None
     ours = pattern.format(*numbers)
