@@ -14,6 +14,7 @@ enum class ErrorKind {
   context_overflow,  // prompt and answer do not fit the context
   cancelled,         // the caller stopped the work
   io,                // the operating system refused a file operation
+  busy,              // the queue is full
 };
 
 // `message` says what was found and what was expected; `hint` says what to do (may be empty).

@@ -90,7 +90,7 @@ std::pair<uint64_t, uint64_t> submit(Engine& e, std::vector<int32_t> prompt, con
                                      std::shared_ptr<Mailbox> mailbox, int64_t max_tokens, int64_t min_tokens,
                                      std::vector<int32_t> stop_tokens, std::vector<py::bytes> stop_strings,
                                      bool include_stop, const std::string& overflow, int64_t n_keep, int32_t priority,
-                                     bool prompt_logprobs, const py::list& processors,
+                                     std::string client, bool prompt_logprobs, const py::list& processors,
                                      const py::object& mask_function) {
   require(overflow == "error" || overflow == "slide", "overflow is \"%s\"; \"error\" or \"slide\" was expected.",
           overflow.c_str());
@@ -105,6 +105,7 @@ std::pair<uint64_t, uint64_t> submit(Engine& e, std::vector<int32_t> prompt, con
   request.overflow = overflow == "slide" ? engine::Overflow::slide : engine::Overflow::error;
   request.n_keep = n_keep;
   request.priority = priority;
+  request.client = std::move(client);
   request.prompt_logprobs = prompt_logprobs;
   if (!processors.empty() || !mask_function.is_none())
     request.processor = std::make_shared<PythonProcessor>(processors, mask_function);
@@ -147,10 +148,10 @@ py::list take(Mailbox& mailbox, double timeout_s) {
 }
 
 py::array_t<float> forward(Engine& e, const std::vector<int32_t>& tokens, const std::string& output) {
-  const auto kind = output == "hidden"          ? Engine::Output::hidden
-                    : output == "next_logprobs" ? Engine::Output::next_logprobs
-                                                : Engine::Output::logits;
-  require(output == "logits" || kind != Engine::Output::logits,
+  const auto kind = output == "hidden"          ? engine::ForwardOutput::hidden
+                    : output == "next_logprobs" ? engine::ForwardOutput::next_logprobs
+                                                : engine::ForwardOutput::logits;
+  require(output == "logits" || kind != engine::ForwardOutput::logits,
           "forward() gives logits, hidden or next_logprobs, not %s.", output.c_str());
   auto values = std::make_unique<std::vector<float>>();
   {
@@ -160,7 +161,7 @@ py::array_t<float> forward(Engine& e, const std::vector<int32_t>& tokens, const 
   std::vector<float>* owned = values.release();
   const py::capsule owner(owned, [](void* p) { delete static_cast<std::vector<float>*>(p); });
   const auto n = static_cast<py::ssize_t>(owned->size()), rows = static_cast<py::ssize_t>(tokens.size());
-  if (kind == Engine::Output::next_logprobs) return py::array_t<float>({n}, owned->data(), owner);
+  if (kind == engine::ForwardOutput::next_logprobs) return py::array_t<float>({n}, owned->data(), owner);
   return py::array_t<float>({rows, n / rows}, owned->data(), owner);
 }
 
@@ -185,7 +186,7 @@ void register_engine(py::module_& m) {
       m, "Engine", "Runs requests on a model in one thread of its own. Thread-safe.")
       .def(py::init([](const std::shared_ptr<model::Weights>& weights, int n_threads, int64_t n_ctx, int64_t kv_tokens,
                        const std::string& k_type, const std::string& v_type, int64_t n_batch, int64_t max_sequences,
-                       bool prefix_cache, const std::vector<py::bytes>& token_bytes) {
+                       int64_t max_waiting, bool prefix_cache, const std::vector<py::bytes>& token_bytes) {
              engine::EngineOptions options;
              options.n_threads = n_threads;
              options.n_ctx = n_ctx;
@@ -194,6 +195,7 @@ void register_engine(py::module_& m) {
              options.v_type = kv_type(v_type);
              options.n_batch = n_batch;
              options.max_sequences = max_sequences;
+             options.max_waiting = max_waiting;
              options.prefix_cache = prefix_cache;
              for (const py::bytes& bytes : token_bytes) options.token_bytes.emplace_back(std::string_view(bytes));
              const py::gil_scoped_release release;
@@ -201,12 +203,12 @@ void register_engine(py::module_& m) {
            }),
            py::arg("model"), py::kw_only(), py::arg("n_threads") = 0, py::arg("n_ctx") = 0, py::arg("kv_tokens") = 0,
            py::arg("k_type") = "f16", py::arg("v_type") = "f16", py::arg("n_batch") = 512,
-           py::arg("max_sequences") = 64, py::arg("prefix_cache") = true,
+           py::arg("max_sequences") = 64, py::arg("max_waiting") = 0, py::arg("prefix_cache") = true,
            py::arg("token_bytes") = std::vector<py::bytes>())
       .def("submit", &submit, py::arg("prompt"), py::arg("params"), py::arg("mailbox"), py::kw_only(),
            py::arg("max_tokens") = -1, py::arg("min_tokens") = 0, py::arg("stop_tokens") = std::vector<int32_t>(),
            py::arg("stop_strings") = std::vector<py::bytes>(), py::arg("include_stop") = false,
-           py::arg("overflow") = "error", py::arg("n_keep") = 0, py::arg("priority") = 0,
+           py::arg("overflow") = "error", py::arg("n_keep") = 0, py::arg("priority") = 0, py::arg("client") = "",
            py::arg("prompt_logprobs") = false, py::arg("processors") = py::list(),
            py::arg("mask_function") = py::none(),
            "Queues a request whose events go to the mailbox; returns (id, seed used).")
@@ -226,6 +228,7 @@ void register_engine(py::module_& m) {
                                out["v_type"] = std::string(ops::kv_type_name(o.v_type));
                                out["n_batch"] = o.n_batch;
                                out["max_sequences"] = o.max_sequences;
+                               out["max_waiting"] = o.max_waiting;
                                out["prefix_cache"] = o.prefix_cache;
                                return out;
                              })

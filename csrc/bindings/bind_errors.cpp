@@ -22,6 +22,8 @@ const char* class_name(ErrorKind kind) {
       return "CancelledError";
     case ErrorKind::io:
       return "FileError";
+    case ErrorKind::busy:
+      return "BusyError";
   }
   return "HalfbyteError";
 }

@@ -16,6 +16,7 @@
 namespace halfbyte::bindings {
 
 const ops::Ops& ops_at_level(const std::string& level);  // cpu_entry.cpp
+void register_testing_engine(py::module_& testing);      // bind_testing_engine.cpp
 
 namespace {
 
@@ -154,6 +155,7 @@ void register_testing(py::module_& m) {
         throw Error(ErrorKind::invalid_argument, "This machine has no CPU level " + level + ".");
       },
       py::arg("level"), "Models loaded from now on use this level.");
+  register_testing_engine(t);
   py::class_<engine::StopMatcher>(t, "StopMatcher")
       .def(py::init([](const std::vector<py::bytes>& stops, bool include) {
              std::vector<std::string> strings;

@@ -27,6 +27,17 @@ std::vector<int32_t> PrefixTree::match(std::span<const int32_t> tokens) {
   return blocks;
 }
 
+int64_t PrefixTree::n_known(std::span<const int32_t> tokens) const {
+  int32_t node = -1;
+  size_t n = 0;
+  for (; (n + 1) * ops::kKvBlockTokens <= tokens.size(); ++n) {
+    const auto found = children_.find({node, run_at(tokens, n)});
+    if (found == children_.end()) break;
+    node = found->second;
+  }
+  return static_cast<int64_t>(n);
+}
+
 void PrefixTree::insert(std::span<const int32_t> tokens, std::span<const int32_t> blocks) {
   int32_t parent = -1;
   ++clock_;

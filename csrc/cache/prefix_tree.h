@@ -23,6 +23,9 @@ class PrefixTree {
   // caller.
   std::vector<int32_t> match(std::span<const int32_t> tokens);
 
+  // How many blocks match() would give.
+  int64_t n_known(std::span<const int32_t> tokens) const;
+
   // Makes the whole blocks of `tokens` known; blocks[i] holds tokens 16i..16i+15. Runs that are known already stay as
   // they are.
   void insert(std::span<const int32_t> tokens, std::span<const int32_t> blocks);

@@ -17,8 +17,7 @@ float log_softmax_at(std::span<const float> logits, int32_t token) {
 
 std::vector<float> run_forward(model::Decoder& decoder, cache::KvStore& kv, cache::BlockPool& pool,
                                FunctionRef<void()> free_blocks, const std::vector<int32_t>& tokens,
-                               Engine::Output output, int64_t chunk) {
-  using Output = Engine::Output;
+                               ForwardOutput output, int64_t chunk) {
   const auto n = static_cast<int64_t>(tokens.size());
   require(n >= 1, "forward() needs at least one token.");
   const int64_t n_ctx = int64_t{pool.n_blocks()} * ops::kKvBlockTokens;
@@ -45,9 +44,9 @@ std::vector<float> run_forward(model::Decoder& decoder, cache::KvStore& kv, cach
       blocks.push_back(block);
     }
     const model::Config& c = decoder.config();
-    const auto width = static_cast<size_t>(output == Output::hidden ? c.n_embd : c.n_vocab);
+    const auto width = static_cast<size_t>(output == ForwardOutput::hidden ? c.n_embd : c.n_vocab);
     std::vector<float> out;
-    out.reserve(output == Output::next_logprobs ? tokens.size() : tokens.size() * width);
+    out.reserve(output == ForwardOutput::next_logprobs ? tokens.size() : tokens.size() * width);
     for (int64_t first = 0; first < n; first += chunk) {
       const int64_t count = std::min(chunk, n - first);
       model::Batch batch;
@@ -58,8 +57,8 @@ std::vector<float> run_forward(model::Decoder& decoder, cache::KvStore& kv, cach
       }
       batch.sequences.push_back({0, count, first, ops::Role::prefill, blocks});
       const std::span<const float> rows =
-          output == Output::hidden ? decoder.hidden(batch, kv) : decoder.forward(batch, kv);
-      if (output != Output::next_logprobs) {
+          output == ForwardOutput::hidden ? decoder.hidden(batch, kv) : decoder.forward(batch, kv);
+      if (output != ForwardOutput::next_logprobs) {
         out.insert(out.end(), rows.begin(), rows.end());
         continue;
       }

@@ -40,6 +40,8 @@ EngineOptions resolve_options(EngineOptions options, const model::Weights& weigh
           static_cast<long long>(options.n_batch));
   require(options.max_sequences >= 1 && options.max_sequences <= 4096, "max_sequences is %lld; 1 to 4096 are allowed.",
           static_cast<long long>(options.max_sequences));
+  require(options.max_waiting >= 0, "max_waiting is %lld; a count or 0 (no limit) was expected.",
+          static_cast<long long>(options.max_waiting));
   const std::vector<Share> shares = shares_of(options, weights);
   int64_t affordable = INT64_MAX;
   for (const Share& share : shares) affordable = std::min(affordable, share.available / 2 / share.token_bytes);

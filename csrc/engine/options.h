@@ -18,6 +18,7 @@ struct EngineOptions {
   ops::KvType v_type = ops::KvType::f16;
   int64_t n_batch = 512;       // token budget of a step
   int64_t max_sequences = 64;  // running at once
+  int64_t max_waiting = 0;     // requests in the queue, 0: any number; more are refused with ErrorKind::busy
   bool prefix_cache = true;
   std::vector<std::string> token_bytes;  // bytes of each token id, for stop strings and events; may be empty
 };

@@ -41,6 +41,7 @@ struct Request {
   Overflow overflow = Overflow::error;
   int64_t n_keep = 0;
   int32_t priority = 0;          // higher first
+  std::string client;            // requests of one client share its turn
   bool prompt_logprobs = false;  // log p of each prompt token after the first
   std::shared_ptr<LogitsProcessor> processor;
 };
@@ -60,5 +61,8 @@ struct Event {
   int error_kind = 0;                  // ErrorKind
   std::vector<float> prompt_logprobs;  // with the last prompt token
 };
+
+// Throws invalid_argument | context_overflow.
+void check_request(const Request& request, int64_t n_vocab, int64_t n_ctx);
 
 }  // namespace halfbyte::engine

@@ -1,57 +1,140 @@
-// Decode rows first, then prefill chunks, then admissions; preemption from the tail when blocks run out.
+// Streams first, then prompts by turn; preemption from the end of the running list when blocks run out.
 #include "engine/scheduler.h"
 
 #include <algorithm>
+#include <tuple>
+#include <utility>
 
 #include "base/error.h"
 
 namespace halfbyte::engine {
 
 namespace {
+
 constexpr int64_t kBlock = ops::kKvBlockTokens;
+constexpr int64_t kStreamRowCost = 4;  // a stream's row counts as that many prompt rows of its client's share
+constexpr int64_t kPatience = 16;      // admissions of others before a sequence without room closes the door
+constexpr int kMaxRefusals = 8;        // sequences without room that one plan tries
+
 int64_t blocks_for(int64_t n_tokens) {
   return (n_tokens + kBlock - 1) / kBlock;
 }
+
 }  // namespace
+
+struct Scheduler::Step {
+  std::vector<PlannedRows> plan;
+  int64_t rows_left = 0, prompt_rows_left = 0, draft_rows_left = 0, logit_rows_left = 0;
+};
 
 Scheduler::Scheduler(cache::BlockPool& pool, SchedulerLimits limits) : pool_(pool), tree_(pool), limits_(limits) {
   require(limits.n_batch >= 1 && limits.max_sequences >= 1,
           "A scheduler needs at least one row and one sequence a step.");
+  limits_.max_logit_rows = std::max(limits.max_logit_rows, limits.max_sequences);
 }
 
-bool Scheduler::is_before(const Sequence& a, const Sequence& b) const {
-  return a.priority > b.priority || (a.priority == b.priority && a.arrival < b.arrival);
+bool Scheduler::outlasts(const Sequence& a, const Sequence& b) {
+  return std::tuple(-int64_t{a.spec.priority}, a.arrival) < std::tuple(-int64_t{b.spec.priority}, b.arrival);
 }
 
-void Scheduler::enqueue(uint64_t id) {
-  const Sequence& sequence = sequences_.at(id);
-  const auto place = std::find_if(waiting_.begin(), waiting_.end(),
-                                  [&](uint64_t other) { return is_before(sequence, sequences_.at(other)); });
-  waiting_.insert(place, id);
+// Within a client: rows left, less half of the rows that others read since it came.
+bool Scheduler::precedes(const Sequence& a, const Sequence& b) const {
+  const auto turn = [&](const Sequence& s) {
+    const int64_t n_left = s.n_settled() - std::max(s.n_computed, s.n_expected);
+    return std::tuple(-int64_t{s.spec.priority}, clients_.at(s.spec.client).served, s.spec.client,
+                      2 * n_left + s.rows_at_arrival, s.arrival);
+  };
+  return turn(a) < turn(b);
 }
 
-void Scheduler::add(uint64_t id, std::vector<int32_t> prompt, int32_t priority, int64_t max_rows) {
-  require(!prompt.empty(), "A prompt needs at least one token.");
+Scheduler::Sequence& Scheduler::insert(uint64_t id, Sequence sequence) {
   require(!sequences_.contains(id), "Sequence %llu exists already.", static_cast<unsigned long long>(id));
-  Sequence& sequence = sequences_[id];
+  Client& client = clients_[sequence.spec.client];
+  if (client.n_sequences == 0) {
+    // One that was away has no claim on what it missed.
+    int64_t least = INT64_MAX;
+    for (const auto& [key, other] : clients_) {
+      if (other.n_sequences > 0) least = std::min(least, other.served);
+    }
+    if (least != INT64_MAX) client.served = std::max(client.served, least);
+    std::erase_if(clients_, [&](const auto& each) {
+      return &each.second != &client && each.second.n_sequences == 0 && each.second.served <= least;
+    });
+  }
+  ++client.n_sequences;
   sequence.id = id;
-  sequence.n_prompt = static_cast<int64_t>(prompt.size());
-  sequence.tokens = std::move(prompt);
-  sequence.max_rows = max_rows > 0 ? max_rows : limits_.n_batch;
-  sequence.priority = priority;
   sequence.arrival = n_arrivals_++;
-  enqueue(id);
+  sequence.rows_at_arrival = n_prompt_rows_;
+  return sequences_.emplace(id, std::move(sequence)).first->second;
 }
 
-void Scheduler::append(uint64_t id, int32_t token) {
-  sequences_.at(id).tokens.push_back(token);
+void Scheduler::add(uint64_t id, SequenceSpec spec) {
+  require(!spec.prompt.empty(), "A prompt needs at least one token.");
+  Sequence sequence;
+  sequence.tokens = std::exchange(spec.prompt, {});
+  sequence.n_prompt = sequence.n_tokens();
+  sequence.spec = std::move(spec);
+  wait(insert(id, std::move(sequence)));
+}
+
+bool Scheduler::append(uint64_t id, int32_t token) {
+  Sequence& s = sequences_.at(id);
+  const auto next = static_cast<size_t>(s.n_settled());
+  if (s.n_drafts > 0 && s.tokens[next] == token) {
+    --s.n_drafts;
+    return true;
+  }
+  s.tokens.resize(next);
+  s.n_drafts = 0;
+  s.n_computed = std::min(s.n_computed, s.n_tokens());
+  s.tokens.push_back(token);
+  return false;
+}
+
+void Scheduler::draft(uint64_t id, std::span<const int32_t> tokens) {
+  Sequence& s = sequences_.at(id);
+  s.tokens.insert(s.tokens.end(), tokens.begin(), tokens.end());
+  s.n_drafts += static_cast<int64_t>(tokens.size());
 }
 
 void Scheduler::restart(uint64_t id, std::vector<int32_t> tokens) {
-  Sequence& sequence = sequences_.at(id);
-  release_blocks(sequence);
-  sequence.n_prompt = static_cast<int64_t>(tokens.size());
-  sequence.tokens = std::move(tokens);
+  Sequence& s = sequences_.at(id);
+  release_blocks(s);
+  s.tokens = std::move(tokens);
+  s.n_prompt = s.n_tokens();
+}
+
+std::optional<BlockCopy> Scheduler::fork(uint64_t id, uint64_t new_id) {
+  Sequence copy = sequences_.at(id);
+  copy.tokens.resize(static_cast<size_t>(copy.n_settled()));
+  copy.n_drafts = 0;
+  copy.n_computed = std::min(copy.n_computed, copy.n_tokens());
+  copy.is_running = false;
+  Sequence& child = insert(new_id, std::move(copy));
+  std::optional<BlockCopy> partial;
+  if (!sequences_.at(id).is_running || n_running() >= limits_.max_sequences) {
+    child.blocks.clear();
+    child.n_computed = 0;
+    child.n_known_blocks = 0;
+    wait(child);
+    return partial;
+  }
+  const int64_t n_full = child.n_computed / kBlock;
+  const bool has_partial = child.n_computed % kBlock != 0;
+  const int32_t from = has_partial ? child.blocks[static_cast<size_t>(n_full)] : -1;
+  child.blocks.resize(static_cast<size_t>(n_full));
+  for (const int32_t block : child.blocks) pool_.add_ref(block);
+  if (has_partial) {
+    const int32_t to = allocate();
+    if (to >= 0) {
+      child.blocks.push_back(to);
+      partial = {from, to};
+    } else {
+      child.n_computed = n_full * kBlock;
+    }
+  }
+  run(child);
+  return partial;
 }
 
 void Scheduler::finish(uint64_t id) {
@@ -59,21 +142,58 @@ void Scheduler::finish(uint64_t id) {
   if (found == sequences_.end()) return;
   remember(found->second);
   release_blocks(found->second);
-  waiting_.remove(id);
+  std::erase(waiting_, id);
   std::erase(running_, id);
+  --clients_.at(found->second.spec.client).n_sequences;
   sequences_.erase(found);
+  if (sequences_.empty()) clients_.clear();
 }
 
+void Scheduler::run(Sequence& sequence) {
+  const auto place = std::find_if(running_.begin(), running_.end(),
+                                  [&](uint64_t other) { return outlasts(sequence, sequences_.at(other)); });
+  running_.insert(place, sequence.id);
+  sequence.is_running = true;
+  sequence.n_passed_over = 0;
+}
+
+void Scheduler::wait(Sequence& sequence) {
+  sequence.is_running = false;
+  if (limits_.prefix_cache) sequence.n_expected = tree_.n_known(sequence.tokens) * kBlock;
+  waiting_.push_back(sequence.id);
+}
+
+void Scheduler::preempt(Sequence& sequence) {
+  std::erase(running_, sequence.id);
+  remember(sequence);
+  release_blocks(sequence);
+  wait(sequence);
+  ++n_preemptions_;
+}
+
+// Preempts the last running sequence unless it is `keep`; false when it is.
+bool Scheduler::preempt_last(const Sequence& keep, bool only_lower_priority) {
+  if (running_.empty() || running_.back() == keep.id) return false;
+  Sequence& victim = sequences_.at(running_.back());
+  if (only_lower_priority && victim.spec.priority >= keep.spec.priority) return false;
+  preempt(victim);
+  return true;
+}
+
+// Gives all blocks back; drafts go with them.
 void Scheduler::release_blocks(Sequence& sequence) {
   for (const int32_t block : sequence.blocks) pool_.release(block);
   sequence.blocks.clear();
+  sequence.tokens.resize(static_cast<size_t>(sequence.n_settled()));
+  sequence.n_drafts = 0;
   sequence.n_computed = 0;
+  sequence.n_expected = 0;
   sequence.n_known_blocks = 0;
 }
 
-// Tells the prefix tree about blocks that are full and computed.
+// Tells the prefix tree about blocks that are full, computed and not of drafts.
 void Scheduler::remember(Sequence& sequence) {
-  const int64_t n_full = sequence.n_computed / kBlock;
+  const int64_t n_full = std::min(sequence.n_computed, sequence.n_settled()) / kBlock;
   if (!limits_.prefix_cache || n_full <= sequence.n_known_blocks) return;
   const std::span<const int32_t> tokens(sequence.tokens);
   tree_.insert(tokens.first(static_cast<size_t>(n_full * kBlock)), sequence.blocks);
@@ -96,96 +216,149 @@ bool Scheduler::reserve(Sequence& sequence, int64_t n_tokens) {
   return true;
 }
 
-// Preempts the last running sequence that stands behind `keep`; false when there is none.
-bool Scheduler::preempt_after(const Sequence& keep) {
-  if (running_.empty() || running_.back() == keep.id) return false;
-  Sequence& victim = sequences_.at(running_.back());
-  running_.pop_back();
-  remember(victim);
-  release_blocks(victim);
-  enqueue(victim.id);
-  ++n_preemptions_;
-  return true;
-}
-
-// Takes a waiting sequence in when its known tokens and one more fit now.
-bool Scheduler::admit(Sequence& sequence) {
-  if (limits_.prefix_cache && sequence.n_computed == 0 && sequence.blocks.empty()) {
-    // The newest token is always computed: its logits are wanted.
-    const std::span<const int32_t> reusable =
-        std::span<const int32_t>(sequence.tokens).first(sequence.tokens.size() - 1);
-    sequence.blocks = tree_.match(reusable);
-    sequence.n_computed = static_cast<int64_t>(sequence.blocks.size()) * kBlock;
-    sequence.n_known_blocks = static_cast<int64_t>(sequence.blocks.size());
-    sequence.n_cached = std::min(sequence.n_computed, sequence.n_prompt);
-  }
-  const int64_t n_needed =
-      blocks_for(static_cast<int64_t>(sequence.tokens.size()) + 1) - static_cast<int64_t>(sequence.blocks.size());
-  if (n_needed > pool_.n_free() + tree_.n_evictable()) {
-    release_blocks(sequence);
+// The same, at others' cost; false when the sequence itself had to give way.
+bool Scheduler::reserve_or_preempt(Sequence& sequence, int64_t n_tokens) {
+  while (!reserve(sequence, n_tokens)) {
+    if (preempt_last(sequence, false)) continue;
+    preempt(sequence);
     return false;
   }
   return true;
 }
 
-// Plans up to `budget` rows of a running sequence; returns how many. -1: preempted itself for want of blocks.
-int64_t Scheduler::schedule(Sequence& sequence, int64_t budget, std::vector<PlannedRows>& plan) {
-  const auto n_tokens = static_cast<int64_t>(sequence.tokens.size());
-  const int64_t n_rows = std::min({n_tokens - sequence.n_computed, budget, sequence.max_rows});
-  if (n_rows <= 0) return 0;
-  const int64_t begin = sequence.n_computed, end = begin + n_rows;
-  while (!reserve(sequence, end)) {
-    if (preempt_after(sequence)) continue;
-    std::erase(running_, sequence.id);
-    remember(sequence);
-    release_blocks(sequence);
-    enqueue(sequence.id);
-    ++n_preemptions_;
-    return -1;
-  }
-  const int64_t split = std::clamp(sequence.n_prompt, begin, end);
-  if (begin < split) plan.push_back({sequence.id, begin, split - begin, ops::Role::prefill, split == n_tokens});
-  if (split < end) plan.push_back({sequence.id, split, end - split, ops::Role::decode, end == n_tokens});
-  return n_rows;
+// Another sequence is reading the same text: its blocks will be there in a few steps.
+bool Scheduler::is_being_computed(const Sequence& sequence) const {
+  if (!limits_.prefix_cache) return false;
+  const int64_t n_reusable = sequence.n_tokens() - 1;
+  const int64_t n_next =
+      (tree_.n_known(std::span(sequence.tokens).first(static_cast<size_t>(n_reusable))) + 1) * kBlock;
+  return n_next <= n_reusable && std::any_of(running_.begin(), running_.end(), [&](uint64_t id) {
+           const Sequence& other = sequences_.at(id);
+           return other.n_computed < other.n_prompt && n_next <= other.n_prompt &&
+                  other.spec.priority >= sequence.spec.priority &&
+                  std::equal(sequence.tokens.begin(), sequence.tokens.begin() + n_next, other.tokens.begin());
+         });
 }
 
-std::vector<PlannedRows> Scheduler::plan() {
-  std::vector<PlannedRows> plan;
-  int64_t budget = limits_.n_batch;
-  const auto is_decoding = [&](uint64_t id) {
+// Blocks are left for all its tokens and one more, beside those that running sequences will still ask for.
+bool Scheduler::has_room(const Sequence& sequence, int64_t n_known_blocks) const {
+  int64_t n_needed = blocks_for(sequence.n_tokens() + 1) - n_known_blocks;
+  for (const uint64_t id : running_) {
+    const Sequence& other = sequences_.at(id);
+    n_needed += std::max<int64_t>(0, blocks_for(other.n_settled() + 1) - static_cast<int64_t>(other.blocks.size()));
+  }
+  return n_needed <= pool_.n_free() || n_needed <= pool_.n_free() + tree_.n_evictable();
+}
+
+// Takes a waiting sequence in, with the blocks that the prefix tree has for it.
+bool Scheduler::admit(Sequence& sequence) {
+  while (n_running() >= limits_.max_sequences) {
+    if (!preempt_last(sequence, true)) return false;
+  }
+  if (limits_.prefix_cache) {
+    // The newest token is always computed: its logits are wanted.
+    sequence.blocks =
+        tree_.match(std::span<const int32_t>(sequence.tokens).first(static_cast<size_t>(sequence.n_tokens() - 1)));
+  }
+  while (!has_room(sequence, static_cast<int64_t>(sequence.blocks.size()))) {
+    if (preempt_last(sequence, true)) continue;
+    release_blocks(sequence);
+    return false;
+  }
+  sequence.n_known_blocks = static_cast<int64_t>(sequence.blocks.size());
+  sequence.n_computed = sequence.n_known_blocks * kBlock;
+  sequence.n_cached = std::min(sequence.n_computed, sequence.n_prompt);
+  std::erase(waiting_, sequence.id);
+  run(sequence);
+  return true;
+}
+
+// Appends the next n_rows rows of a sequence, one entry for each role.
+void Scheduler::add_rows(Sequence& sequence, int64_t n_rows, Step& step) {
+  const int64_t begin = sequence.n_computed, end = begin + n_rows, n_tokens = sequence.n_tokens();
+  const int64_t split = std::clamp(sequence.n_prompt, begin, end);
+  // Logits of the newest token and of each draft.
+  const int64_t first_logit = end == n_tokens ? std::max(begin, sequence.n_settled() - 1) : end;
+  if (begin < split) {
+    const int64_t n_logits =
+        sequence.spec.every_logit ? split - begin : std::max<int64_t>(0, split - std::max(begin, first_logit));
+    step.plan.push_back({sequence.id, begin, split - begin, ops::Role::prefill, n_logits, split == n_tokens});
+    step.logit_rows_left -= n_logits;
+  }
+  if (split < end) {
+    const int64_t n_logits = std::max<int64_t>(0, end - std::max(split, first_logit));
+    step.plan.push_back({sequence.id, split, end - split, ops::Role::decode, n_logits, end == n_tokens});
+    step.logit_rows_left -= n_logits;
+  }
+  step.rows_left -= n_rows;
+}
+
+void Scheduler::plan_streams(Step& step) {
+  for (size_t i = 0; i < running_.size() && step.rows_left > 0;) {
+    Sequence& s = sequences_.at(running_[i]);
+    if (!is_streaming(s)) {
+      ++i;
+      continue;
+    }
+    // Drafts are dropped rather than push anyone out.
+    int64_t n_rows = 1 + std::min(s.n_drafts, step.draft_rows_left);
+    if (!reserve(s, s.n_computed + n_rows)) n_rows = 1;
+    s.tokens.resize(static_cast<size_t>(s.n_settled() + n_rows - 1));
+    s.n_drafts = n_rows - 1;
+    if (!reserve_or_preempt(s, s.n_computed + n_rows)) continue;  // it left running_
+    add_rows(s, n_rows, step);
+    step.draft_rows_left -= n_rows - 1;
+    clients_.at(s.spec.client).served += n_rows * kStreamRowCost;
+    ++i;
+  }
+}
+
+void Scheduler::plan_prompts(Step& step) {
+  std::vector<const Sequence*> turns;
+  for (const uint64_t id : running_) {
     const Sequence& s = sequences_.at(id);
-    return s.n_computed >= s.n_prompt && static_cast<int64_t>(s.tokens.size()) - s.n_computed == 1;
-  };
-  // A preemption takes sequences off the end of running_, never one that is planned already: those stand before.
-  for (const bool decoding : {true, false}) {
-    for (size_t i = 0; i < running_.size() && budget > 0;) {
-      const uint64_t id = running_[i];
-      if (is_decoding(id) != decoding) {
-        ++i;
+    if (s.n_computed < s.n_tokens() && !is_streaming(s)) turns.push_back(&s);
+  }
+  for (const uint64_t id : waiting_) turns.push_back(&sequences_.at(id));
+  std::sort(turns.begin(), turns.end(), [&](const Sequence* a, const Sequence* b) { return precedes(*a, *b); });
+  std::vector<Sequence*> refused;
+  bool is_closed = false;
+  for (const Sequence* turn : turns) {
+    if (step.rows_left <= 0 || step.prompt_rows_left <= 0 || step.logit_rows_left <= 0) return;
+    Sequence& s = sequences_.at(turn->id);
+    if (!s.is_running) {
+      if (is_closed || is_being_computed(s)) continue;
+      if (!admit(s)) {
+        refused.push_back(&s);
+        is_closed = s.n_passed_over >= kPatience || refused.size() >= kMaxRefusals;
         continue;
       }
-      const int64_t n_rows = schedule(sequences_.at(id), budget, plan);
-      if (n_rows >= 0) budget -= n_rows, ++i;
+      for (Sequence* other : refused) ++other->n_passed_over;
     }
-    std::erase_if(plan, [&](const PlannedRows& rows) {
-      return std::find(running_.begin(), running_.end(), rows.id) == running_.end();
-    });
+    int64_t n_rows = std::min({s.n_tokens() - s.n_computed, step.rows_left, step.prompt_rows_left});
+    if (s.spec.every_logit) n_rows = std::min(n_rows, step.logit_rows_left);
+    if (n_rows <= 0 || !reserve_or_preempt(s, s.n_computed + n_rows)) continue;
+    add_rows(s, n_rows, step);
+    step.prompt_rows_left -= n_rows;
+    n_prompt_rows_ += n_rows;
+    clients_.at(s.spec.client).served += n_rows;
   }
-  while (budget > 0 && !waiting_.empty() && n_running() < limits_.max_sequences) {
-    Sequence& sequence = sequences_.at(waiting_.front());
-    if (!admit(sequence)) break;
-    waiting_.pop_front();
-    const auto place = std::find_if(running_.begin(), running_.end(),
-                                    [&](uint64_t other) { return is_before(sequence, sequences_.at(other)); });
-    running_.insert(place, sequence.id);
-    const int64_t n_rows = schedule(sequence, budget, plan);
-    if (n_rows < 0) break;
-    budget -= n_rows;
-  }
-  std::erase_if(plan, [&](const PlannedRows& rows) {
-    return std::find(running_.begin(), running_.end(), rows.id) == running_.end();
-  });
-  return plan;
+}
+
+std::vector<PlannedRows> Scheduler::plan(int64_t prefill_rows) {
+  for (const uint64_t id : running_) remember(sequences_.at(id));
+  Step step;
+  step.rows_left = limits_.n_batch;
+  step.logit_rows_left = limits_.max_logit_rows;
+  step.draft_rows_left = std::max<int64_t>(0, std::min(limits_.n_batch, limits_.max_logit_rows) - n_running());
+  plan_streams(step);
+  step.prompt_rows_left = step.plan.empty() ? limits_.n_batch : std::max<int64_t>(1, prefill_rows);
+  plan_prompts(step);
+  // Sequences may have been planned and then preempted for the sake of others.
+  std::erase_if(step.plan, [&](const PlannedRows& rows) { return !sequences_.at(rows.id).is_running; });
+  std::stable_partition(step.plan.begin(), step.plan.end(),
+                        [](const PlannedRows& rows) { return rows.role == ops::Role::prefill; });
+  return std::move(step.plan);
 }
 
 void Scheduler::complete(const std::vector<PlannedRows>& plan) {
@@ -193,8 +366,11 @@ void Scheduler::complete(const std::vector<PlannedRows>& plan) {
     const auto found = sequences_.find(rows.id);
     if (found == sequences_.end() || found->second.n_computed != rows.first_position) continue;
     found->second.n_computed += rows.n_rows;
-    remember(found->second);
   }
+}
+
+int64_t Scheduler::n_streaming() const {
+  return std::count_if(running_.begin(), running_.end(), [&](uint64_t id) { return is_streaming(id); });
 }
 
 void Scheduler::check_integrity() const {

@@ -38,6 +38,10 @@ class CancelledError(HalfbyteError):
     """The caller stopped the work."""
 
 
+class BusyError(HalfbyteError):
+    """The queue of waiting requests is full; the same request may succeed later."""
+
+
 class FileError(HalfbyteError, OSError):
     """The operating system refused a file operation."""
 

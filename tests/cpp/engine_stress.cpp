@@ -28,7 +28,7 @@ void client(engine::Engine& engine, int seed) {
         cancelled = true;
       }
     }
-    if (i % 5 == 0) engine.forward({1, 2, 3}, engine::Engine::Output::hidden);
+    if (i % 5 == 0) engine.forward({1, 2, 3}, engine::ForwardOutput::hidden);
     (void)engine.stats();
   }
 }

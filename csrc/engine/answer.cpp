@@ -1,0 +1,58 @@
+// Processors, the minimum length, the chain, then the stops.
+#include "engine/answer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "base/error.h"
+
+namespace halfbyte::engine {
+
+Answer::Answer(Request request, int32_t n_vocab, const std::vector<std::string>& token_bytes)
+    : request_(std::move(request)),
+      token_bytes_(token_bytes),
+      chain_(request_.sampling, n_vocab),
+      stop_(request_.stop_strings, request_.include_stop) {
+  require(request_.stop_strings.empty() || !token_bytes.empty(),
+          "Stop strings need the vocabulary's bytes (token_bytes).");
+}
+
+int64_t Answer::n_left() const {
+  return request_.max_tokens < 0 ? INT64_MAX : request_.max_tokens - static_cast<int64_t>(generated_.size());
+}
+
+int32_t Answer::advance(std::span<float> logits, Event& event) {
+  const uint32_t* mask = nullptr;
+  if (request_.processor) request_.processor->process(generated_, logits, &mask);
+  if (static_cast<int64_t>(generated_.size()) < request_.min_tokens) {
+    for (const int32_t token : request_.stop_tokens) {
+      if (token >= 0 && static_cast<size_t>(token) < logits.size()) logits[static_cast<size_t>(token)] = -INFINITY;
+    }
+  }
+  sampling::Sample sample = chain_.sample(logits, request_.prompt, generated_, mask);
+  const int32_t token = sample.token;
+  generated_.push_back(token);
+  event.samples.push_back(std::move(sample));
+  if (std::find(request_.stop_tokens.begin(), request_.stop_tokens.end(), token) != request_.stop_tokens.end()) {
+    event.stop_token = token;
+    end(FinishReason::stop, event);
+    return token;
+  }
+  if (static_cast<size_t>(token) < token_bytes_.size())
+    event.bytes += stop_.feed(token_bytes_[static_cast<size_t>(token)]);
+  if (stop_.has_matched()) {
+    event.stop_string = stop_.match();
+    event.finish = FinishReason::stop;
+  } else if (n_left() <= 0) {
+    end(FinishReason::length, event);
+  }
+  return token;
+}
+
+void Answer::end(FinishReason reason, Event& event) {
+  event.finish = reason;
+  event.bytes += stop_.flush();
+}
+
+}  // namespace halfbyte::engine

@@ -1,0 +1,40 @@
+// One answer in the making: draws tokens from logits, watches for its end.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/request.h"
+#include "engine/stop.h"
+#include "sampling/chain.h"
+
+namespace halfbyte::engine {
+
+// Not thread-safe. `token_bytes` (bytes of each token id, or empty) must outlive it.
+class Answer {
+ public:
+  // Throws invalid_argument when the request's parameters mean nothing. request.sampling.seed must be set.
+  Answer(Request request, int32_t n_vocab, const std::vector<std::string>& token_bytes);
+
+  const Request& request() const { return request_; }
+  std::span<const int32_t> generated() const { return generated_; }
+  int64_t n_left() const;  // tokens until max_tokens, INT64_MAX when there is no limit
+
+  // Draws the next token from its logits (n_vocab, changed in place) and adds it and its text to `event`;
+  // event.finish is set when the answer ends with it. Throws what processors and the sampler throw.
+  int32_t advance(std::span<float> logits, Event& event);
+
+  // Ends the answer: text that was held back for a stop string comes out.
+  void end(FinishReason reason, Event& event);
+
+ private:
+  Request request_;
+  const std::vector<std::string>& token_bytes_;
+  sampling::Chain chain_;
+  StopMatcher stop_;
+  std::vector<int32_t> generated_;
+};
+
+}  // namespace halfbyte::engine

@@ -1,0 +1,250 @@
+// A step: plan rows, run them, draw tokens from their logits, tell the mailboxes.
+#include "engine/runner.h"
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+
+#include "base/error.h"
+
+namespace halfbyte::engine {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Prompt rows alone in a step: so few that whoever comes next need not wait longer than this, if the model can.
+constexpr double kLongestPromptStep = 1.0;
+constexpr int64_t kFewestPromptRows = 128;
+
+int32_t n_blocks_of(const EngineOptions& options) {
+  return static_cast<int32_t>((options.kv_tokens + ops::kKvBlockTokens - 1) / ops::kKvBlockTokens + 1);
+}
+
+}  // namespace
+
+Runner::Runner(std::shared_ptr<const model::Weights> weights, const EngineOptions& options)
+    : options_(options),
+      weights_(std::move(weights)),
+      decoder_(weights_, options.n_threads, options.n_batch, options.max_sequences + kForwardChunk, options.n_ctx),
+      kv_(decoder_.make_kv(options.k_type, options.v_type, n_blocks_of(options))),
+      pool_(kv_.n_blocks()),
+      scheduler_(pool_, {.n_batch = options.n_batch,
+                         .max_sequences = options.max_sequences,
+                         .max_logit_rows = options.max_sequences + kForwardChunk,
+                         .prefix_cache = options.prefix_cache}) {}
+
+void Runner::post(const Active& a, Event event) {
+  event.request_id = a.id;
+  event.dropped = a.dropped;
+  outbox_.emplace_back(a.mailbox, std::move(event));
+}
+
+// Hands the news over, one call for each mailbox.
+void Runner::deliver() {
+  std::stable_sort(outbox_.begin(), outbox_.end(), [](const auto& x, const auto& y) { return x.first < y.first; });
+  for (auto first = outbox_.begin(); first != outbox_.end();) {
+    const auto last = std::find_if(first, outbox_.end(), [&](const auto& each) { return each.first != first->first; });
+    std::vector<Event> events;
+    for (auto each = first; each != last; ++each) events.push_back(std::move(each->second));
+    first->first->post(std::move(events));
+    first = last;
+  }
+  outbox_.clear();
+}
+
+void Runner::add(std::unique_ptr<Active> active) {
+  const uint64_t id = active->id;
+  const Request& r = active->answer.request();
+  scheduler_.add(id, {.prompt = r.prompt,
+                      .priority = r.priority,
+                      .client = std::hash<std::string>{}(r.client),
+                      .every_logit = r.prompt_logprobs});
+  active_.emplace(id, std::move(active));
+}
+
+void Runner::finish(Active& a, Event event) {
+  scheduler_.finish(a.id);
+  post(a, std::move(event));
+  active_.erase(a.id);
+}
+
+void Runner::fail(Active& a, const std::exception& error) {
+  const auto* known = dynamic_cast<const Error*>(&error);
+  Event event;
+  a.answer.end(FinishReason::error, event);
+  event.error = error.what();
+  event.error_kind = static_cast<int>(known != nullptr ? known->kind() : ErrorKind::invalid_argument);
+  finish(a, std::move(event));
+}
+
+void Runner::cancel(uint64_t id) {
+  const auto found = active_.find(id);
+  if (found == active_.end()) return;
+  Event event;
+  found->second->answer.end(FinishReason::cancelled, event);
+  finish(*found->second, std::move(event));
+  deliver();
+}
+
+void Runner::cancel_all() {
+  while (!active_.empty()) cancel(active_.begin()->first);
+}
+
+std::vector<PlannedRows> Runner::plan() {
+  const int64_t n_streams = scheduler_.n_streaming();
+  return scheduler_.plan(n_streams > 0 ? cost_.prompt_rows_beside(n_streams, options_.n_batch)
+                                       : std::max(std::min(options_.n_batch, kFewestPromptRows),
+                                                  cost_.prompt_rows_within(kLongestPromptStep, options_.n_batch)));
+}
+
+model::Batch Runner::make_batch(const std::vector<PlannedRows>& plan) {
+  model::Batch batch;
+  for (const PlannedRows& rows : plan) {
+    const std::span<const int32_t> tokens = scheduler_.tokens(rows.id);
+    const int64_t first_row = batch.n_rows();
+    for (int64_t p = rows.first_position; p < rows.first_position + rows.n_rows; ++p) {
+      batch.tokens.push_back(tokens[static_cast<size_t>(p)]);
+      batch.positions.push_back(static_cast<int32_t>(p));
+    }
+    batch.sequences.push_back(
+        {first_row, rows.n_rows, rows.first_position, rows.role, scheduler_.block_table(rows.id)});
+    for (int64_t row = batch.n_rows() - rows.n_logits; row < batch.n_rows(); ++row)
+      batch.logit_rows.push_back(static_cast<int32_t>(row));
+  }
+  return batch;
+}
+
+void Runner::step(FunctionRef<void(std::vector<uint64_t>)> planned, const bool* stop) {
+  const std::vector<PlannedRows> rows_of_step = plan();
+  if (rows_of_step.empty()) {
+    // Cannot happen while every request fits the pool alone; refuse rather than spin.
+    if (!active_.empty())
+      fail(*active_.begin()->second, Error(ErrorKind::out_of_memory, "The KV cache has no room for this request."));
+    return deliver();
+  }
+  std::vector<uint64_t> ids;
+  for (const PlannedRows& rows : rows_of_step) ids.push_back(rows.id);
+  planned(std::move(ids));
+
+  const Clock::time_point start = Clock::now();
+  std::span<const float> logits;
+  try {
+    logits = decoder_.forward(make_batch(rows_of_step), kv_, stop);
+  } catch (const std::exception& error) {
+    const auto* known = dynamic_cast<const Error*>(&error);
+    // Stopped: the rows are planned again, or their requests cancelled.
+    if (known != nullptr && known->kind() == ErrorKind::cancelled) return;
+    for (const PlannedRows& rows : rows_of_step) {
+      if (const auto found = active_.find(rows.id); found != active_.end()) fail(*found->second, error);
+    }
+    return deliver();
+  }
+  observe(rows_of_step, std::chrono::duration<double>(Clock::now() - start).count());
+  scheduler_.complete(rows_of_step);
+  // The decoder's buffer is overwritten by the next step anyway: the chain may edit it in place.
+  float* at = const_cast<float*>(logits.data());
+  for (const PlannedRows& rows : rows_of_step) {
+    const auto n = static_cast<size_t>(rows.n_logits * weights_->config.n_vocab);
+    take_rows(rows, {at, n});
+    at += n;
+  }
+  deliver();
+}
+
+void Runner::observe(const std::vector<PlannedRows>& plan, double seconds) {
+  int64_t n_prefill = 0, n_decode = 0;
+  for (const PlannedRows& rows : plan) (rows.role == ops::Role::prefill ? n_prefill : n_decode) += rows.n_rows;
+  cost_.observe(n_prefill, n_decode, seconds);
+  ++stats_.n_steps;
+  stats_.n_prompt_tokens += static_cast<uint64_t>(n_prefill);
+  stats_.n_generated_tokens += static_cast<uint64_t>(n_decode);
+  (n_prefill > n_decode ? stats_.prefill_seconds : stats_.decode_seconds) += seconds;
+}
+
+// What the computed rows of one sequence bring: a token, or progress. logits: (rows.n_logits, n_vocab).
+void Runner::take_rows(const PlannedRows& rows, std::span<float> logits) {
+  Active& a = *active_.at(rows.id);
+  const auto n_vocab = static_cast<size_t>(weights_->config.n_vocab);
+  if (a.answer.request().prompt_logprobs && rows.role == ops::Role::prefill) score_prompt(a, rows, logits);
+  if (rows.is_newest) return draw(a, logits.last(n_vocab));
+  Event event;
+  report_progress(a, event);
+  post(a, std::move(event));
+}
+
+void Runner::score_prompt(Active& a, const PlannedRows& rows, std::span<const float> logits) {
+  const std::vector<int32_t>& prompt = a.answer.request().prompt;
+  const auto n_vocab = static_cast<size_t>(weights_->config.n_vocab);
+  for (int64_t i = 0; i < rows.n_rows; ++i) {
+    const auto next = static_cast<size_t>(rows.first_position + i + 1);
+    if (next < prompt.size() && a.prompt_logprobs.size() + 1 == next) {
+      a.prompt_logprobs.push_back(
+          log_softmax_at(logits.subspan(static_cast<size_t>(i) * n_vocab, n_vocab), prompt[next]));
+    }
+  }
+}
+
+void Runner::report_progress(Active& a, Event& event) {
+  const auto n_prompt = static_cast<int64_t>(a.answer.request().prompt.size());
+  a.n_prompt_reported = std::max(a.n_prompt_reported, std::min(n_prompt, scheduler_.n_computed(a.id)));
+  event.n_prompt_done = a.n_prompt_reported;
+  event.n_prompt_cached = scheduler_.n_cached(a.id);
+}
+
+// Draws the next token of a request and decides whether it goes on.
+void Runner::draw(Active& a, std::span<float> logits) {
+  const Request& r = a.answer.request();
+  Event event;
+  report_progress(a, event);
+  if (a.answer.generated().empty()) event.prompt_logprobs = a.prompt_logprobs;
+  if (a.answer.n_left() == 0) {
+    a.answer.end(FinishReason::length, event);
+    return finish(a, std::move(event));
+  }
+  int32_t token = -1;
+  try {
+    token = a.answer.advance(logits, event);
+  } catch (const std::exception& error) {
+    return fail(a, error);
+  }
+  const auto n_tokens = static_cast<int64_t>(scheduler_.tokens(a.id).size()) + 1;
+  const bool slides = r.overflow == Overflow::slide;
+  const bool is_full = n_tokens >= options_.n_ctx + (slides ? 0 : 1);
+  if (event.finish == FinishReason::none && is_full && !slides) a.answer.end(FinishReason::length, event);
+  if (event.finish != FinishReason::none) return finish(a, std::move(event));
+  scheduler_.append(a.id, token);
+  if (is_full) slide(a);
+  post(a, std::move(event));
+}
+
+// Overflow::slide: the first n_keep tokens and the newest half of the rest become the new prompt.
+void Runner::slide(Active& a) {
+  const std::span<const int32_t> tokens = scheduler_.tokens(a.id);
+  const auto n = static_cast<int64_t>(tokens.size());
+  const int64_t n_keep = std::clamp<int64_t>(a.answer.request().n_keep, 0, options_.n_ctx / 2);
+  const int64_t n_dropped = std::max<int64_t>(1, (n - n_keep) / 2);
+  std::vector<int32_t> kept(tokens.begin(), tokens.begin() + n_keep);
+  kept.insert(kept.end(), tokens.begin() + n_keep + n_dropped, tokens.end());
+  a.dropped += n_dropped;
+  scheduler_.restart(a.id, std::move(kept));
+}
+
+std::vector<float> Runner::forward(const std::vector<int32_t>& tokens, ForwardOutput output) {
+  return run_forward(
+      decoder_, kv_, pool_, [&] { scheduler_.forget_prefixes(); }, tokens, output,
+      std::min(options_.n_batch, kForwardChunk));
+}
+
+EngineStats Runner::stats() const {
+  EngineStats stats = stats_;
+  stats.n_running = scheduler_.n_running();
+  stats.n_waiting = scheduler_.n_waiting();
+  stats.n_blocks = pool_.n_blocks();
+  stats.n_blocks_free = pool_.n_free();
+  stats.n_blocks_cached = scheduler_.n_cached_blocks();
+  stats.n_preemptions = static_cast<uint64_t>(scheduler_.n_preemptions());
+  return stats;
+}
+
+}  // namespace halfbyte::engine

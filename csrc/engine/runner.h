@@ -1,0 +1,86 @@
+// The part of the engine that lives on its one thread: plan, run the model, sample, report.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "base/function_ref.h"
+#include "cache/kv_store.h"
+#include "engine/answer.h"
+#include "engine/cost.h"
+#include "engine/forward.h"
+#include "engine/mailbox.h"
+#include "engine/options.h"
+#include "engine/scheduler.h"
+#include "model/decoder.h"
+
+namespace halfbyte::engine {
+
+struct EngineStats {
+  int64_t n_running = 0, n_waiting = 0;
+  int64_t n_blocks = 0, n_blocks_free = 0, n_blocks_cached = 0;
+  uint64_t n_steps = 0, n_prompt_tokens = 0, n_generated_tokens = 0, n_preemptions = 0;
+  double prefill_seconds = 0, decode_seconds = 0;
+};
+
+// A request inside the engine.
+struct Active {
+  uint64_t id = 0;
+  std::shared_ptr<Mailbox> mailbox;
+  Answer answer;
+  std::vector<float> prompt_logprobs;
+  int64_t n_prompt_reported = 0;
+  int64_t dropped = 0;
+};
+
+// Not thread-safe. Events are collected during a step and go out together at its end.
+class Runner {
+ public:
+  Runner(std::shared_ptr<const model::Weights> weights, const EngineOptions& options);
+
+  void add(std::unique_ptr<Active> active);
+  // Ends a request with `cancelled`; unknown ids are ignored.
+  void cancel(uint64_t id);
+  void cancel_all();
+  bool is_idle() const { return active_.empty(); }
+
+  // One step. `planned` hears which requests are in it before the model runs; the model asks `stop` between layers,
+  // and when it ends early the step has changed nothing.
+  void step(FunctionRef<void(std::vector<uint64_t>)> planned, const bool* stop);
+
+  // See Engine.
+  std::vector<float> forward(const std::vector<int32_t>& tokens, ForwardOutput output);
+  EngineStats stats() const;
+  void check_integrity() const { scheduler_.check_integrity(); }
+
+ private:
+  void post(const Active& a, Event event);
+  void deliver();
+  void finish(Active& a, Event event);
+  void fail(Active& a, const std::exception& error);
+  std::vector<PlannedRows> plan();
+  model::Batch make_batch(const std::vector<PlannedRows>& plan);
+  void observe(const std::vector<PlannedRows>& plan, double seconds);
+  void take_rows(const PlannedRows& rows, std::span<float> logits);
+  void draw(Active& a, std::span<float> logits);
+  void slide(Active& a);
+  void report_progress(Active& a, Event& event);
+  void score_prompt(Active& a, const PlannedRows& rows, std::span<const float> logits);
+
+  const EngineOptions& options_;
+  std::shared_ptr<const model::Weights> weights_;
+  model::Decoder decoder_;
+  cache::KvStore kv_;
+  cache::BlockPool pool_;
+  Scheduler scheduler_;
+  StepCost cost_;
+  EngineStats stats_;
+  std::unordered_map<uint64_t, std::unique_ptr<Active>> active_;
+  std::vector<std::pair<std::shared_ptr<Mailbox>, Event>> outbox_;
+};
+
+}  // namespace halfbyte::engine
