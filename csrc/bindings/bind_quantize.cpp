@@ -1,4 +1,4 @@
-// Quantizing: encode rows.
+// Quantizing: rows to blocks of another format, and what that loses.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -6,12 +6,14 @@
 #include "bindings/bind.h"
 #include "formats/registry.h"
 #include "quantize/encoders.h"
+#include "quantize/requantize.h"
 
 namespace halfbyte::bindings {
 
 namespace {
 
 using Floats = py::array_t<float, py::array::c_style>;
+using quantize::Matrices;
 
 const formats::Format& format_named(const std::string& name) {
   const formats::Format* format = formats::find_format(name);
@@ -19,31 +21,67 @@ const formats::Format& format_named(const std::string& name) {
   return *format;
 }
 
-py::bytes quantize_rows(const Floats& weights, const std::string& name, const std::optional<Floats>& importance,
-                        int n_threads) {
-  const formats::Format& format = format_named(name);
-  require(weights.ndim() == 2, "Weights of shape (rows, columns) are needed; these have %d axes.",
-          static_cast<int>(weights.ndim()));
-  const int64_t n_rows = weights.shape(0), n_cols = weights.shape(1);
-  require(!importance || (importance->ndim() == 1 && importance->shape(0) == n_cols),
-          "The importance must hold one number a column: %lld.", static_cast<long long>(n_cols));
-  std::string out(static_cast<size_t>(n_rows * format.row_bytes(n_cols)), '\0');
-  {
-    const py::gil_scoped_release release;
-    ThreadPool pool(n_threads > 0 ? n_threads : usable_cores());
-    quantize::encode_rows(format, weights.data(), n_rows, n_cols, importance ? importance->data() : nullptr,
-                          reinterpret_cast<std::byte*>(out.data()), pool);
+// What requantize() and measure_loss() take, with the buffers it looks into.
+struct Input {
+  py::buffer_info data;
+  Matrices matrices;
+
+  Input(const py::buffer& from, const std::string& format, int64_t n_cols, const std::optional<Floats>& importance)
+      : data(from.request()) {
+    require(PyBuffer_IsContiguous(data.view(), 'C') != 0, "The rows must be contiguous.");
+    matrices.format = &format_named(format);
+    matrices.n_cols = n_cols;
+    matrices.bytes = {static_cast<const std::byte*>(data.ptr), static_cast<size_t>(data.size * data.itemsize)};
+    require(n_cols >= 1 && n_cols % matrices.format->block_weights == 0, "Rows of %lld weights are no blocks of %s.",
+            static_cast<long long>(n_cols), format.c_str());
+    matrices.n_rows = static_cast<int64_t>(matrices.bytes.size()) / matrices.format->row_bytes(n_cols);
+    if (importance) matrices.importance = {importance->data(), static_cast<size_t>(importance->size())};
   }
-  return py::bytes(out);
+};
+
+py::array_t<uint8_t> requantize(const py::buffer& data, const std::string& from, int64_t n_cols, const std::string& to,
+                                const std::optional<Floats>& importance, int n_threads) {
+  const Input input(data, from, n_cols, importance);
+  const formats::Format& format = format_named(to);
+  require(n_cols % format.block_weights == 0, "Rows of %lld weights are no whole blocks of %s (%d weights each).",
+          static_cast<long long>(n_cols), to.c_str(), format.block_weights);
+  py::array_t<uint8_t> out(input.matrices.n_rows * format.row_bytes(n_cols));
+  const std::span<std::byte> bytes(reinterpret_cast<std::byte*>(out.mutable_data()), static_cast<size_t>(out.size()));
+  const py::gil_scoped_release release;
+  ThreadPool pool(n_threads > 0 ? n_threads : usable_cores());
+  quantize::requantize(input.matrices, format, bytes, pool, [](int64_t) {
+    const py::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    return true;
+  });
+  return out;
+}
+
+std::pair<double, double> measure_loss(const py::buffer& data, const std::string& from, int64_t n_cols,
+                                       const std::string& to, const std::optional<Floats>& importance, int64_t max_rows,
+                                       int n_threads) {
+  const Input input(data, from, n_cols, importance);
+  const formats::Format& format = format_named(to);
+  const py::gil_scoped_release release;
+  ThreadPool pool(n_threads > 0 ? n_threads : usable_cores());
+  const quantize::Loss loss = quantize::measure_loss(input.matrices, format, max_rows, pool);
+  return {loss.error, loss.energy};
 }
 
 }  // namespace
 
 void register_quantize(py::module_& m) {
-  m.def("quantize_rows", &quantize_rows, py::arg("weights"), py::arg("format"), py::arg("importance") = py::none(),
-        py::kw_only(), py::arg("n_threads") = 0,
-        "Encodes float32 weights (rows, columns) with the least squared error that the search finds, each column "
-        "weighted by importance (columns).");
+  m.def("requantize", &requantize, py::arg("data"), py::arg("from_format"), py::arg("n_cols"), py::arg("to_format"),
+        py::arg("importance") = py::none(), py::kw_only(), py::arg("n_threads") = 0,
+        "Rows of n_cols weights in one format (contiguous bytes) -> the same rows in another: uint8, with the least "
+        "squared error that the search finds. importance: float32 (n_cols), or (matrices, n_cols) for stacked ones, "
+        "weighs the columns. Raises FormatError for weights that are not finite.");
+  m.def("measure_loss", &measure_loss, py::arg("data"), py::arg("from_format"), py::arg("n_cols"), py::arg("to_format"),
+        py::arg("importance") = py::none(), py::kw_only(), py::arg("max_rows") = 256, py::arg("n_threads") = 0,
+        "(sum importance (decoded - w)^2, sum importance w^2) of requantize() on at most max_rows rows.");
+  m.def(
+      "can_quantize", [](const std::string& name) { return quantize::can_encode(format_named(name)); },
+      py::arg("format"), "Whether requantize() can write the format.");
 }
 
 }  // namespace halfbyte::bindings

@@ -1,11 +1,7 @@
 // Cuts rows into tiles of sixteen blocks and hands them to the encoder of their format.
 #include "quantize/encoders.h"
 
-#include <algorithm>
-#include <cstring>
-
 #include "base/cpu_level.h"
-#include "base/error.h"
 
 namespace halfbyte::quantize {
 
@@ -50,37 +46,29 @@ bool can_encode(const formats::Format& format) {
 }
 
 void encode_rows(const formats::Format& format, const float* weights, int64_t n_rows, int64_t n_cols,
-                 const float* importance, std::byte* out, ThreadPool& pool) {
-  require(can_encode(format), "%s has no encoder.", std::string(format.name).c_str());
-  require(n_rows >= 0 && n_cols >= 1 && n_cols % format.block_weights == 0,
-          "Rows of %lld weights are no whole blocks of %s (%d weights each).", static_cast<long long>(n_cols),
-          std::string(format.name).c_str(), format.block_weights);
+                 const float* importance, std::byte* out) {
   const int64_t width = format.block_weights, n_blocks = n_rows * (n_cols / width);
-  uint8_t* bytes = reinterpret_cast<uint8_t*>(out);
   if (is_float(format)) {
-    pool.parallel_for(n_blocks, 4096, [&](int64_t begin, int64_t end, int) {
-      format.encode(weights + begin, bytes + begin * format.block_bytes, end - begin);
-    });
+    format.encode(weights, out, n_blocks);
     return;
   }
   const auto encode = build_for_this_cpu(*encoder_of(format.id));
-  pool.parallel_for(n_blocks, kLanes, [&](int64_t begin, int64_t end, int) {
-    Tile tile;
-    uint8_t spare[512];  // where the lanes past the last block go
-    for (int64_t first = begin; first < end; first += kLanes) {
-      uint8_t* blocks[kLanes];
-      for (int lane = 0; lane < kLanes; ++lane) {
-        const bool used = first + lane < end;
-        const int64_t block = used ? first + lane : first;
-        const float* x = weights + block * width;
-        const float* w = importance == nullptr ? nullptr : importance + block * width % n_cols;
-        for (int64_t i = 0; i < width; ++i) tile.x[i][lane] = x[i];
-        for (int64_t i = 0; i < width; ++i) tile.importance[i][lane] = w == nullptr ? 1.0f : w[i];
-        blocks[lane] = used ? bytes + block * format.block_bytes : spare;
-      }
-      encode(tile, blocks);
+  uint8_t* bytes = reinterpret_cast<uint8_t*>(out);
+  Tile tile;
+  uint8_t spare[512];  // where the lanes past the last block go
+  for (int64_t first = 0; first < n_blocks; first += kLanes) {
+    uint8_t* blocks[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const bool used = first + lane < n_blocks;
+      const int64_t block = used ? first + lane : first;
+      const float* x = weights + block * width;
+      const float* w = importance == nullptr ? nullptr : importance + block * width % n_cols;
+      for (int64_t i = 0; i < width; ++i) tile.x[i][lane] = x[i];
+      for (int64_t i = 0; i < width; ++i) tile.importance[i][lane] = w == nullptr ? 1.0f : w[i];
+      blocks[lane] = used ? bytes + block * format.block_bytes : spare;
     }
-  });
+    encode(tile, blocks);
+  }
 }
 
 }  // namespace halfbyte::quantize

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 
-#include "base/threads.h"
 #include "formats/format.h"
 #include "quantize/tile.h"
 
@@ -18,9 +17,9 @@ extern const TileEncoder iq1_s, iq1_m;                                          
 bool can_encode(const formats::Format& format);
 
 // Encodes n_rows rows of n_cols weights (row-major) into out (n_rows * format.row_bytes(n_cols) bytes), minimizing
-// sum importance[column] * (decoded - weight)^2. importance: (n_cols) >= 0, or nullptr for ones. n_cols must be a
-// multiple of the format's block. The result does not depend on the thread pool or the CPU. Weights must be finite.
+// sum importance[column] * (decoded - weight)^2. importance: (n_cols) >= 0, or nullptr for ones. can_encode(format),
+// and n_cols is a multiple of the format's block. A row's result depends on the row alone, not on the CPU.
 void encode_rows(const formats::Format& format, const float* weights, int64_t n_rows, int64_t n_cols,
-                 const float* importance, std::byte* out, ThreadPool& pool);
+                 const float* importance, std::byte* out);
 
 }  // namespace halfbyte::quantize

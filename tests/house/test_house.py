@@ -45,10 +45,11 @@ PYTHON_ARROWS = {
     "grammar": "errors params outputs tokenizer",
     "hub": "errors params outputs",
     "convert": "errors tokenizer",
+    "quantize": "errors",
     "machine": "errors",
     "llm": "errors params outputs tokenizer chat grammar hub convert",
     "server": "errors params outputs tokenizer chat grammar hub llm",
-    "cli": "errors params outputs tokenizer chat grammar hub convert machine llm server",
+    "cli": "errors params outputs tokenizer chat grammar hub convert quantize machine llm server",
     "__main__": "cli",
     "__init__": "errors params outputs llm",
 }

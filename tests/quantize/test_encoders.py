@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from halfbyte import _core
+from halfbyte.errors import FormatError
 
 # Normalized squared errors of llama.cpp's quantizer on heavy_tails(), without and with importance.
 REFERENCE = json.loads((Path(__file__).parent / "reference_errors.json").read_text())["errors"]
@@ -24,6 +25,11 @@ def heavy_tails() -> tuple[np.ndarray, np.ndarray]:
     return weights, draw.gamma(0.5, size=512).astype(np.float32) + np.float32(0.01)
 
 
+def quantize(weights: np.ndarray, name: str, importance: np.ndarray | None = None, n_threads: int = 1) -> bytes:
+    n_cols = weights.shape[1]
+    return bytes(_core.requantize(weights, "F32", n_cols, name, importance, n_threads=n_threads))
+
+
 def relative_error(name: str, blocks: bytes, weights: np.ndarray, importance: np.ndarray | float = 1.0) -> float:
     decoded = _core.decode(name, blocks).reshape(weights.shape)
     return float((((decoded - weights) ** 2) * importance).sum() / ((weights**2) * importance).sum())
@@ -32,8 +38,8 @@ def relative_error(name: str, blocks: bytes, weights: np.ndarray, importance: np
 @pytest.mark.parametrize("name", list(REFERENCE))
 def test_errors_are_below_llama_cpp(name: str) -> None:
     weights, importance = heavy_tails()
-    plain = relative_error(name, _core.quantize_rows(weights, name), weights)
-    weighted = relative_error(name, _core.quantize_rows(weights, name, importance), weights, importance)
+    plain = relative_error(name, quantize(weights, name), weights)
+    weighted = relative_error(name, quantize(weights, name, importance), weights, importance)
     assert plain < REFERENCE[name]["plain"]
     assert weighted < REFERENCE[name]["weighted"]
 
@@ -48,7 +54,7 @@ def test_errors_are_below_the_package(name: str, spread: str) -> None:
         "sparse": draw.normal(size=(16, 512)) * (draw.random((16, 512)) < 0.1),
     }[spread].astype(np.float32)
     theirs = gguf.quants.quantize(weights, gguf.GGMLQuantizationType[name]).tobytes()
-    ours = _core.quantize_rows(weights, name)
+    ours = quantize(weights, name)
     assert relative_error(name, ours, weights) <= relative_error(name, theirs, weights)
 
 
@@ -56,14 +62,14 @@ def test_errors_are_below_the_package(name: str, spread: str) -> None:
 def test_floats_are_rounded(name: str) -> None:
     weights = np.random.default_rng(6).normal(size=(3, 7)).astype(np.float32)
     expected = gguf.quants.quantize(weights, gguf.GGMLQuantizationType[name])
-    assert _core.quantize_rows(weights, name) == expected.tobytes()
+    assert quantize(weights, name) == expected.tobytes()
 
 
 @pytest.mark.parametrize("name", list(REFERENCE))
 def test_importance_pays(name: str) -> None:
     weights, importance = heavy_tails()
-    blind = relative_error(name, _core.quantize_rows(weights, name), weights, importance)
-    assert relative_error(name, _core.quantize_rows(weights, name, importance), weights, importance) <= blind
+    blind = relative_error(name, quantize(weights, name), weights, importance)
+    assert relative_error(name, quantize(weights, name, importance), weights, importance) <= blind
 
 
 @pytest.mark.parametrize("name", list(REFERENCE))
@@ -82,7 +88,7 @@ def test_odd_blocks_decode_to_finite_numbers(name: str, kind: str) -> None:
     elif kind == "no importance":
         weights[:] = np.linspace(-1, 1, 256, dtype=np.float32)
         importance = np.zeros(256, np.float32)
-    decoded = _core.decode(name, _core.quantize_rows(weights, name, importance)).reshape(weights.shape)
+    decoded = _core.decode(name, quantize(weights, name, importance)).reshape(weights.shape)
     assert np.isfinite(decoded).all()
     if kind == "zeros":
         assert not decoded.any()
@@ -93,15 +99,15 @@ def test_odd_blocks_decode_to_finite_numbers(name: str, kind: str) -> None:
 @pytest.mark.parametrize("name", list(REFERENCE))
 def test_threads_rows_and_cpu_change_no_bit(name: str) -> None:
     weights, importance = heavy_tails()
-    whole = _core.quantize_rows(weights, name, importance, n_threads=1)
-    assert _core.quantize_rows(weights, name, importance, n_threads=3) == whole
-    rows = [_core.quantize_rows(weights[i : i + 1], name, importance) for i in range(len(weights))]
+    whole = quantize(weights, name, importance, n_threads=1)
+    assert quantize(weights, name, importance, n_threads=3) == whole
+    rows = [quantize(weights[i : i + 1], name, importance) for i in range(len(weights))]
     assert b"".join(rows) == whole
     levels = _core.cpu_info()["supported"]
     try:
         for level in levels:
             _core.testing.set_cpu_level(level)
-            assert _core.quantize_rows(weights[:8], name, importance) == whole[: len(whole) // 4], level
+            assert quantize(weights[:8], name, importance) == whole[: len(whole) // 4], level
     finally:
         _core.testing.set_cpu_level(levels[-1])
 
@@ -111,18 +117,46 @@ def test_threads_rows_and_cpu_change_no_bit(name: str) -> None:
     name=st.sampled_from(sorted(REFERENCE)),
     bits=st.lists(st.integers(0, 0xFFFFFFFF), min_size=256, max_size=256),
 )
-def test_any_bits_are_survived(name: str, bits: list[int]) -> None:
+def test_any_bits_are_encoded_or_refused(name: str, bits: list[int]) -> None:
     weights = np.array(bits, np.uint32).view(np.float32).reshape(1, 256)
-    assert len(_core.quantize_rows(weights, name)) == 256 // BLOCKS[name] * len(_core.quantize_rows(
-        np.zeros((1, BLOCKS[name]), np.float32), name
-    ))  # fmt: skip
+    if np.isfinite(weights).all():
+        assert np.isfinite(_core.decode(name, quantize(weights, name))).all()
+    else:
+        with pytest.raises(FormatError, match="row 0, column"):
+            quantize(weights, name)
+
+
+@pytest.mark.parametrize("source", ["BF16", "Q8_0", "Q6_K"])
+def test_any_format_is_read(source: str) -> None:
+    weights, importance = heavy_tails()
+    rows = quantize(weights, source)
+    decoded = _core.decode(source, rows).reshape(weights.shape)
+    direct = bytes(_core.requantize(rows, source, 512, "Q4_K", importance))
+    assert direct == quantize(decoded, "Q4_K", importance)
+
+
+def test_experts_have_their_own_importance() -> None:
+    weights, _ = heavy_tails()
+    importance = np.random.default_rng(8).gamma(0.5, size=(4, 512)).astype(np.float32) + np.float32(0.01)
+    stacked = quantize(weights, "Q3_K", importance)
+    each = [quantize(weights[8 * i : 8 * i + 8], "Q3_K", importance[i]) for i in range(4)]
+    assert stacked == b"".join(each)
+
+
+def test_measured_loss_is_the_loss() -> None:
+    weights, importance = heavy_tails()
+    error, energy = _core.measure_loss(weights, "F32", 512, "Q4_K", importance, max_rows=1000)
+    expected = relative_error("Q4_K", quantize(weights, "Q4_K", importance), weights, importance)
+    assert error / energy == pytest.approx(expected, rel=1e-5)
+    some, of = _core.measure_loss(weights, "F32", 512, "Q4_K", importance, max_rows=8)
+    assert some / of == pytest.approx(expected, rel=0.3)
 
 
 def test_refusals_say_what_to_do() -> None:
     weights = np.zeros((2, 48), np.float32)
     with pytest.raises(ValueError, match="no whole blocks of Q4_0"):
-        _core.quantize_rows(weights, "Q4_0")
+        quantize(weights, "Q4_0")
     with pytest.raises(ValueError, match="Q8_K has no encoder"):
-        _core.quantize_rows(np.zeros((1, 256), np.float32), "Q8_K")
-    with pytest.raises(ValueError, match="one number a column: 48"):
-        _core.quantize_rows(weights, "F16", np.ones(47, np.float32))
+        quantize(np.zeros((1, 256), np.float32), "Q8_K")
+    with pytest.raises(ValueError, match=r"one number a column \(48\)"):
+        quantize(weights, "F16", np.ones(47, np.float32))
