@@ -39,6 +39,8 @@ def write_tiny_llama(path: Path, **changes: Any) -> Path:
     options |= {k: changes.pop(k) for k in list(changes) if k in options}
     format_name = changes.pop("format_name", "F32")
     tokens, kinds = toy_vocabulary()
+    extra = changes.pop("extra_tokens", [])  # control tokens
+    tokens, kinds = tokens + extra, kinds + [3] * len(extra)
     n_vocab, e, heads, kv, ff = (
         len(tokens),
         options["n_embd"],

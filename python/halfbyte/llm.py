@@ -6,9 +6,8 @@ import asyncio
 import difflib
 import inspect
 import json
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -17,9 +16,13 @@ import numpy.typing as npt
 
 from halfbyte import _core
 from halfbyte.chat import ChatTemplate, chosen_template
-from halfbyte.errors import CancelledError, FormatError, InvalidArgumentError
-from halfbyte.outputs import Logprob, Output, Piece, Timing, Usage
+from halfbyte.chat.answer import AnswerForm, chat_form, plain_form
+from halfbyte.chat.prompt import prompt_ids
+from halfbyte.chat.tools import ToolChoice, tools_from
+from halfbyte.errors import FormatError, InvalidArgumentError
+from halfbyte.outputs import Output, Piece
 from halfbyte.params import SamplingParams
+from halfbyte.running import Running
 from halfbyte.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -29,9 +32,6 @@ Prompt = str | Sequence[int]
 Messages = Sequence[Mapping[str, Any]]
 #: Called with bytes done and bytes in all while a model loads; return False to stop.
 Progress = Callable[[int, int], Any]
-
-# How long one wait for the engine may last: Ctrl-C is seen between waits.
-_WAIT_S = 0.1
 
 
 class LLM:
@@ -78,13 +78,15 @@ class LLM:
         self.path, self.card = files.path, files.card
         self.seed = seed
         self._weights, self.tokenizer = _open(self.path, quant, n_threads=n_threads or 0, mmap=mmap, progress=progress)
-        metadata = self._weights.metadata
+        metadata, self._n_logits = self._weights.metadata, int(self._weights.n_vocab)
         self.metadata: dict[str, Any] = {k: v for k, v in metadata.items() if not k.startswith("tokenizer.ggml.")}
         if self.tokenizer.n_vocab > self._weights.n_vocab:
             raise InvalidArgumentError(
                 f"{self.path} names {self.tokenizer.n_vocab} tokens but has embeddings for {self._weights.n_vocab}."
             )
-        self.chat_template = chosen_template(chat_template or self.card.template or None, metadata)
+        wanted_template = chat_template or self.card.template or None
+        self.chat_template = chosen_template(wanted_template, metadata)
+        self._tool_template = _tool_template(wanted_template, metadata)
         self.defaults = _defaults_of(
             self.metadata, (self.path if self.path.is_dir() else self.path.parent) / "generation_config.json"
         ).replace(**sampling_overrides(self.card.parameters))
@@ -140,16 +142,20 @@ class LLM:
         return self._stream(self._prompt_ids(prompt), self._params(params, overrides))
 
     def chat(self, messages: Messages, params: SamplingParams | None = None, **overrides: Any) -> Output:
-        """The assistant's answer to messages ({"role": ..., "content": ...}). tools=, documents= reach the template."""
-        ids, overrides = self._chat_ids(messages, overrides)
-        return self._finish(self.submit(ids, self._params(params, overrides)))
+        """The assistant's answer to messages ({"role": ..., "content": ...}).
+
+        tools: functions, or OpenAI's dictionaries; tool_choice: "auto", "none", "required" or a tool's name;
+        parallel_tool_calls: False for one call at most. The answer's tool_calls and reasoning come apart from its text.
+        documents= and chat_template_kwargs= reach the template.
+        """
+        ids, merged, form = self._chat(messages, params, overrides)
+        return self._finish(self.submit(ids, merged, form=form))
 
     def chat_stream(
         self, messages: Messages, params: SamplingParams | None = None, **overrides: Any
     ) -> Iterator[Piece]:
         """Like chat(), piece by piece."""
-        ids, overrides = self._chat_ids(messages, overrides)
-        return self._stream(ids, self._params(params, overrides))
+        return self._stream(*self._chat(messages, params, overrides))
 
     async def agenerate(self, prompt: Any, params: Any = None, **overrides: Any) -> Any:
         """generate() for asyncio."""
@@ -221,25 +227,49 @@ class LLM:
             return self.tokenizer.encode(prompt)
         return [int(i) for i in prompt]
 
-    def _chat_ids(self, messages: Messages, overrides: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
-        names = inspect.signature(ChatTemplate.render).parameters
-        for_template = {k: overrides.pop(k) for k in list(overrides) if k in names}
-        for_template.update(overrides.pop("chat_template_kwargs", {}))
-        return self.chat_ids(messages, **for_template), overrides
+    def _chat(
+        self, messages: Messages, params: SamplingParams | None, overrides: dict[str, Any]
+    ) -> tuple[list[int], SamplingParams, AnswerForm]:
+        names = inspect.signature(self.chat_prompt).parameters
+        known = {k: overrides.pop(k) for k in list(overrides) if k in names}
+        variables = {k: overrides.pop(k) for k in list(overrides) if k in _TEMPLATE_VARIABLES}
+        variables |= overrides.pop("chat_template_kwargs", {})
+        merged = self._params(params, overrides)
+        prompt = self.chat_prompt(messages, merged, **known, **variables)
+        return prompt.ids, merged, prompt.form
+
+    def chat_prompt(
+        self,
+        messages: Messages,
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Any] | None = None,
+        tool_choice: ToolChoice | None = None,
+        parallel_tool_calls: bool = True,
+        **variables: Any,
+    ) -> ChatPrompt:
+        """A conversation as token ids, and the form of its answer, for submit(). variables reach the template."""
+        declared = tools_from(tools)
+        # Tools that may not be called stay in the prompt: the conversation so far may speak of them, and is cached.
+        template = self._tool_template if declared and self._tool_template is not None else self.chat_template
+        ids, text = prompt_ids(
+            template, self.tokenizer, [*self.card.opening(messages), *messages], declared, **variables
+        )
+        form = chat_form(
+            template.source,
+            text,
+            params or self.defaults,
+            self.tokenizer,
+            self._n_logits,
+            tools=declared,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
+        )
+        return ChatPrompt(ids, text, form)
 
     def chat_ids(self, messages: Messages, **variables: Any) -> list[int]:
-        """Token ids of a rendered conversation. What the template writes may be control tokens; what messages say may
-        not: a user cannot forge a turn."""
-        marked, contents = _mark_contents([*self.card.opening(messages), *messages], self.tokenizer)
-        text = self.chat_template.render(marked, **variables)
-        ids: list[int] = []
-        for i, part in enumerate(_split_marks(text, contents)):
-            if part:
-                ids += self.tokenizer.encode(part, add_bos=False, parse_special=i % 2 == 0)
-        bos = self.tokenizer.bos_id
-        if self.tokenizer.add_bos and bos is not None and (not ids or ids[0] != bos):
-            ids.insert(0, bos)
-        return ids
+        """Token ids of a rendered conversation."""
+        return self.chat_prompt(messages, **variables).ids
 
     def _params(self, params: SamplingParams | None, overrides: Mapping[str, Any]) -> SamplingParams:
         base = params if params is not None else self.defaults
@@ -252,15 +282,22 @@ class LLM:
         """Raises InvalidArgumentError when the core would refuse the parameters."""
         core = params.to_core(lambda text: self.tokenizer.encode(text, add_bos=False))
         core.seed = 0
-        _core.Chain(core, self._weights.n_vocab)
+        _core.Chain(core, self._n_logits)
 
-    def submit(self, ids: list[int], params: SamplingParams, mailbox: Any = None) -> list[Running]:
-        """Queues params.n answers to a prompt. Their events come to the mailbox that is given (one for any number of
+    def plain_form(self, params: SamplingParams) -> AnswerForm:
+        """The form that params ask of a raw prompt's answer, for submit()."""
+        return plain_form(params, self.tokenizer, self._n_logits)
+
+    def submit(
+        self, ids: list[int], params: SamplingParams, mailbox: Any = None, *, form: AnswerForm | None = None
+    ) -> list[Running]:
+        """Queues params.n answers to a prompt, held to a form (None: that of params.response_format). Their events come to the mailbox that is given (one for any number of
         requests), and whoever takes them from it gives each to its answer's feed(); without one, each has its own."""
         stop_ids = (
             list(params.stop_token_ids) if params.ignore_eos else [*self.tokenizer.end_ids, *params.stop_token_ids]
         )
         core = params.to_core(lambda text: self.tokenizer.encode(text, add_bos=False))
+        form = form if form is not None else self.plain_form(params)
         running = []
         for i in range(params.n):
             if params.seed is not None:
@@ -280,8 +317,9 @@ class LLM:
                 priority=params.priority,
                 prompt_logprobs=params.prompt_logprobs,
                 processors=list(params.logits_processors),
+                mask_function=form.plan.begin() if form.plan is not None else None,
             )
-            running.append(Running(self.engine, request, box, seed, len(ids), params, self.tokenizer))
+            running.append(Running(self.engine, request, box, seed, len(ids), params, self.tokenizer, form))
         return running
 
     def _finish(self, running: list[Running]) -> Output:
@@ -301,106 +339,26 @@ class LLM:
                     r.cancel()
             raise
 
-    def _stream(self, ids: list[int], params: SamplingParams) -> Iterator[Piece]:
+    def _stream(self, ids: list[int], params: SamplingParams, form: AnswerForm | None = None) -> Iterator[Piece]:
         if params.n != 1:
             raise InvalidArgumentError("A stream gives one answer: n must be 1.")
-        (running,) = self.submit(ids, params)
+        (answer,) = self.submit(ids, params, form=form)
         try:
-            yield from running.pieces()
+            yield from answer.pieces()
         finally:
-            running.cancel()
+            answer.cancel()
 
 
-class Running:
-    """One answer under way: its request in the engine (id), and what came and was used of it so far."""
+_TEMPLATE_VARIABLES = ("documents", "add_generation_prompt", "continue_final_message")
 
-    def __init__(
-        self,
-        engine: Any,
-        request: int,
-        mailbox: _core.Mailbox,
-        seed: int,
-        n_prompt: int,
-        params: SamplingParams,
-        tokenizer: Tokenizer,
-    ) -> None:
-        self._engine, self.id, self._mailbox, self._seed = engine, request, mailbox, seed
-        self._params = params
-        self._text, self._done = tokenizer.stream(), False
-        self._pieces: list[str] = []
-        self._ids: list[int] = []
-        self._logprobs: list[Logprob] = []
-        self.prompt_logprobs: list[float] = []
-        self.usage = Usage(prompt_tokens=n_prompt)
-        self._start = time.perf_counter()
-        self._first = self._last = self._start
 
-    def cancel(self) -> None:
-        if not self._done:
-            self._done = True
-            self._engine.cancel(self.id)
+@dataclass(frozen=True)
+class ChatPrompt:
+    """A rendered conversation: its token ids and text, and the form of the answer to it."""
 
-    def wait(self) -> Output:
-        for piece in self.pieces():
-            if piece.output is not None:
-                return piece.output
-        raise CancelledError("The request was cancelled.")
-
-    def pieces(self) -> Iterator[Piece]:
-        while not self._done:
-            for event in self._mailbox.take(_WAIT_S):
-                piece = self.feed(event)
-                if piece is not None:
-                    yield piece
-
-    def feed(self, event: Mapping[str, Any]) -> Piece | None:
-        """What an event of the engine adds to the answer; None for mere progress. Raises what made the request fail."""
-        finish = event["finish"]
-        self._done = self._done or bool(finish)
-        if event["error"] is not None:
-            raise event["error"]
-        n_known = len(self._logprobs)
-        new_ids = self._take(event)
-        text = self._text.feed(event["bytes"])
-        if finish:
-            text += self._text.flush()
-        self._pieces.append(text)
-        if not (text or new_ids or finish):
-            return None
-        return Piece(text, new_ids, finish or None, self._output(event) if finish else None, self._logprobs[n_known:])
-
-    def _take(self, event: Mapping[str, Any]) -> list[int]:
-        now = time.perf_counter()
-        self.usage.cached_tokens = max(self.usage.cached_tokens, event["n_prompt_cached"])
-        self.usage.dropped_tokens = event["dropped"]
-        self.prompt_logprobs += event["prompt_logprobs"]
-        new_ids = [sample["token"] for sample in event["samples"]]
-        if new_ids:
-            self._first = now if not self._ids else self._first
-            self._last = now
-        if self._params.logprobs is not None:
-            self._logprobs += [Logprob(s["token"], s["logprob"], s["top_logprobs"]) for s in event["samples"]]
-        self._ids += new_ids
-        self.usage.completion_tokens = len(self._ids)
-        return new_ids
-
-    def _output(self, event: Mapping[str, Any]) -> Output:
-        ids, reason = self._ids, None
-        if event["finish"] == "stop":
-            reason = event["stop_string"].decode("utf-8", "replace") if event["stop_string"] else event["stop_token"]
-        n_new = self.usage.prompt_tokens - self.usage.cached_tokens
-        return Output(
-            text="".join(self._pieces),
-            token_ids=ids,
-            finish_reason=event["finish"],
-            stop_reason=reason,
-            seed=self._seed,
-            usage=self.usage,
-            timing=Timing(self._first - self._start, self._last - self._first, n_new, len(ids)),
-            params=self._params,
-            logprobs=self._logprobs if self._params.logprobs is not None else None,
-            prompt_logprobs=self.prompt_logprobs if self._params.prompt_logprobs else None,
-        )
+    ids: list[int]
+    text: str
+    form: AnswerForm
 
 
 def _open(path: Path, quant: str | None, **options: Any) -> tuple[Any, Tokenizer]:
@@ -434,6 +392,13 @@ def _refuse_unknown(name: str) -> None:
     )
 
 
+def _tool_template(wanted: str | None, metadata: Mapping[str, Any]) -> ChatTemplate | None:
+    """The template that some models bring for chats with tools alone."""
+    if wanted is not None or "tokenizer.chat_template.tool_use" not in metadata:
+        return None
+    return ChatTemplate.from_metadata(metadata, "tool_use")
+
+
 def _defaults_of(metadata: Mapping[str, Any], config: Path) -> SamplingParams:
     """Defaults the model's makers recommend (general.sampling.*, or generation_config.json beside the file), else ours."""
     if config.is_file():
@@ -446,38 +411,3 @@ def _defaults_of(metadata: Mapping[str, Any], config: Path) -> SamplingParams:
     }  # fmt: skip
     keys = {f"general.sampling.{theirs}": ours for theirs, ours in names.items()}
     return SamplingParams(**{ours: metadata[key] for key, ours in keys.items() if key in metadata})
-
-
-# Contents are put between marks that no text contains: private-use characters that are taken out of messages first.
-_OPEN, _CLOSE = "\ue0f0", "\ue0f1"
-
-
-def _mark_contents(messages: Messages, tokenizer: Tokenizer) -> tuple[list[dict[str, Any]], bool]:
-    """Messages whose contents are marked when they spell a control token; else as they are."""
-    texts = [m["content"] for m in messages if isinstance(m, Mapping) and isinstance(m.get("content"), str)]
-    forged = any(
-        tokenizer.encode(t, add_bos=False, parse_special=True) != tokenizer.encode(t, add_bos=False) for t in texts
-    )
-    if not forged:
-        return [dict(m) if isinstance(m, Mapping) else m for m in messages], False
-    marked = []
-    for message in messages:
-        content = message.get("content")
-        if isinstance(content, str):
-            content = _OPEN + content.replace(_OPEN, "").replace(_CLOSE, "").strip() + _CLOSE
-        marked.append({**message, "content": content})
-    return marked, True
-
-
-def _split_marks(text: str, is_marked: bool) -> list[str]:
-    """Template text and message contents in turn: even entries are the template's."""
-    if not is_marked:
-        return [text]
-    parts: list[str] = []
-    for chunk in text.split(_OPEN):
-        if not parts:
-            parts.append(chunk)
-            continue
-        content, _, rest = chunk.partition(_CLOSE)
-        parts += [content, rest]
-    return parts

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from halfbyte.errors import FormatError
 from halfbyte.params import SamplingParams
 
 
@@ -48,23 +51,53 @@ class Timing:
 
 
 @dataclass
+class ToolCall:
+    """A call that a model asked for. arguments: JSON text as the model wrote it (cut short if the answer was)."""
+
+    id: str
+    name: str
+    arguments: str = ""
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The arguments, ready for a function. Raises ValueError when the text is no JSON object."""
+        found = json.loads(self.arguments or "{}")
+        if not isinstance(found, dict):
+            raise ValueError(f"The arguments of {self.name} are no object: {self.arguments[:80]}")
+        return found
+
+
+@dataclass(frozen=True)
+class ToolCallDelta:
+    """A piece of the call number `index`: its id and name come with the first piece, the arguments' JSON in fragments."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments_fragment: str = ""
+
+
+@dataclass
 class Piece:
     """A piece of a stream: new text and its tokens, with their log probabilities when asked for. The last one has
-    `finish_reason` and `output`."""
+    `finish_reason` and `output`. In a chat, text is content alone; reasoning and tool calls come apart from it."""
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     output: Output | None = None
     logprobs: list[Logprob] = field(default_factory=list)
+    reasoning: str = ""
+    tool_calls: list[ToolCallDelta] = field(default_factory=list)
 
 
 @dataclass
 class Output:
     """A finished answer.
 
-    finish_reason: "stop" (the model ended, or a stop string came: see stop_reason), "length" (max_tokens or the
-    context's end), "cancelled". seed repeats the answer. params are the parameters that were in force.
+    finish_reason: "stop" (the model ended, or a stop string came: see stop_reason), "tool_calls" (it ended with calls),
+    "length" (max_tokens or the context's end), "cancelled". seed repeats the answer. params are the parameters that
+    were in force. In a chat, text is content alone; reasoning and tool calls come apart from it.
     """
 
     text: str
@@ -78,6 +111,24 @@ class Output:
     logprobs: list[Logprob] | None = None
     prompt_logprobs: list[float] | None = None
     others: list[Output] = field(default_factory=list)
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    parse: Callable[[str], Any] | None = field(default=None, repr=False)
+
+    @property
+    def parsed(self) -> Any:
+        """The text as a value of params.response_format; None without one, or when tools are called instead.
+
+        Raises FormatError when the answer was cut short; what the format's own checks raise passes through.
+        """
+        if self.parse is None or self.tool_calls:
+            return None
+        if self.finish_reason != "stop":
+            raise FormatError(
+                f"The answer is incomplete ({self.finish_reason}): it cannot be read as {self.params.response_format!r}.",
+                hint="Give it more max_tokens.",
+            )
+        return self.parse(self.text)
 
     def __str__(self) -> str:
         return self.text

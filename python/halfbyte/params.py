@@ -32,7 +32,8 @@ class SamplingParams:
     xtc_probability <= 0, dry_multiplier <= 0, mirostat 0 are off. max_tokens None means until the model stops or the
     context is full. seed None draws one; the result reports it. logprobs n gives the n most likely tokens beside the
     chosen one's. overflow "slide" drops the oldest tokens (after the first n_keep) when the context is full; "error"
-    ends the answer there.
+    ends the answer there. response_format is what the answer must look like (halfbyte.grammar.constraint_of says in
+    which forms); reasoning_budget is the most tokens of reasoning in a chat's answer.
     """
 
     temperature: float = 0.8
@@ -77,12 +78,16 @@ class SamplingParams:
     n_keep: int = 0
     priority: int = 0
     logits_processors: Sequence[LogitsProcessor] = ()
+    response_format: Any = None
+    reasoning_budget: int | None = None
 
     def __post_init__(self) -> None:
         if self.n < 1:
             raise InvalidArgumentError(f"n is {self.n}; at least 1 was expected.")
         if self.max_tokens is not None and self.max_tokens < 0:
             raise InvalidArgumentError(f"max_tokens is {self.max_tokens}; a count or None was expected.")
+        if self.reasoning_budget is not None and self.reasoning_budget < 0:
+            raise InvalidArgumentError(f"reasoning_budget is {self.reasoning_budget}; a count or None was expected.")
         if self.seed is not None and not 0 <= self.seed < 1 << 64:
             raise InvalidArgumentError(f"seed is {self.seed}; 0 to 2**64 - 1, or None, was expected.")
         if self.overflow not in ("error", "slide"):

@@ -149,30 +149,6 @@ def test_processors_and_their_failures(llm: LLM) -> None:
     assert llm.generate("x", max_tokens=1).finish_reason == "length"
 
 
-def test_grammars(llm: LLM) -> None:
-    from halfbyte.grammar import choice_constraint, gbnf_constraint, json_schema_constraint
-
-    processor = choice_constraint(["yes", "no (really)"])(llm.tokenizer)
-    assert llm.generate("x", logits_processors=[processor], max_tokens=30).text in ("yes", "no (really)")
-    processor = gbnf_constraint('root ::= "ab" [0-9]')(llm.tokenizer)
-    text = llm.generate("x", logits_processors=[processor], max_tokens=30).text
-    assert len(text) == 3
-    assert text[:2] == "ab"
-    processor = json_schema_constraint(
-        '{"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": false}'
-    )(llm.tokenizer)
-    import json
-
-    no_space = dict.fromkeys((9, 10, 13, 32), float("-inf"))  # a random model would never stop spacing
-    assert json.loads(llm.generate("x", logits_processors=[processor], max_tokens=60, logit_bias=no_space).text)[
-        "a"
-    ] in (1, 2)
-    with pytest.raises(InvalidArgumentError):
-        json_schema_constraint("{")
-    with pytest.raises(InvalidArgumentError):
-        json_schema_constraint('{"type": "object", "not": {}}')(llm.tokenizer)
-
-
 def test_context_limits(llm: LLM) -> None:
     with pytest.raises(ContextOverflowError, match="300 tokens; the context holds 256"):
         llm.generate([5] * 300)

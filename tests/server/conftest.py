@@ -54,7 +54,7 @@ def serve(tiny_model: Callable[..., Path]) -> Iterator[Callable[..., Live]]:
     stops = []
 
     def start(config: ServerConfig | None = None, *, model: dict[str, Any] | None = None, **options: Any) -> Live:
-        llm = LLM(str(tiny_model(**(model or {}))), n_threads=2, **options)
+        llm = LLM(str(tiny_model(**{"n_ctx": 1024, **(model or {})})), n_threads=2, **options)
         app = create_app(SingleModelPool(llm, ("tiny", "also-tiny")), config or ServerConfig())
         bound = socket.create_server(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))

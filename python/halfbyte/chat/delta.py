@@ -5,15 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-
-@dataclass(frozen=True)
-class ToolCallDelta:
-    """A piece of the call number `index`: its id and name come with the first piece, the arguments' JSON in fragments."""
-
-    index: int
-    id: str | None = None
-    name: str | None = None
-    arguments_fragment: str = ""
+from halfbyte.outputs import ToolCall, ToolCallDelta
 
 
 @dataclass(frozen=True)
@@ -23,15 +15,6 @@ class Delta:
     content: str | None = None
     reasoning: str | None = None
     tool_call: ToolCallDelta | None = None
-
-
-@dataclass
-class ToolCall:
-    """A call that a model asked for. arguments: JSON text as the model wrote it (cut short if the answer was)."""
-
-    id: str
-    name: str
-    arguments: str = ""
 
 
 @dataclass

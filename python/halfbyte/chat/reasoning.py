@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import replace
 
 from halfbyte.chat.delta import Delta
 from halfbyte.chat.incoming import Incoming, mapped
-
-
-@dataclass(frozen=True)
-class Reasoning:
-    """The texts around reasoning. is_open: the prompt ends inside it, so the answer begins with reasoning.
-
-    closing is what force-closes it when a budget is used up: the closing text as models write it, with line breaks.
-    """
-
-    open: str
-    close: str
-    closing: str
-    is_open: bool = False
-
+from halfbyte.grammar import Reasoning
 
 # The first whose closing text a template names is the one; templates that name none are taken for <think>.
 FORMATS = (
@@ -35,11 +22,14 @@ FORMATS = (
 
 def reasoning_of(template: str, prompt: str = "") -> Reasoning:
     """How a model with this template marks reasoning. prompt: the rendered prompt that is to be answered."""
-    for known in FORMATS:
-        if (known.close in template and known.open.rstrip() in template) or known is FORMATS[-1]:
-            is_open = prompt.rstrip().endswith(known.open.rstrip())
-            return Reasoning(known.open, known.close, known.closing, is_open)
-    raise AssertionError("the last format fits every template")
+    named = (known for known in FORMATS if known.close in template and known.open.rstrip() in template)
+    known = next(named, FORMATS[-1])
+    return replace(known, is_open=prompt.rstrip().endswith(known.open.rstrip()))
+
+
+def may_reason(template: str, prompt: str, reasoning: Reasoning) -> bool:
+    """Whether reasoning may come: the template speaks of it, and the prompt has not closed it already."""
+    return reasoning.close in template and not prompt.rstrip().endswith(reasoning.close)
 
 
 def read_reasoning(source: Incoming, reasoning: Reasoning) -> Generator[Delta | None, None, bool]:

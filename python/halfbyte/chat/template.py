@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -11,6 +12,9 @@ from halfbyte.chat.builtin import BUILTIN_TEMPLATES, guess_template
 from halfbyte.errors import InvalidArgumentError, TemplateError
 
 Message = Mapping[str, Any]
+
+
+_CODE = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)
 
 
 @cache
@@ -31,6 +35,10 @@ class ChatTemplate:
         self.source = source
         self.name = name
         self.variables = dict(variables or {})
+        code = _CODE.findall(source)
+        #: Whether it writes the tools into the prompt, and earlier calls of them.
+        self.knows_tools = any(re.search(r"\btools\b", part) for part in code)
+        self.knows_calls = any("tool_calls" in part for part in code)
         try:
             self._template = _sandbox().from_string(source)
         except Exception as error:  # jinja2 raises its own errors and, on odd input, Python's

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not prompt.strip():
         raise InvalidArgumentError("The prompt is empty.", hint="Give one with -p.")
     with load_model(arguments, model, chat_template=arguments.chat_template) as llm:
-        _constrain(llm, arguments, overrides)
+        _constrain(arguments, overrides)
         return _answer(llm, arguments, prompt, overrides)
 
 
@@ -59,13 +59,14 @@ def _prompt_of(arguments: argparse.Namespace, words: list[str]) -> str | None:
     return given[0] if given else None
 
 
-def _constrain(llm: LLM, arguments: argparse.Namespace, overrides: dict[str, Any]) -> None:
+def _constrain(arguments: argparse.Namespace, overrides: dict[str, Any]) -> None:
     if not arguments.grammar and not arguments.json_schema:
         return
-    from halfbyte.grammar import gbnf_constraint, json_schema_constraint
+    from halfbyte.grammar import grammar_constraint, json_schema_constraint
 
-    make = gbnf_constraint(arguments.grammar) if arguments.grammar else json_schema_constraint(arguments.json_schema)
-    overrides["logits_processors"] = [make(llm.tokenizer)]
+    overrides["response_format"] = (
+        grammar_constraint(arguments.grammar) if arguments.grammar else json_schema_constraint(arguments.json_schema)
+    )
 
 
 def _answer(llm: LLM, arguments: argparse.Namespace, prompt: str, overrides: dict[str, Any]) -> int:

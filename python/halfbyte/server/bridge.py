@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from halfbyte import _core
+from halfbyte.chat.answer import AnswerForm
 from halfbyte.errors import CancelledError
-from halfbyte.llm import LLM, Running
+from halfbyte.llm import LLM
 from halfbyte.outputs import Output, Piece
 from halfbyte.params import SamplingParams
+from halfbyte.running import Running
 
 # How long one wait for the engine lasts; closing the mailbox ends it at once.
 _WAIT_S = 3600.0
@@ -21,10 +23,11 @@ _WAIT_S = 3600.0
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids and what is asked of them."""
+    """Token ids, what is asked of them, and the form of the answers (None: params.response_format's)."""
 
     ids: list[int]
     params: SamplingParams
+    form: AnswerForm | None = None
 
 
 #: Told of every event: index of the answer, the engine's event, and what it added to the answer.
@@ -124,7 +127,7 @@ class Bridge:
         job = Job(self)
         try:
             for prompt in prompts:
-                for answer in self._llm.submit(prompt.ids, prompt.params, self._mailbox):
+                for answer in self._llm.submit(prompt.ids, prompt.params, self._mailbox, form=prompt.form):
                     self._open[answer.id] = (job, len(job.answers))
                     job.add(answer)
         except BaseException:

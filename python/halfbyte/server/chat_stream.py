@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from halfbyte.chat.tools import Delta, Message, Parser, chosen_tools, make_grammar, make_parser, tools_from
-from halfbyte.grammar import Constraint, lark_constraint
+from halfbyte.chat.tools import Delta, Message, chosen_tools, tools_from
+from halfbyte.grammar import Constraint
+from halfbyte.llm import ChatPrompt
 from halfbyte.outputs import Output, Piece
 from halfbyte.params import SamplingParams
-from halfbyte.server.bridge import Job
+from halfbyte.server.bridge import Job, Prompt
 from halfbyte.server.call import Call
-from halfbyte.server.constraints import constrained
 from halfbyte.server.errors import ApiError
 from halfbyte.server.models import LoadedModel
-from halfbyte.tokenizer import Tokenizer
 
-# So many of a prompt's last tokens show whether it has opened the model's reasoning.
-_N_PROMPT_END = 64
 # What a request may not hand to the template under its own names.
 _TAKEN = frozenset(("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "self"))
 
@@ -42,8 +39,7 @@ class ChatAsk:
 class ChatAnswer:
     """One answer as it grows. finish_reason: None until it is over, then "stop", "length" or "tool_calls"."""
 
-    def __init__(self, parser: Parser) -> None:
-        self._parser = parser
+    def __init__(self) -> None:
         self.message = Message()
         self.n_reasoning = 0  # tokens that were reasoning
         self.output: Output | None = None
@@ -51,16 +47,12 @@ class ChatAnswer:
 
     def feed(self, piece: Piece) -> list[Delta]:
         """What a piece adds to the message."""
-        deltas = self._parser.feed(piece.text)
-        if piece.output is not None:
-            deltas += self._parser.finish()
-            self.output = piece.output
-        if any(delta.reasoning for delta in deltas):
-            self.n_reasoning += len(piece.token_ids)
+        deltas = [Delta(reasoning=piece.reasoning)] if piece.reasoning else []
+        deltas += [Delta(content=piece.text)] if piece.text else []
+        deltas += [Delta(tool_call=call) for call in piece.tool_calls]
         self.message.add(deltas)
-        if piece.finish_reason is not None:
-            stopped = piece.finish_reason == "stop"
-            self.finish_reason = "tool_calls" if stopped and self.message.tool_calls else piece.finish_reason
+        self.n_reasoning += len(piece.token_ids) if piece.reasoning else 0
+        self.output, self.finish_reason = piece.output, piece.finish_reason
         return deltas
 
 
@@ -102,41 +94,31 @@ class ChatRun:
         return sum(answer.n_reasoning for answer in self.answers)
 
 
-async def chat_ids(call: Call, model: LoadedModel, ask: ChatAsk, param: str = "messages") -> list[int]:
-    """Token ids of the prompt that a chat becomes. param: the field that holds the messages. Raises ApiError."""
-    return await call.work(param, partial(model.llm.chat_ids, ask.messages, **_for_template(ask)))
-
-
-async def chat_text(call: Call, model: LoadedModel, ask: ChatAsk) -> str:
-    """The text of that prompt. Raises ApiError."""
-    return await call.work("messages", partial(model.llm.chat_template.render, ask.messages, **_for_template(ask)))
+async def chat_prompt(call: Call, model: LoadedModel, ask: ChatAsk, param: str = "messages") -> ChatPrompt:
+    """The prompt that a chat becomes. param: the field that holds the messages. Raises ApiError."""
+    tools = await call.work("tools", tools_from, ask.tools)
+    await call.work("tool_choice", chosen_tools, tools, ask.tool_choice)
+    form = ask.params
+    if ask.constraint is not None:
+        form, param = replace(ask.params, response_format=ask.constraint[1]), ask.constraint[0]
+    work = partial(
+        model.llm.chat_prompt,
+        ask.messages,
+        form,
+        tools=tools,
+        tool_choice=ask.tool_choice,
+        parallel_tool_calls=ask.parallel_tool_calls,
+        **_for_template(ask),
+    )
+    prompt: ChatPrompt = await call.work(param, work)
+    return prompt
 
 
 async def start_chat(call: Call, model: LoadedModel, ask: ChatAsk, *, param: str = "messages") -> ChatRun:
     """Queues the answers that a chat asks for. param: the field that holds the messages. Raises ApiError."""
-    tokenizer, template = model.llm.tokenizer, model.llm.chat_template.source
-    tools = await call.work("tools", tools_from, ask.tools)
-    allowed, must_call = await call.work("tool_choice", chosen_tools, tools, ask.tool_choice)
-    constraint = ask.constraint
-    if must_call:
-        if constraint is not None:
-            raise ApiError(400, f"A forced tool call cannot be held to {constraint[0]} too.", param=constraint[0])
-        grammar = make_grammar(
-            template, allowed, "required", parallel=ask.parallel_tool_calls, token_id=partial(_control_id, tokenizer)
-        )
-        assert grammar is not None
-        constraint = ("tools", lark_constraint(grammar))
-    ids = await chat_ids(call, model, ask, param)
-    blamed = constraint[0] if constraint else param
-    prompts = await call.work(blamed, constrained, ids, ask.params, constraint, tokenizer)
-    job = call.submit(model, prompts, param=param)
-    prompt_end = tokenizer.decode(ids[-_N_PROMPT_END:])
-    return ChatRun(job, [ChatAnswer(make_parser(template, allowed, prompt=prompt_end)) for _ in job.answers])
-
-
-def _control_id(tokenizer: Tokenizer, piece: str) -> int | None:
-    token = tokenizer.id_of(piece)
-    return token if token is not None and tokenizer.is_control(token) else None
+    prompt = await chat_prompt(call, model, ask, param)
+    job = call.submit(model, [Prompt(prompt.ids, ask.params, prompt.form)], param=param)
+    return ChatRun(job, [ChatAnswer() for _ in job.answers])
 
 
 def _for_template(ask: ChatAsk) -> dict[str, Any]:
@@ -145,7 +127,6 @@ def _for_template(ask: ChatAsk) -> dict[str, Any]:
         text = f"chat_template_kwargs may not hold {', '.join(sorted(taken))}."
         raise ApiError(400, text, param="chat_template_kwargs")
     return {
-        "tools": ask.tools,
         "add_generation_prompt": ask.add_generation_prompt,
         "continue_final_message": ask.continue_final_message,
         **ask.variables,

@@ -12,15 +12,15 @@ from halfbyte.errors import HalfbyteError
 from halfbyte.grammar import (
     Constraint,
     choice_constraint,
-    gbnf_constraint,
+    grammar_constraint,
     json_schema_constraint,
     regex_constraint,
 )
+from halfbyte.llm import LLM
 from halfbyte.params import SamplingParams
 from halfbyte.server.bridge import Prompt
 from halfbyte.server.errors import ApiError
 from halfbyte.server.sampling import Body
-from halfbyte.tokenizer import Tokenizer
 
 Schema = dict[str, Any] | bool
 Choices = Annotated[list[str], Field(min_length=1, max_length=4096)]
@@ -117,20 +117,15 @@ _MAKERS: dict[str, Any] = {
     "json": _json,
     "regex": regex_constraint,
     "choice": choice_constraint,
-    "grammar": gbnf_constraint,
+    "grammar": grammar_constraint,
 }
 
 
 def constrained(
-    ids: list[int], params: SamplingParams, wanted: tuple[str, Constraint] | None, tokenizer: Tokenizer
+    ids: list[int], params: SamplingParams, wanted: tuple[str, Constraint] | None, llm: LLM
 ) -> list[Prompt]:
-    """The prompts that give params.n answers kept to a constraint. Raises InvalidArgumentError. Slow: compiles."""
+    """A raw prompt whose answers keep to a constraint. Raises InvalidArgumentError. Slow: compiles."""
     if wanted is None:
         return [Prompt(ids, params)]
-    # A constraint follows one answer: each has its own, and so its own prompt. Seeds run on as they do within one.
-    prompts = []
-    for i in range(params.n):
-        seed = None if params.seed is None else (params.seed + i) % (1 << 64)
-        one = dataclasses.replace(params, n=1, seed=seed, logits_processors=(wanted[1](tokenizer),))
-        prompts.append(Prompt(ids, one))
-    return prompts
+    params = dataclasses.replace(params, response_format=wanted[1])
+    return [Prompt(ids, params, llm.plain_form(params))]

@@ -75,4 +75,6 @@ class Vocabulary:
             i = self.ids.get(name)
             if i is not None and self.kinds[i] in (CONTROL, USER_DEFINED):
                 ids.add(i)
+        if "<|return|>" in self.ids and "<|call|>" in self.ids:
+            ids.discard(self.ids.get("<|end|>", -1))  # in harmony it ends a message; the answer goes on
         return sorted(ids)

@@ -30,7 +30,7 @@ class GoChatTemplate:
         self._tree = parse(source)
         seen = names_of(self._tree.nodes).union(*(names_of(nodes) for nodes in self._tree.defined.values()))
         self.knows_suffix = "Suffix" in seen
-        self.knows_tools = "Tools" in seen
+        self.knows_tools, self.knows_calls = "Tools" in seen, "ToolCalls" in seen
         self._repeats = "Messages" not in seen
         if self._repeats and "Response" not in seen:
             self._tree = parse(source + "{{ .Response }}")

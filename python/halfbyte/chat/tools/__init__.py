@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from halfbyte.chat.delta import Delta, Message, ToolCall, ToolCallDelta
+from halfbyte.chat.delta import Delta, Message
 from halfbyte.chat.reasoning import reasoning_of
 from halfbyte.chat.tools import (
     deepseek,
@@ -24,6 +24,7 @@ from halfbyte.chat.tools.base import Dialect, Wanted
 from halfbyte.chat.tools.declare import Tool, tools_from
 from halfbyte.chat.tools.parser import Parser
 from halfbyte.errors import InvalidArgumentError
+from halfbyte.outputs import ToolCall, ToolCallDelta
 
 #: Every dialect, in the order in which a template is tried against them: the more telling signs first.
 DIALECTS: tuple[Dialect, ...] = (

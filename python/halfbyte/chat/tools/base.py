@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from halfbyte.chat.delta import Delta
 from halfbyte.chat.incoming import Incoming, NotACallError, mapped
-from halfbyte.chat.reasoning import Reasoning, read_reasoning
+from halfbyte.chat.reasoning import read_reasoning
 from halfbyte.chat.tools import lark
 from halfbyte.chat.tools.calls import Calls
 from halfbyte.chat.tools.declare import Tool
+from halfbyte.grammar import Reasoning
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,30 @@ class Dialect:
         """Lark rules of one or more calls, opener and all; the first is named `calls`."""
         raise NotImplementedError
 
-    def instructions(self, tools: Sequence[Tool]) -> str:
-        """What the system prompt says about the tools where the template says nothing."""
-        raise NotImplementedError
+    def answer(self, wanted: Wanted) -> str:
+        """Lark of an answer without calls, whose content follows the grammar @answer."""
+        return "@answer"
+
+    # Words, where a template does not write tools, calls or results -------------------------------------------------
 
     def call_text(self, name: str, arguments: Any) -> str:
-        """An earlier call as it stands in the conversation, where the template does not write it."""
+        """A call as the model would write it."""
         raise NotImplementedError
 
     def result_text(self, name: str, content: str) -> str:
-        """A tool's result as it stands in the conversation, where the template does not write it."""
-        raise NotImplementedError
+        """A tool's result as the user says it."""
+        return f"<tool_response>\n{content}\n</tool_response>"
+
+    def instructions(self, tools: Sequence[Tool]) -> str:
+        """What the system prompt says about the tools."""
+        listed = "\n".join(json.dumps(tool.to_openai(), ensure_ascii=False) for tool in tools)
+        return (
+            f"You may call these functions, given as JSON schemas:\n<tools>\n{listed}\n</tools>\n"
+            "To call a function, answer in this form, with its name and its arguments:\n"
+            f"{self.call_text('function_name', {'argument': 'value'})}\n"
+            f"Its result then comes like this:\n{self.result_text('function_name', '...')}\n"
+            "Answer in plain text when no function is needed."
+        )
 
     # Parsing ------------------------------------------------------------------------------------------------------
 
@@ -121,3 +136,8 @@ class Dialect:
             head, tail = (self.marked(s.replace("NAME", tool.name), wanted) for s in (before, after))
             alternatives.append(f"{head} {lark.schema(tool.parameters)}" + (f" {tail}" if after else ""))
         return lark.one_of(alternatives)
+
+
+def json_call(name: str, arguments: Any, key: str = "arguments") -> str:
+    """The object that most families write."""
+    return json.dumps({"name": name, key: arguments}, ensure_ascii=False)

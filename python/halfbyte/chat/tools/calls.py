@@ -6,12 +6,13 @@ import secrets
 import string
 from collections.abc import Iterable
 
-from halfbyte.chat.delta import Delta, ToolCallDelta
+from halfbyte.chat.delta import Delta
 from halfbyte.chat.tools.declare import Tool
+from halfbyte.outputs import ToolCallDelta
 
 # Nine letters and digits: the one form that Mistral's templates accept, and that all others take as well.
 ID_LENGTH = 9
-_ID_ALPHABET = string.ascii_letters + string.digits
+ID_ALPHABET = string.ascii_letters + string.digits
 
 
 class Calls:
@@ -24,7 +25,7 @@ class Calls:
     def begin(self, name: str) -> Delta:
         """The first piece of the next call."""
         self.n_begun += 1
-        new_id = "".join(secrets.choice(_ID_ALPHABET) for _ in range(ID_LENGTH))
+        new_id = "".join(secrets.choice(ID_ALPHABET) for _ in range(ID_LENGTH))
         return Delta(tool_call=ToolCallDelta(self.n_begun - 1, new_id, name))
 
     def fragment(self, text: str) -> Delta:

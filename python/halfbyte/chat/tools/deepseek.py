@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from typing import Any
 
 from halfbyte.chat.delta import Delta
@@ -12,7 +12,6 @@ from halfbyte.chat.incoming import Incoming, NotACallError, mapped
 from halfbyte.chat.tools import lark
 from halfbyte.chat.tools.base import Dialect, Wanted
 from halfbyte.chat.tools.calls import Calls
-from halfbyte.chat.tools.declare import Tool
 from halfbyte.chat.tools.json_calls import begin, read_value
 
 _NAME = re.compile(r"[\w.:/-]+")
@@ -64,11 +63,6 @@ class DeepSeek(Dialect):
         call = self.any_call(wanted, self._before, self._after)
         more = f" ({lark.text(self._between)} call)*" if wanted.parallel else ""
         return lark.rules(f"{self.marked(_CALLS, wanted)} call{more} {self.marked(_CALLS_END, wanted)}", call=call)
-
-    def instructions(self, tools: Sequence[Tool]) -> str:
-        listed = "\n".join(json.dumps(tool.to_openai(), ensure_ascii=False) for tool in tools)
-        example = _CALLS + self._before.replace("NAME", "function-name") + "{...}" + self._after + _CALLS_END
-        return f"## Tools\n\nYou may call these functions:\n{listed}\n\nTo call them, write:\n{example}"
 
     def call_text(self, name: str, arguments: Any) -> str:
         written = json.dumps(arguments, ensure_ascii=False)

@@ -67,7 +67,12 @@ class FunctionXml(Dialect):
     def grammar(self, wanted: Wanted) -> str:
         call = lark.one_of([self._call_grammar(tool, wanted) for tool in wanted.tools])
         calls = 'call ("\\n" call)*' if wanted.parallel else "call"
-        return lark.rules(calls, call=call) + f"parameter_text[suffix={lark.text(_CLOSE)}]: /(.|\\n)*/\n"
+        texts = {
+            _text_rule(s): s for tool in wanted.tools for s in tool.parameters["properties"].values() if _is_text(s)
+        }
+        return lark.rules(calls, call=call) + "".join(
+            f"{rule}[suffix={lark.text(_CLOSE)}]: /(.|\\n){_length(schema)}/\n" for rule, schema in texts.items()
+        )
 
     def _call_grammar(self, tool: Tool, wanted: Wanted) -> str:
         opener, closer = (self.marked(f"<{s}{self._tag}>", wanted) for s in ("", "/"))
@@ -79,12 +84,33 @@ class FunctionXml(Dialect):
             parts.append(value if name in required else f"({value})?")
         return " ".join([*parts, lark.text("</function>\n"), closer])
 
+    def call_text(self, name: str, arguments: Any) -> str:
+        given = arguments if isinstance(arguments, dict) else {}
+        texts = {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in given.items()}
+        parameters = "".join(f"<parameter={key}>\n{text}\n</parameter>\n" for key, text in texts.items())
+        return f"<{self._tag}>\n<function={name}>\n{parameters}</function>\n</{self._tag}>"
+
 
 _CLOSE = "\n</parameter>\n"
 
 
 def _is_text(schema: Any) -> bool:
     return isinstance(schema, dict) and schema.get("type") == "string"
+
+
+def _text_rule(schema: dict[str, Any]) -> str:
+    return "text" + _length(schema).translate(_AS_NAME)
+
+
+_AS_NAME = str.maketrans({"{": "_", ",": "_", "}": None, "*": None})
+
+
+def _length(schema: dict[str, Any]) -> str:
+    """The repetition of a regular expression that keeps to a string's length."""
+    least, most = schema.get("minLength"), schema.get("maxLength")
+    if not isinstance(least, int) and not isinstance(most, int):
+        return "*"
+    return f"{{{least or 0},{'' if most is None else most}}}"
 
 
 def _value(text: str, schema: Any) -> str:
@@ -103,7 +129,7 @@ def _value_grammar(schema: Any, shared: dict[str, Any]) -> str:
     if _is_text(schema) and "enum" in schema:
         return f"{lark.one_of([lark.text(str(v)) for v in schema['enum']])} {lark.text(_CLOSE)}"
     if _is_text(schema):
-        return "parameter_text"
+        return _text_rule(schema)
     return f"{lark.schema(lark.with_shared(schema, shared))} {lark.text(_CLOSE)}"
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from halfbyte.chat.tools.base import Dialect, Wanted
+from typing import Any
+
+from halfbyte.chat.tools.base import Dialect, Wanted, json_call
 from halfbyte.chat.tools.phi4 import Phi4
 
 
@@ -17,6 +19,9 @@ class Granite(Phi4):
 
     def grammar(self, wanted: Wanted) -> str:
         return self.list_grammar(wanted, self.marked("<|tool_call|>", wanted), "")
+
+    def call_text(self, name: str, arguments: Any) -> str:
+        return f"<|tool_call|>[{json_call(name, arguments)}]"
 
 
 DIALECT: Dialect = Granite()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Generator
+from typing import Any
 
 from halfbyte.chat.delta import Delta
 from halfbyte.chat.incoming import Incoming, NotACallError, collected, mapped
-from halfbyte.chat.reasoning import Reasoning
 from halfbyte.chat.tools import lark
 from halfbyte.chat.tools.base import Dialect, Wanted
 from halfbyte.chat.tools.calls import Calls
 from halfbyte.chat.tools.json_calls import begin, read_value
+from halfbyte.grammar import Reasoning
 
 _START, _CHANNEL, _CONSTRAIN, _MESSAGE = "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"
 _ENDS = ("<|end|>", "<|return|>", "<|call|>")
@@ -73,6 +75,14 @@ class Harmony(Dialect):
         opening = f"({self.marked(_START + 'assistant', wanted)})?"
         before = f"{_CHANNEL}commentary to=functions.NAME {_CONSTRAIN}json{_MESSAGE}"
         return lark.rules(f"{opening} call", call=self.any_call(wanted, before, ""))
+
+    def answer(self, wanted: Wanted) -> str:
+        start = self.marked(f"{_START}assistant", wanted)
+        return f"({start})? {self.marked(f'{_CHANNEL}final{_MESSAGE}', wanted)} @answer"
+
+    def call_text(self, name: str, arguments: Any) -> str:
+        header = f"{_CHANNEL}commentary to=functions.{name} {_CONSTRAIN}json{_MESSAGE}"
+        return header + json.dumps(arguments, ensure_ascii=False)
 
 
 DIALECT: Dialect = Harmony()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from typing import Any
 
 from halfbyte.chat.delta import Delta
 from halfbyte.chat.incoming import Incoming
 from halfbyte.chat.tools import lark
-from halfbyte.chat.tools.base import Dialect, Wanted
+from halfbyte.chat.tools.base import Dialect, Wanted, json_call
 from halfbyte.chat.tools.calls import Calls
-from halfbyte.chat.tools.declare import Tool
 from halfbyte.chat.tools.json_calls import read_calls
 
 
@@ -34,21 +32,8 @@ class Hermes(Dialect):
         call = self.any_call(wanted, '<tool_call>\n{"name": "NAME", "arguments": ', "}\n</tool_call>")
         return lark.rules('call ("\\n" call)*' if wanted.parallel else "call", call=call)
 
-    def instructions(self, tools: Sequence[Tool]) -> str:
-        listed = "\n".join(json.dumps(tool.to_openai(), ensure_ascii=False) for tool in tools)
-        return (
-            f"You may call these functions, given as JSON schemas:\n<tools>\n{listed}\n</tools>\n"
-            "To call a function, answer with its name and arguments as JSON, like this:\n"
-            '<tool_call>\n{"name": "function-name", "arguments": {"key": "value"}}\n</tool_call>\n'
-            "Its result then comes in <tool_response> tags. Answer in plain text when no function is needed."
-        )
-
     def call_text(self, name: str, arguments: Any) -> str:
-        call = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
-        return f"<tool_call>\n{call}\n</tool_call>"
-
-    def result_text(self, name: str, content: str) -> str:
-        return f"<tool_response>\n{content}\n</tool_response>"
+        return f"<tool_call>\n{json_call(name, arguments)}\n</tool_call>"
 
 
 DIALECT: Dialect = Hermes()

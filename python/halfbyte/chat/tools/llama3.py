@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Any
 
 from halfbyte.chat.delta import Delta
 from halfbyte.chat.incoming import Incoming, NotACallError
 from halfbyte.chat.tools import lark
-from halfbyte.chat.tools.base import Dialect, Wanted
+from halfbyte.chat.tools.base import Dialect, Wanted, json_call
 from halfbyte.chat.tools.calls import Calls
 from halfbyte.chat.tools.json_calls import read_call
 from halfbyte.chat.tools.pythonic import read_listed_calls
@@ -26,7 +27,7 @@ class Llama3(Dialect):
         return (
             "<|python_tag|>" in template
             or "Environment: ipython" in template
-            or ("<|start_header_id|>" in template and "tools" in template)
+            or ("<|start_header_id|>" in template and "tools" in template.lower())
         )
 
     def read(self, source: Incoming, calls: Calls, opener: str) -> Generator[Delta | None, None, None]:
@@ -51,6 +52,9 @@ class Llama3(Dialect):
         opener = f"({self.marked('<|python_tag|>', wanted)})? "
         call = self.any_call(wanted, '{"name": "NAME", "parameters": ', "}")
         return lark.rules(opener + ('call ("; " call)*' if wanted.parallel else "call"), call=call)
+
+    def call_text(self, name: str, arguments: Any) -> str:
+        return json_call(name, arguments, "parameters")
 
 
 DIALECT: Dialect = Llama3()

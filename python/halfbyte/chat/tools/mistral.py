@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Generator
+from typing import Any
 
 from halfbyte.chat.delta import Delta
 from halfbyte.chat.incoming import Incoming, NotACallError, mapped
 from halfbyte.chat.tools import lark
-from halfbyte.chat.tools.base import Dialect, Wanted
+from halfbyte.chat.tools.base import Dialect, Wanted, json_call
 from halfbyte.chat.tools.calls import Calls
 from halfbyte.chat.tools.json_calls import begin, read_calls, read_value
 
@@ -48,6 +50,9 @@ class Mistral(Dialect):
         more = ' (", " call)*' if wanted.parallel else ""
         return lark.rules(f'{self.marked("[TOOL_CALLS]", wanted)} "[" call{more} "]"', call=call)
 
+    def call_text(self, name: str, arguments: Any) -> str:
+        return f"[TOOL_CALLS] [{json_call(name, arguments)}]"
+
 
 class NewMistral(Mistral):
     """[TOOL_CALLS]name[ARGS]{...}, once more for each call."""
@@ -60,6 +65,9 @@ class NewMistral(Mistral):
     def grammar(self, wanted: Wanted) -> str:
         call = self.any_call(wanted, "[TOOL_CALLS]NAME[ARGS]", "")
         return lark.rules("call+" if wanted.parallel else "call", call=call)
+
+    def call_text(self, name: str, arguments: Any) -> str:
+        return f"[TOOL_CALLS]{name}[ARGS]{json.dumps(arguments, ensure_ascii=False)}"
 
 
 DIALECT: Dialect = Mistral()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from halfbyte.chat.delta import Delta, merged
 from halfbyte.chat.incoming import Incoming
-from halfbyte.chat.reasoning import Reasoning
 from halfbyte.chat.tools.base import Dialect
 from halfbyte.chat.tools.calls import Calls
 from halfbyte.chat.tools.declare import Tool
+from halfbyte.grammar import Reasoning
 
 
 class Parser:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Any
 
 from halfbyte.chat.delta import Delta
 from halfbyte.chat.incoming import Incoming
 from halfbyte.chat.tools import lark
-from halfbyte.chat.tools.base import Dialect, Wanted
+from halfbyte.chat.tools.base import Dialect, Wanted, json_call
 from halfbyte.chat.tools.calls import Calls
 from halfbyte.chat.tools.json_calls import read_calls
 
@@ -39,6 +40,9 @@ class Phi4(Dialect):
         more = ' (", " call)*' if wanted.parallel else ""
         return lark.rules(f'{opener} "[" call{more} "]" {closer}', call=call)
 
+    def call_text(self, name: str, arguments: Any) -> str:
+        return f"<|tool_call|>[{json_call(name, arguments)}]<|/tool_call|>"
+
 
 class Functools(Phi4):
     """functools[{"name": ..., "arguments": {...}}], as other templates for the same model ask."""
@@ -51,6 +55,9 @@ class Functools(Phi4):
 
     def grammar(self, wanted: Wanted) -> str:
         return self.list_grammar(wanted, '"functools"', "")
+
+    def call_text(self, name: str, arguments: Any) -> str:
+        return f"functools[{json_call(name, arguments)}]"
 
 
 DIALECT: Dialect = Phi4()

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from halfbyte.chat.tools import Delta
 from halfbyte.server.call import Call
-from halfbyte.server.chat_stream import ChatAnswer, ChatAsk, ChatRun, chat_ids, start_chat
+from halfbyte.server.chat_stream import ChatAnswer, ChatAsk, ChatRun, chat_prompt, start_chat
 from halfbyte.server.errors import ApiError
 from halfbyte.server.responses import EventStream, Json, event
 from halfbyte.server.sampling import Body, SamplingFields
@@ -126,7 +126,7 @@ async def count_tokens(request: Request, body: CountRequest) -> Json:
     """How many tokens a conversation has."""
     call = Call.of(request)
     model = await call.model(body.model)
-    return Json({"input_tokens": len(await chat_ids(call, model, body.ask()))})
+    return Json({"input_tokens": len((await chat_prompt(call, model, body.ask())).ids)})
 
 
 # From Anthropic's blocks to OpenAI's messages -------------------------------------------------------------------------

@@ -51,7 +51,7 @@ async def infill(request: Request, body: InfillRequest) -> Response:
         files=[(extra.filename, extra.text) for extra in body.input_extra or []],
     )
     wanted = body.constraint()
-    prompts = await call.work("grammar", constrained, ids, params, wanted, model.llm.tokenizer)
+    prompts = await call.work("grammar", constrained, ids, params, wanted, model.llm)
     job = call.submit(model, prompts, param="input_prefix")
     if body.stream:
         return EventStream(_stream(job, model.name))

@@ -103,7 +103,7 @@ def _choice(index: int, answer: ChatAnswer, body: ChatRequest, model: LoadedMode
     logprobs = None
     if body.logprobs and output is not None:
         tokenizer = model.llm.tokenizer
-        entries = without_end(tokenizer, output.logprobs or [], ended=output.finish_reason == "stop")
+        entries = without_end(tokenizer, output.logprobs or [], ended=output.finish_reason in ("stop", "tool_calls"))
         logprobs = chat_logprobs(tokenizer, entries, body.top_logprobs or 0)
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": answer.finish_reason}
 
@@ -140,7 +140,7 @@ def _logprobs_of(piece: Piece, body: ChatRequest, model: LoadedModel) -> dict[st
     if not body.logprobs:
         return None
     tokenizer = model.llm.tokenizer
-    entries = without_end(tokenizer, piece.logprobs, ended=piece.finish_reason == "stop")
+    entries = without_end(tokenizer, piece.logprobs, ended=piece.finish_reason in ("stop", "tool_calls"))
     return chat_logprobs(tokenizer, entries, body.top_logprobs or 0) if entries else None
 
 

@@ -91,9 +91,7 @@ async def complete(request: Request, body: CompletionRequest) -> Response:
     jobs: list[Prompt] = []
     for ids in prompts:
         call.check_length(len(ids), "prompt")
-        jobs += await call.work(
-            wanted[0] if wanted else "prompt", constrained, ids, params, wanted, model.llm.tokenizer
-        )
+        jobs += await call.work(wanted[0] if wanted else "prompt", constrained, ids, params, wanted, model.llm)
     run = _Run(call.submit(model, jobs), model, body, prompts, n, best_of)
     frame = {"id": f"cmpl-{call.id}", "object": "text_completion", "created": int(time.time()), "model": model.name}
     if body.stream:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 
 from halfbyte.server.call import Call
-from halfbyte.server.chat_stream import ChatAsk, chat_ids, chat_text
+from halfbyte.server.chat_stream import ChatAsk, chat_prompt
 from halfbyte.server.responses import Json
 from halfbyte.server.sampling import Body, Token
 
@@ -54,7 +54,7 @@ async def tokenize(request: Request, body: TokenizeRequest) -> Json:
     model = await call.model(body.model)
     tokenizer = model.llm.tokenizer
     if body.messages is not None:
-        ids = await chat_ids(call, model, body.ask(body.messages))
+        ids = (await chat_prompt(call, model, body.ask(body.messages))).ids
     else:
         # Each client's own default: llama.cpp adds BOS when told to, vLLM unless told not to.
         add_bos = bool(body.add_special) if body.prompt is None else body.add_special_tokens is not False
@@ -100,4 +100,4 @@ async def apply_template(request: Request, body: TemplateRequest) -> Json:
     """The prompt's text that messages become."""
     call = Call.of(request)
     model = await call.model(body.model)
-    return Json({"prompt": await chat_text(call, model, body.ask(body.messages))})
+    return Json({"prompt": (await chat_prompt(call, model, body.ask(body.messages))).text})

@@ -1,0 +1,133 @@
+"""An answer under way: the engine's events in, pieces and at last an Output out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from halfbyte import _core
+from halfbyte.chat.answer import AnswerForm, shown_text
+from halfbyte.chat.delta import Delta, Message
+from halfbyte.errors import CancelledError
+from halfbyte.outputs import Logprob, Output, Piece, Timing, Usage
+from halfbyte.params import SamplingParams
+from halfbyte.tokenizer import Tokenizer
+
+# How long one wait for the engine may last: Ctrl-C is seen between waits.
+_WAIT_S = 0.1
+
+
+class Running:
+    """One answer under way: its request in the engine (id), and what came and was used of it so far."""
+
+    def __init__(
+        self,
+        engine: Any,
+        request: int,
+        mailbox: _core.Mailbox,
+        seed: int,
+        n_prompt: int,
+        params: SamplingParams,
+        tokenizer: Tokenizer,
+        form: AnswerForm,
+    ) -> None:
+        self._engine, self.id, self._mailbox, self._seed = engine, request, mailbox, seed
+        self._params = params
+        self._text, self._done = tokenizer.stream(), False
+        self._with_shown = shown_text(form, tokenizer) if form.shown else None
+        self._parser = form.new_parser() if form.new_parser is not None else None
+        self._parse = form.parse
+        self.message = Message()
+        self._ids: list[int] = []
+        self._logprobs: list[Logprob] = []
+        self.prompt_logprobs: list[float] = []
+        self.usage = Usage(prompt_tokens=n_prompt)
+        self._start = time.perf_counter()
+        self._first = self._last = self._start
+
+    def cancel(self) -> None:
+        if not self._done:
+            self._done = True
+            self._engine.cancel(self.id)
+
+    def wait(self) -> Output:
+        for piece in self.pieces():
+            if piece.output is not None:
+                return piece.output
+        raise CancelledError("The request was cancelled.")
+
+    def pieces(self) -> Iterator[Piece]:
+        while not self._done:
+            for event in self._mailbox.take(_WAIT_S):
+                piece = self.feed(event)
+                if piece is not None:
+                    yield piece
+
+    def feed(self, event: Mapping[str, Any]) -> Piece | None:
+        """What an event of the engine adds to the answer; None for mere progress. Raises what made the request fail."""
+        finish = event["finish"]
+        self._done = self._done or bool(finish)
+        if event["error"] is not None:
+            raise event["error"]
+        n_known = len(self._logprobs)
+        new_ids = self._take(event)
+        data = event["bytes"] if self._with_shown is None else self._with_shown(new_ids, event["bytes"])
+        text = self._text.feed(data) + (self._text.flush() if finish else "")
+        deltas = self._deltas(text, is_last=bool(finish))
+        self.message.add(deltas)
+        if not (deltas or new_ids or finish):
+            return None
+        return Piece(
+            text="".join(d.content for d in deltas if d.content),
+            reasoning="".join(d.reasoning for d in deltas if d.reasoning),
+            tool_calls=[d.tool_call for d in deltas if d.tool_call],
+            token_ids=new_ids,
+            finish_reason=self._finish_reason(event) or None,
+            output=self._output(event) if finish else None,
+            logprobs=self._logprobs[n_known:],
+        )
+
+    def _deltas(self, text: str, *, is_last: bool) -> list[Delta]:
+        if self._parser is None:
+            return [Delta(content=text)] if text else []
+        return self._parser.feed(text) + (self._parser.finish() if is_last else [])
+
+    def _finish_reason(self, event: Mapping[str, Any]) -> str:
+        return "tool_calls" if event["finish"] == "stop" and self.message.tool_calls else str(event["finish"])
+
+    def _take(self, event: Mapping[str, Any]) -> list[int]:
+        now = time.perf_counter()
+        self.usage.cached_tokens = max(self.usage.cached_tokens, event["n_prompt_cached"])
+        self.usage.dropped_tokens = event["dropped"]
+        self.prompt_logprobs += event["prompt_logprobs"]
+        new_ids = [sample["token"] for sample in event["samples"]]
+        if new_ids:
+            self._first = now if not self._ids else self._first
+            self._last = now
+        if self._params.logprobs is not None:
+            self._logprobs += [Logprob(s["token"], s["logprob"], s["top_logprobs"]) for s in event["samples"]]
+        self._ids += new_ids
+        self.usage.completion_tokens = len(self._ids)
+        return new_ids
+
+    def _output(self, event: Mapping[str, Any]) -> Output:
+        ids, reason = self._ids, None
+        if event["finish"] == "stop":
+            reason = event["stop_string"].decode("utf-8", "replace") if event["stop_string"] else event["stop_token"]
+        n_new = self.usage.prompt_tokens - self.usage.cached_tokens
+        return Output(
+            text=self.message.content,
+            reasoning=self.message.reasoning,
+            tool_calls=self.message.tool_calls,
+            parse=self._parse,
+            token_ids=ids,
+            finish_reason=self._finish_reason(event),
+            stop_reason=reason,
+            seed=self._seed,
+            usage=self.usage,
+            timing=Timing(self._first - self._start, self._last - self._first, n_new, len(ids)),
+            params=self._params,
+            logprobs=self._logprobs if self._params.logprobs is not None else None,
+            prompt_logprobs=self.prompt_logprobs if self._params.prompt_logprobs else None,
+        )
