@@ -12,7 +12,7 @@ import halfbyte
 
 
 def main() -> None:
-    llm = halfbyte.LLM(sys.argv[1], n_ctx=int(sys.argv[3]), n_threads=int(sys.argv[2]), prefix_cache=False)
+    llm = halfbyte.LLM(sys.argv[1], n_ctx=int(sys.argv[3]), n_threads=int(sys.argv[2]))
     draw = random.Random(1)
 
     def tokens(n: int) -> list[int]:
@@ -23,11 +23,17 @@ def main() -> None:
         llm.generate(ids, temperature=0, max_tokens=0)
         return n / (time.perf_counter() - start)
 
-    def decode(n: int) -> float:
-        output = llm.generate(tokens(1), temperature=0, max_tokens=n + 1, ignore_eos=True)
+    def decode(n: int, depth: int = 1) -> float:
+        output = llm.generate(tokens(depth), temperature=0, max_tokens=n + 1, ignore_eos=True)
         return output.timing.decode_tps
 
-    serve(halfbyte.__version__, prefill, decode)
+    def batch(n_sequences: int, n: int) -> float:
+        prompts = [tokens(1) for _ in range(n_sequences)]
+        start = time.perf_counter()
+        llm.generate(prompts, temperature=0, max_tokens=n, ignore_eos=True)
+        return n_sequences * n / (time.perf_counter() - start)
+
+    serve(halfbyte.__version__, pp=prefill, tg=decode, batch=batch)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ def main() -> None:
     def prefill(n: int) -> float:
         return n / (measure(n, 1).get_ttft().mean / 1000)
 
-    def decode(n: int) -> float:
-        return 1000 / measure(1, n + 1).get_tpot().mean
+    def decode(n: int, depth: int = 1) -> float:
+        return 1000 / measure(depth, n + 1).get_tpot().mean
 
-    serve(f"openvino-genai {openvino_genai.__version__}", prefill, decode)
+    serve(f"openvino-genai {openvino_genai.__version__}", pp=prefill, tg=decode)
 
 
 if __name__ == "__main__":

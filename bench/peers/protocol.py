@@ -1,4 +1,10 @@
-"""The loop that every peer runs: measurements asked for on standard input."""
+"""The loop that every peer runs: measurements asked for on standard input.
+
+A test is a word and numbers, its answer tokens per second:
+    pp N            read a prompt of N tokens
+    tg N [DEPTH]    generate N tokens, DEPTH tokens in the cache before them
+    batch S N       generate N tokens in each of S sequences together (all of them counted)
+"""
 
 from __future__ import annotations
 
@@ -7,10 +13,11 @@ import sys
 from collections.abc import Callable
 
 
-def serve(version: str, prefill: Callable[[int], float], decode: Callable[[int], float]) -> None:
-    """Answers "pp N" and "tg N" with tokens per second until the input ends."""
+def serve(version: str, **tests: Callable[..., float]) -> None:
+    """Answers until the input ends. A test that the peer does not offer is answered with null."""
     print(json.dumps({"version": version}), flush=True)
     for line in sys.stdin:
-        kind, _, n = line.strip().partition(" ")
-        speed = (prefill if kind == "pp" else decode)(int(n))
+        kind, *numbers = line.split()
+        test = tests.get(kind)
+        speed = test(*map(int, numbers)) if test is not None else None
         print(json.dumps({"tokens_per_second": speed}), flush=True)

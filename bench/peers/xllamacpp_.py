@@ -30,10 +30,10 @@ def main() -> None:
     def prefill(n: int) -> float:
         return complete([draw.randrange(1000, 20000) for _ in range(n)], 1)["prompt_per_second"]
 
-    def decode(n: int) -> float:
-        return complete([draw.randrange(1000, 20000)], n)["predicted_per_second"]
+    def decode(n: int, depth: int = 1) -> float:
+        return complete([draw.randrange(1000, 20000) for _ in range(depth)], n)["predicted_per_second"]
 
-    serve(f"xllamacpp {xllamacpp.__version__}", prefill, decode)
+    serve(f"xllamacpp {xllamacpp.__version__}", pp=prefill, tg=decode)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,19 @@ const ops::Ops& default_ops() {
   return cpu::cpu_ops();
 }
 
-const ops::Ops& ops_at_level(const std::string& level) {
+namespace {
+
+CpuLevel supported_level(const std::string& name) {
   for (const CpuLevel each : supported_cpu_levels()) {
-    if (cpu_level_name(each) == level) return cpu::cpu_ops(each);
+    if (cpu_level_name(each) == name) return each;
   }
-  throw Error(ErrorKind::invalid_argument, "This machine has no CPU level " + level + ".");
+  throw Error(ErrorKind::invalid_argument, "This machine has no CPU level " + name + ".");
+}
+
+}  // namespace
+
+const ops::Ops& ops_at_level(const std::string& level) {
+  return cpu::cpu_ops(supported_level(level));
 }
 
 void register_cpu(py::module_& m) {
@@ -35,6 +43,11 @@ void register_cpu(py::module_& m) {
         return out;
       },
       "The processor: name, CPU level in use and why, supported levels, usable cores.");
+  m.def(
+      "dot_rate",
+      [](const std::string& level, int n_threads) { return cpu::dot_rate(supported_level(level), n_threads); },
+      py::arg("level"), py::arg("n_threads"), py::call_guard<py::gil_scoped_release>(),
+      "Operations a second of a CPU level's integer dots between registers: the bound of prefill.");
   m.def("memory_bandwidth", &memory_bandwidth, py::arg("n_threads"), py::call_guard<py::gil_scoped_release>(),
         "Bytes a second that n_threads read together from memory (the best of five passes over 256 MiB).");
 }

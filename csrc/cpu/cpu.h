@@ -10,4 +10,8 @@ namespace halfbyte::cpu {
 const ops::Ops& cpu_ops();
 const ops::Ops& cpu_ops(CpuLevel level);
 
+// Operations (a multiply and an add are two) a second of the level's integer dots alone, n_threads together: the bound
+// of every quantized matrix product. 0 where the level has none.
+double dot_rate(CpuLevel level, int n_threads);
+
 }  // namespace halfbyte::cpu

@@ -1,4 +1,9 @@
 // The ladder: a level's table is the one below it, overridden by what the level does better.
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <vector>
+
 #include "base/error.h"
 #include "cpu/backend.h"
 #include "cpu/cpu.h"
@@ -56,9 +61,27 @@ const ops::Ops& level_ops() {
 
 }  // namespace
 
-// 512 bytes of codes and four vectors of numbers a block of 32 columns (kernels/matmul.h).
-int64_t panel_workspace_bytes(int64_t n_cols) {
-  return n_cols / 32 * (512 + 4 * 64);
+double dot_rate(CpuLevel level, int n_threads) {
+  constexpr int64_t kRounds = 1 << 21;
+  const Kernels kernels = kernels_of(level);
+  if (kernels.dot_rounds == nullptr) return 0;
+  ThreadPool pool(n_threads);
+  std::vector<int64_t> sums(static_cast<size_t>(n_threads));
+  double best = 0;
+  for (int repeat = 0; repeat < 5; ++repeat) {
+    const auto start = std::chrono::steady_clock::now();
+    std::atomic<int64_t> total = 0;
+    pool.parallel_for(8 * n_threads, 1, [&](int64_t begin, int64_t end, int worker) {
+      for (int64_t i = begin; i < end; ++i) {
+        int64_t n_products = 0;
+        sums[static_cast<size_t>(worker)] += kernels.dot_rounds(kRounds / 8, &n_products);
+        total += n_products;
+      }
+    });
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    best = std::max(best, 2.0 * static_cast<double>(total) / seconds);
+  }
+  return best;
 }
 
 const ops::Ops& cpu_ops(CpuLevel level) {

@@ -37,9 +37,10 @@ enum class PanelKind : uint8_t {
 inline constexpr int kPanelKinds = 16;
 inline constexpr int kFirstFloatKind = static_cast<int>(PanelKind::f32);
 
+// out[(p * n_tokens + t) * 16 + r] = dot of row r of panel p with token t; panels stand panel_bytes apart.
+using IntPanelKernel = void (*)(const uint8_t* panel, int64_t panel_bytes, int n_panels, int64_t n_cols,
+                                const QuantizedRow* rows, int n_tokens, uint8_t* workspace, float* out);
 // out[t * 16 + r] = dot of panel row r with token t.
-using IntPanelKernel = void (*)(const uint8_t* panel, int64_t n_cols, const QuantizedRow* rows, int n_tokens,
-                                uint8_t* workspace, float* out);
 using FloatPanelKernel = void (*)(const uint8_t* panel, int64_t n_cols, const float* const* rows, int n_tokens,
                                   float* out);
 
@@ -79,6 +80,8 @@ struct FinishTask {
 struct Kernels {
   const char* name = nullptr;
   int direct_tokens = 0;  // up to this many tokens the panel kernels need no workspace
+  int64_t workspace_bytes = 0;
+  int tile_panels = 1;  // panels that a kernel handles together for many tokens
   // Quantizes n_cols floats (a multiple of 32).
   void (*quantize)(const float* x, int64_t n_cols, int8_t* q, float* d, int32_t* sum) = nullptr;
   IntPanelKernel int_panel[kPanelKinds] = {};
@@ -92,10 +95,9 @@ struct Kernels {
   void (*add)(float* x, const float* y, float scale, int64_t n) = nullptr;
   void (*softcap)(float* x, int64_t n, float cap) = nullptr;
   void (*attend)(const AttentionTask& task) = nullptr;
+  // n_rounds of integer dots between registers; returns their sum and how many products it holds.
+  int64_t (*dot_rounds)(int64_t n_rounds, int64_t* n_products) = nullptr;
 };
-
-// Bytes of workspace that an IntPanelKernel needs for n_cols columns.
-int64_t panel_workspace_bytes(int64_t n_cols);
 
 // The levels' only exported functions (levels/<level>.cpp).
 void fill_avx2(Kernels& kernels);

@@ -53,29 +53,34 @@ void point_rows(Scratch& s, const Input& in) {
   for (int64_t t = 0; t < in.n_tokens; ++t) s.row_pointers[static_cast<size_t>(t)] = in.x + t * in.stride;
 }
 
-// out (n_tokens, 16) = panel p of m times every token. Raw rows are decoded and dotted one by one.
-void multiply_panel(const Backend& b, Scratch& s, Scratch::Worker& worker, const Matrix& m, int64_t p, const Input& in,
-                    float* out) {
+// Panels [first, first + n) of m times every token; out[p * n_tokens + t][16]. Raw rows are decoded and dotted one by
+// one.
+void multiply_panels(const Backend& b, Scratch& s, Scratch::Worker& worker, const Matrix& m, int64_t first, int n,
+                     const Input& in, float* out) {
   const int n_tokens = static_cast<int>(in.n_tokens);
   PanelKind kind;
   if (m.layout == ops::Layout::panels && panel_kind(*m.format, kind)) {
-    const auto* panel = reinterpret_cast<const uint8_t*>(m.data) + p * m.panel_bytes;
-    if (static_cast<int>(kind) >= kFirstFloatKind)
-      return b.kernels.float_panel[static_cast<int>(kind)](panel, m.n_cols, s.row_pointers.data(), n_tokens, out);
-    uint8_t* workspace = n_tokens > b.kernels.direct_tokens
-                             ? worker.workspace.at_least<uint8_t>(panel_workspace_bytes(m.n_cols))
-                             : nullptr;
-    return b.kernels.int_panel[static_cast<int>(kind)](panel, m.n_cols, s.quantized.data(), n_tokens, workspace, out);
+    const auto* panel = reinterpret_cast<const uint8_t*>(m.data) + first * m.panel_bytes;
+    if (static_cast<int>(kind) < kFirstFloatKind) {
+      uint8_t* workspace =
+          n_tokens > b.kernels.direct_tokens ? worker.workspace.at_least<uint8_t>(b.kernels.workspace_bytes) : nullptr;
+      return b.kernels.int_panel[static_cast<int>(kind)](panel, m.panel_bytes, n, m.n_cols, s.quantized.data(),
+                                                         n_tokens, workspace, out);
+    }
+    for (int p = 0; p < n; ++p, panel += m.panel_bytes, out += in.n_tokens * kPanelRows)
+      b.kernels.float_panel[static_cast<int>(kind)](panel, m.n_cols, s.row_pointers.data(), n_tokens, out);
+    return;
   }
   float* row = worker.row.at_least<float>(m.n_cols);
-  const int64_t row_bytes = m.format->row_bytes(m.n_cols);
-  for (int64_t r = 0; r < std::min<int64_t>(kPanelRows, m.n_rows - p * kPanelRows); ++r) {
-    m.format->decode(m.data + (p * kPanelRows + r) * row_bytes, row, m.n_cols / m.format->block_weights);
-    for (int64_t t = 0; t < in.n_tokens; ++t)
-      out[t * kPanelRows + r] = b.kernels.dot(row, in.x + t * in.stride, m.n_cols);
+  const int64_t row_bytes = m.format->row_bytes(m.n_cols), end = std::min<int64_t>((first + n) * kPanelRows, m.n_rows);
+  for (int64_t r = first * kPanelRows; r < end; ++r) {
+    m.format->decode(m.data + r * row_bytes, row, m.n_cols / m.format->block_weights);
+    float* to = out + (r / kPanelRows - first) * in.n_tokens * kPanelRows + r % kPanelRows;
+    for (int64_t t = 0; t < in.n_tokens; ++t) to[t * kPanelRows] = b.kernels.dot(row, in.x + t * in.stride, m.n_cols);
   }
 }
 
+// Bias, activation, scale, and the write (or add) to the output.
 void finish_panel(const Backend& b, const Projection& p, int64_t panel, int64_t n_tokens, const float* values) {
   const int64_t first = panel * kPanelRows;
   b.kernels.finish({.values = values,
@@ -102,17 +107,24 @@ void prepare(const Backend& b, const ops::Context& context, const Input& in, std
   point_rows(b.scratch(context), in);
 }
 
-// Calls job(matrix, panel, worker) for all panels of all matrices, on all workers.
-void for_each_panel(const ops::Context& context, std::span<const Matrix* const> matrices,
-                    FunctionRef<void(size_t matrix, int64_t panel, int worker)> job) {
+// So many panels are one piece of work: more than one only where a kernel shares loads between them.
+int panels_at_once(const Backend& b, const Input& in) {
+  return in.n_tokens > b.kernels.direct_tokens ? b.kernels.tile_panels : 1;
+}
+
+// Calls job(matrix, first panel, number of panels, worker) for all panels of all matrices, on all workers.
+void for_each_panels(const ops::Context& context, std::span<const Matrix* const> matrices, int at_once,
+                     FunctionRef<void(size_t matrix, int64_t first, int n, int worker)> job) {
+  const auto n_units = [&](const Matrix& m) { return (n_panels(m) + at_once - 1) / at_once; };
   int64_t total = 0;
-  for (const Matrix* m : matrices) total += n_panels(*m);
+  for (const Matrix* m : matrices) total += n_units(*m);
   context.pool->parallel_for(total, 1, [&](int64_t begin, int64_t end, int worker) {
     size_t i = 0;
-    int64_t first = 0;  // of matrix i
-    for (int64_t p = begin; p < end; ++p) {
-      while (p - first >= n_panels(*matrices[i])) first += n_panels(*matrices[i++]);
-      job(i, p - first, worker);
+    int64_t before = 0;  // units of matrices 0 .. i - 1
+    for (int64_t unit = begin; unit < end; ++unit) {
+      while (unit - before >= n_units(*matrices[i])) before += n_units(*matrices[i++]);
+      const int64_t first = (unit - before) * at_once;
+      job(i, first, static_cast<int>(std::min<int64_t>(at_once, n_panels(*matrices[i]) - first)), worker);
     }
   });
 }
@@ -128,11 +140,12 @@ void linear(const ops::Context& context, const float* x, int64_t x_stride, std::
   for (const Projection& p : projections) matrices.push_back(p.weight);
   prepare(b, context, in, matrices);
   Scratch& s = b.scratch(context);
-  for_each_panel(context, matrices, [&](size_t i, int64_t panel, int worker) {
+  for_each_panels(context, matrices, panels_at_once(b, in), [&](size_t i, int64_t first, int n, int worker) {
     Scratch::Worker& w = s.workers[static_cast<size_t>(worker)];
-    float* out = w.out.at_least<float>(in.n_tokens * kPanelRows);
-    multiply_panel(b, s, w, *matrices[i], panel, in, out);
-    finish_panel(b, projections[i], panel, in.n_tokens, out);
+    const int64_t panel_floats = in.n_tokens * kPanelRows;
+    float* out = w.out.at_least<float>(n * panel_floats);
+    multiply_panels(b, s, w, *matrices[i], first, n, in, out);
+    for (int p = 0; p < n; ++p) finish_panel(b, projections[i], first + p, in.n_tokens, out + p * panel_floats);
   });
 }
 
@@ -146,18 +159,20 @@ void linear_glu(const ops::Context& context, const float* x, int64_t x_stride, s
   prepare(b, context, in, both);
   Scratch& s = b.scratch(context);
   const Matrix* split[] = {&gate};
-  for_each_panel(context, split, [&](size_t, int64_t panel, int worker) {
+  for_each_panels(context, split, panels_at_once(b, in), [&](size_t, int64_t first, int n, int worker) {
     Scratch::Worker& w = s.workers[static_cast<size_t>(worker)];
-    float* gated = w.out.at_least<float>(2 * in.n_tokens * kPanelRows);
-    float* raised = gated + in.n_tokens * kPanelRows;
-    multiply_panel(b, s, w, gate, panel, in, gated);
-    multiply_panel(b, s, w, up, panel, in, raised);
-    const int64_t first = panel * kPanelRows, n_rows = std::min<int64_t>(kPanelRows, gate.n_rows - first);
-    if (gate_bias != nullptr) add_bias(gate_bias + first, n_rows, in.n_tokens, gated);
-    if (up_bias != nullptr) add_bias(up_bias + first, n_rows, in.n_tokens, raised);
-    b.kernels.glu(static_cast<int>(act), gated, raised, gated, in.n_tokens * kPanelRows);
-    for (int64_t t = 0; t < in.n_tokens; ++t) {
-      std::memcpy(out + t * out_stride + first, gated + t * kPanelRows, static_cast<size_t>(n_rows) * sizeof(float));
+    const int64_t panel_floats = in.n_tokens * kPanelRows;
+    float* gated = w.out.at_least<float>(2 * n * panel_floats);
+    float* raised = gated + n * panel_floats;
+    multiply_panels(b, s, w, gate, first, n, in, gated);
+    multiply_panels(b, s, w, up, first, n, in, raised);
+    for (int p = 0; p < n; ++p, gated += panel_floats, raised += panel_floats) {
+      const int64_t row = (first + p) * kPanelRows, n_rows = std::min<int64_t>(kPanelRows, gate.n_rows - row);
+      if (gate_bias != nullptr) add_bias(gate_bias + row, n_rows, in.n_tokens, gated);
+      if (up_bias != nullptr) add_bias(up_bias + row, n_rows, in.n_tokens, raised);
+      b.kernels.glu(static_cast<int>(act), gated, raised, gated, panel_floats);
+      for (int64_t t = 0; t < in.n_tokens; ++t)
+        std::memcpy(out + t * out_stride + row, gated + t * kPanelRows, static_cast<size_t>(n_rows) * sizeof(float));
     }
   });
 }

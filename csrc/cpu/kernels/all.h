@@ -10,9 +10,9 @@ namespace halfbyte::cpu {
 namespace {
 
 #if defined(HALFBYTE_AVX512)
-constexpr int kDirectTokens = 6, kTileTokens = 12, kFloatTokens = 8;
+constexpr int kDirectTokens = 6, kTilePanels = 2, kTileTokens = 6, kFloatTokens = 8;
 #else
-constexpr int kDirectTokens = 2, kTileTokens = 4, kFloatTokens = 3;
+constexpr int kDirectTokens = 2, kTilePanels = 1, kTileTokens = 4, kFloatTokens = 3;
 #endif
 
 // Each builds on those before it.
@@ -22,6 +22,7 @@ constexpr int kDirectTokens = 2, kTileTokens = 4, kFloatTokens = 3;
 #include "cpu/kernels/matmul.h"
 #include "cpu/kernels/elementwise.h"
 #include "cpu/kernels/attention.h"
+#include "cpu/kernels/peak.h"
 // clang-format on
 
 }  // namespace
@@ -29,21 +30,23 @@ constexpr int kDirectTokens = 2, kTileTokens = 4, kFloatTokens = 3;
 void HALFBYTE_FILL(Kernels& k) {
   k.name = HALFBYTE_LEVEL;
   k.direct_tokens = kDirectTokens;
+  k.workspace_bytes = int64_t{kTilePanels} * kChunkBlocks * kUnpackedBytes;
+  k.tile_panels = kTilePanels;
   k.quantize = quantize;
   const auto set = [&](PanelKind kind, IntPanelKernel kernel) { k.int_panel[static_cast<int>(kind)] = kernel; };
-  set(PanelKind::q4_0, int_panel<PanelQ4_0>);
-  set(PanelKind::q4_1, int_panel<PanelQ4_1>);
-  set(PanelKind::q5_0, int_panel<PanelQ5_0>);
-  set(PanelKind::q5_1, int_panel<PanelQ5_1>);
-  set(PanelKind::q8_0, int_panel<PanelQ8_0>);
-  set(PanelKind::iq4_nl, int_panel<PanelIQ4_NL>);
-  set(PanelKind::mxfp4, int_panel<PanelMXFP4>);
-  set(PanelKind::iq4_xs, int_panel<PanelIQ4_XS>);
-  set(PanelKind::q4_k, int_panel<PanelQ4_K>);
-  set(PanelKind::q5_k, int_panel<PanelQ5_K>);
-  set(PanelKind::q6_k, int_panel<PanelQ6_K>);
-  set(PanelKind::q3_k, int_panel<PanelQ3_K>);
-  set(PanelKind::q2_k, int_panel<PanelQ2_K>);
+  set(PanelKind::q4_0, int_panels<PanelQ4_0>);
+  set(PanelKind::q4_1, int_panels<PanelQ4_1>);
+  set(PanelKind::q5_0, int_panels<PanelQ5_0>);
+  set(PanelKind::q5_1, int_panels<PanelQ5_1>);
+  set(PanelKind::q8_0, int_panels<PanelQ8_0>);
+  set(PanelKind::iq4_nl, int_panels<PanelIQ4_NL>);
+  set(PanelKind::mxfp4, int_panels<PanelMXFP4>);
+  set(PanelKind::iq4_xs, int_panels<PanelIQ4_XS>);
+  set(PanelKind::q4_k, int_panels<PanelQ4_K>);
+  set(PanelKind::q5_k, int_panels<PanelQ5_K>);
+  set(PanelKind::q6_k, int_panels<PanelQ6_K>);
+  set(PanelKind::q3_k, int_panels<PanelQ3_K>);
+  set(PanelKind::q2_k, int_panels<PanelQ2_K>);
   k.float_panel[static_cast<int>(PanelKind::f32)] = float_panel<LoadF32>;
   k.float_panel[static_cast<int>(PanelKind::f16)] = float_panel<LoadF16>;
   k.float_panel[static_cast<int>(PanelKind::bf16)] = float_panel<LoadBF16>;
@@ -55,6 +58,7 @@ void HALFBYTE_FILL(Kernels& k) {
   k.add = add;
   k.softcap = softcap;
   k.attend = attend;
+  k.dot_rounds = dot_rounds;
 }
 
 }  // namespace halfbyte::cpu

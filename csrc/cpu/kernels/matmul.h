@@ -8,8 +8,8 @@ template <class L, int n_units>
 inline F16x add_group(F16x acc, const B64* codes, const int8_t* q, F16x scale, float d, int32_t sum) {
   I16x even = dot_start<L::kOffset, L::kWide>(sum), odd = i_set(0);
   for (int c = 0; c < n_units; c += 2) {
-    even = dot4<L::kWide>(even, codes[c], q + 4 * c);
-    odd = dot4<L::kWide>(odd, codes[c + 1], q + 4 * c + 4);
+    even = dot4<L::kWide>(even, codes[c], b_four(q + 4 * c));
+    odd = dot4<L::kWide>(odd, codes[c + 1], b_four(q + 4 * c + 4));
   }
   return f_fma(f_from(i_add(even, odd)), f_mul(scale, f_set(d)), acc);
 }
@@ -60,13 +60,17 @@ void panel_direct(const uint8_t* panel, int64_t n_cols, const QuantizedRow* rows
   for (int t = 0; t < T; ++t) f_store(out + 16 * t, acc[t]);
 }
 
-// A block unpacked into the workspace: 8 x 64 bytes of codes, then 2 scales and 2 minimums of 16 floats.
+// Many tokens: kChunkBlocks blocks of P panels are unpacked into the workspace, where they stay in the first cache
+// while tiles of P panels x T tokens pass over them; the tiles' f32 sums wait in `out` between chunks. A block unpacked
+// is 8 x 64 bytes of codes, then 2 scales and 2 minimums of 16 floats.
 constexpr int kUnpackedBytes = 512 + 4 * 64;
+constexpr int kChunkBlocks = 16;
 
 template <class L>
-void unpack_panel(const uint8_t* panel, int64_t n_cols, uint8_t* workspace) {
-  const int64_t n_blocks = n_cols / 32;
-  for (int64_t block = 0; block < n_blocks;) {
+void unpack_blocks(const uint8_t* panel, int64_t first_block, int n_blocks, uint8_t* workspace) {
+  static_assert(kChunkBlocks % L::kSuper == 0);
+  panel += first_block / L::kSuper * L::kHeadBytes + first_block * L::kBlockBytes;
+  for (int block = 0; block < n_blocks;) {
     const auto head = L::head(panel);
     panel += L::kHeadBytes;
     for (int b = 0; b < L::kSuper; ++b, ++block, panel += L::kBlockBytes, workspace += kUnpackedBytes) {
@@ -82,45 +86,74 @@ void unpack_panel(const uint8_t* panel, int64_t n_cols, uint8_t* workspace) {
   }
 }
 
-// Many tokens: T of them at a time against the unpacked panel, integer and float accumulators in registers.
-template <class L, int T>
-void panel_tile(const uint8_t* workspace, int64_t n_cols, const QuantizedRow* rows, float* out) {
-  F16x acc[T];
-  for (int t = 0; t < T; ++t) acc[t] = f_zero();
-  constexpr int kUnits = 8 / L::kGroups;
-  const int64_t n_blocks = n_cols / 32;
-  for (int64_t block = 0; block < n_blocks; ++block, workspace += kUnpackedBytes) {
-    const float* numbers = reinterpret_cast<const float*>(workspace + 512);
+// Adds n_blocks blocks of P unpacked panels times T tokens to out: panel p's sums at out + p * out_stride.
+// Integer and float sums stay in registers; four columns of a token are broadcast once for all panels.
+template <class L, int P, int T>
+void tile(const uint8_t* workspace, int n_blocks, int64_t first_block, const QuantizedRow* rows, float* out,
+          int64_t out_stride) {
+  constexpr int kUnits = 8 / L::kGroups, kPanelStep = kChunkBlocks * kUnpackedBytes;
+  F16x acc[P][T];
+  for (int p = 0; p < P; ++p)
+    for (int t = 0; t < T; ++t) acc[p][t] = first_block == 0 ? f_zero() : f_load(out + p * out_stride + 16 * t);
+  for (int block = 0; block < n_blocks; ++block, workspace += kUnpackedBytes) {
     for (int g = 0; g < L::kGroups; ++g) {
       int32_t sums[T];
-      I16x dots[T];
+      I16x dots[P][T];
       for (int t = 0; t < T; ++t) {
-        const int32_t* sum = rows[t].sum + 2 * block;
+        const int32_t* sum = rows[t].sum + 2 * (first_block + block);
         sums[t] = L::kGroups == 1 ? sum[0] + sum[1] : sum[g];
-        dots[t] = dot_start<L::kOffset, L::kWide>(sums[t]);
+        const I16x start = dot_start<L::kOffset, L::kWide>(sums[t]);
+        for (int p = 0; p < P; ++p) dots[p][t] = start;
       }
-      for (int c = 0; c < kUnits; ++c) {
-        const B64 codes = b_load(workspace + 64 * (g * kUnits + c));
-        for (int t = 0; t < T; ++t)
-          dots[t] = dot4<L::kWide>(dots[t], codes, rows[t].q + 32 * block + 4 * (g * kUnits + c));
+      for (int c = g * kUnits; c < (g + 1) * kUnits; ++c) {
+        B64 codes[P];
+        for (int p = 0; p < P; ++p) codes[p] = b_load(workspace + p * kPanelStep + 64 * c);
+        for (int t = 0; t < T; ++t) {
+          const Four four = b_four(rows[t].q + 32 * (first_block + block) + 4 * c);
+          for (int p = 0; p < P; ++p) dots[p][t] = dot4<L::kWide>(dots[p][t], codes[p], four);
+        }
       }
-      const F16x scale = f_load(numbers + 16 * g);
+      F16x scales[P], minimums[P];
+      for (int p = 0; p < P; ++p) {
+        const float* numbers = reinterpret_cast<const float*>(workspace + p * kPanelStep + 512);
+        scales[p] = f_load(numbers + 16 * g);
+        if constexpr (L::kHasMin) minimums[p] = f_load(numbers + 32 + 16 * g);
+      }
       for (int t = 0; t < T; ++t) {
-        const float d = rows[t].d[block];
-        acc[t] = f_fma(f_from(dots[t]), f_mul(scale, f_set(d)), acc[t]);
-        if constexpr (L::kHasMin)
-          acc[t] = f_fma(f_load(numbers + 32 + 16 * g), f_set(d * static_cast<float>(sums[t])), acc[t]);
+        const float d = rows[t].d[first_block + block];
+        const F16x ds = f_set(d), dsum = f_set(d * static_cast<float>(sums[t]));
+        for (int p = 0; p < P; ++p) {
+          acc[p][t] = f_fma(f_from(dots[p][t]), f_mul(scales[p], ds), acc[p][t]);
+          if constexpr (L::kHasMin) acc[p][t] = f_fma(minimums[p], dsum, acc[p][t]);
+        }
       }
     }
   }
-  for (int t = 0; t < T; ++t) f_store(out + 16 * t, acc[t]);
+  for (int p = 0; p < P; ++p)
+    for (int t = 0; t < T; ++t) f_store(out + p * out_stride + 16 * t, acc[p][t]);
 }
 
-template <class L, int T>
-void tile_or_less(const uint8_t* workspace, int64_t n_cols, const QuantizedRow* rows, int n_tokens, float* out) {
+template <class L, int P, int T>
+void tile_or_less(const uint8_t* workspace, int n_blocks, int64_t first_block, const QuantizedRow* rows, int n_tokens,
+                  float* out, int64_t out_stride) {
   if constexpr (T > 0) {
-    if (n_tokens == T) return panel_tile<L, T>(workspace, n_cols, rows, out);
-    return tile_or_less<L, T - 1>(workspace, n_cols, rows, n_tokens, out);
+    if (n_tokens == T) return tile<L, P, T>(workspace, n_blocks, first_block, rows, out, out_stride);
+    return tile_or_less<L, P, T - 1>(workspace, n_blocks, first_block, rows, n_tokens, out, out_stride);
+  }
+}
+
+template <class L, int P>
+void panels_chunked(const uint8_t* panel, int64_t panel_bytes, int64_t n_cols, const QuantizedRow* rows, int n_tokens,
+                    uint8_t* workspace, float* out) {
+  const int64_t n_blocks = n_cols / 32, out_stride = int64_t{16} * n_tokens;
+  for (int64_t first = 0; first < n_blocks; first += kChunkBlocks) {
+    const int n = n_blocks - first < kChunkBlocks ? static_cast<int>(n_blocks - first) : kChunkBlocks;
+    for (int p = 0; p < P; ++p)
+      unpack_blocks<L>(panel + p * panel_bytes, first, n, workspace + p * kChunkBlocks * kUnpackedBytes);
+    for (int t = 0; t < n_tokens; t += kTileTokens) {
+      const int some = n_tokens - t < kTileTokens ? n_tokens - t : kTileTokens;
+      tile_or_less<L, P, kTileTokens>(workspace, n, first, rows + t, some, out + 16 * t, out_stride);
+    }
   }
 }
 
@@ -133,14 +166,20 @@ void direct_or_less(const uint8_t* panel, int64_t n_cols, const QuantizedRow* ro
 }
 
 template <class L>
-void int_panel(const uint8_t* panel, int64_t n_cols, const QuantizedRow* rows, int n_tokens, uint8_t* workspace,
-               float* out) {
-  if (n_tokens <= kDirectTokens) return direct_or_less<L, kDirectTokens>(panel, n_cols, rows, n_tokens, out);
-  unpack_panel<L>(panel, n_cols, workspace);
-  for (int t = 0; t < n_tokens; t += kTileTokens) {
-    const int n = n_tokens - t < kTileTokens ? n_tokens - t : kTileTokens;
-    tile_or_less<L, kTileTokens>(workspace, n_cols, rows + t, n, out + 16 * t);
+void int_panels(const uint8_t* panel, int64_t panel_bytes, int n_panels, int64_t n_cols, const QuantizedRow* rows,
+                int n_tokens, uint8_t* workspace, float* out) {
+  if (n_tokens <= kDirectTokens) {
+    for (int p = 0; p < n_panels; ++p)
+      direct_or_less<L, kDirectTokens>(panel + p * panel_bytes, n_cols, rows, n_tokens, out + 16 * p * n_tokens);
+    return;
   }
+  int p = 0;
+  for (; p + kTilePanels <= n_panels; p += kTilePanels)
+    panels_chunked<L, kTilePanels>(panel + p * panel_bytes, panel_bytes, n_cols, rows, n_tokens, workspace,
+                                   out + int64_t{16} * p * n_tokens);
+  for (; p < n_panels; ++p)
+    panels_chunked<L, 1>(panel + p * panel_bytes, panel_bytes, n_cols, rows, n_tokens, workspace,
+                         out + int64_t{16} * p * n_tokens);
 }
 
 // Float weights, [column][16 rows]: two accumulators (even and odd columns), added at the end.

@@ -142,13 +142,18 @@ inline B64 b_shr(B64 a) {
 inline B64 b_lookup(const uint8_t* table16, B64 index) {
   return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table16))), index);
 }
+// Four columns of a token for every row.
+using Four = __m512i;
+inline Four b_four(const int8_t* x) {
+  int32_t four;
+  __builtin_memcpy(&four, x, 4);
+  return _mm512_set1_epi32(four);
+}
 // acc[row] += sum over 4 columns of w * x. w unsigned; `wide` says that it may exceed 127 and stands 128 too high,
 // which the caller's starting value takes back.
 template <bool wide>
-inline I16x dot4(I16x acc, B64 w, const int8_t* x) {
-  int32_t four;
-  __builtin_memcpy(&four, x, 4);
-  return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(four));
+inline I16x dot4(I16x acc, B64 w, Four x) {
+  return _mm512_dpbusd_epi32(acc, w, x);
 }
 // The starting value of an accumulator for codes that stand `offset` too high.
 template <int offset, bool wide>
@@ -323,12 +328,15 @@ inline B64 b_lookup(const uint8_t* table16, B64 index) {
   const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table16)));
   return {_mm256_shuffle_epi8(table, index.a), _mm256_shuffle_epi8(table, index.b)};
 }
-#if defined(HALFBYTE_AVX_VNNI)
-template <bool wide>
-inline I16x dot4(I16x acc, B64 w, const int8_t* x) {
+using Four = __m256i;
+inline Four b_four(const int8_t* x) {
   int32_t four;
   __builtin_memcpy(&four, x, 4);
-  const __m256i v = _mm256_set1_epi32(four);
+  return _mm256_set1_epi32(four);
+}
+#if defined(HALFBYTE_AVX_VNNI)
+template <bool wide>
+inline I16x dot4(I16x acc, B64 w, Four v) {
   return {_mm256_dpbusd_avx_epi32(acc.a, w.a, v), _mm256_dpbusd_avx_epi32(acc.b, w.b, v)};
 }
 template <int offset, bool wide>
@@ -349,10 +357,7 @@ inline __m256i dot4_half(__m256i acc, __m256i w, __m256i x) {
   return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), ones));
 }
 template <bool wide>
-inline I16x dot4(I16x acc, B64 w, const int8_t* x) {
-  int32_t four;
-  __builtin_memcpy(&four, x, 4);
-  const __m256i v = _mm256_set1_epi32(four);
+inline I16x dot4(I16x acc, B64 w, Four v) {
   return {dot4_half<wide>(acc.a, w.a, v), dot4_half<wide>(acc.b, w.b, v)};
 }
 template <int offset, bool wide>

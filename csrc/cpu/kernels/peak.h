@@ -1,0 +1,29 @@
+// The rate of the level's dot instructions alone: a loop between registers, what no kernel can pass.
+// Included by level files only, inside their anonymous namespace.
+
+// Runs n_rounds of kPeakDots dots of 64 products and returns their sum, so that no compiler drops them.
+constexpr int kPeakDots = kTilePanels * kTileTokens;
+
+inline void hide(B64& codes) {
+#if defined(HALFBYTE_AVX512)
+  asm volatile("" : "+v"(codes));
+#elif defined(__x86_64__)
+  asm volatile("" : "+x"(codes.a), "+x"(codes.b));
+#endif
+}
+
+int64_t dot_rounds(int64_t n_rounds, int64_t* n_products) {
+  const int8_t columns[4] = {1, 2, 3, 4};
+  const Four four = b_four(columns);
+  B64 codes = b_set(3);
+  I16x sums[kPeakDots];
+  for (I16x& sum : sums) sum = i_set(0);
+  for (int64_t i = 0; i < n_rounds; ++i) {
+    hide(codes);
+    for (I16x& sum : sums) sum = dot4<false>(sum, codes, four);
+  }
+  I16x total = i_set(0);
+  for (const I16x& sum : sums) total = i_add(total, sum);
+  *n_products = n_rounds * kPeakDots * 64;
+  return i_sum(total);
+}
