@@ -186,7 +186,8 @@ void register_engine(py::module_& m) {
       m, "Engine", "Runs requests on a model in one thread of its own. Thread-safe.")
       .def(py::init([](const std::shared_ptr<model::Weights>& weights, int n_threads, int64_t n_ctx, int64_t kv_tokens,
                        const std::string& k_type, const std::string& v_type, int64_t n_batch, int64_t max_sequences,
-                       int64_t max_waiting, bool prefix_cache, const std::vector<py::bytes>& token_bytes) {
+                       int64_t max_waiting, bool prefix_cache, bool prompt_lookup, int64_t max_drafts,
+                       const std::shared_ptr<model::Weights>& draft_model, const std::vector<py::bytes>& token_bytes) {
              engine::EngineOptions options;
              options.n_threads = n_threads;
              options.n_ctx = n_ctx;
@@ -197,13 +198,16 @@ void register_engine(py::module_& m) {
              options.max_sequences = max_sequences;
              options.max_waiting = max_waiting;
              options.prefix_cache = prefix_cache;
+             options.prompt_lookup = prompt_lookup;
+             options.max_drafts = max_drafts;
              for (const py::bytes& bytes : token_bytes) options.token_bytes.emplace_back(std::string_view(bytes));
              const py::gil_scoped_release release;
-             return std::unique_ptr<Engine, Release>(new Engine(weights, std::move(options)));
+             return std::unique_ptr<Engine, Release>(new Engine(weights, std::move(options), draft_model));
            }),
            py::arg("model"), py::kw_only(), py::arg("n_threads") = 0, py::arg("n_ctx") = 0, py::arg("kv_tokens") = 0,
            py::arg("k_type") = "f16", py::arg("v_type") = "f16", py::arg("n_batch") = 512,
            py::arg("max_sequences") = 64, py::arg("max_waiting") = 0, py::arg("prefix_cache") = true,
+           py::arg("prompt_lookup") = true, py::arg("max_drafts") = 8, py::arg("draft_model") = nullptr,
            py::arg("token_bytes") = std::vector<py::bytes>())
       .def("submit", &submit, py::arg("prompt"), py::arg("params"), py::arg("mailbox"), py::kw_only(),
            py::arg("max_tokens") = -1, py::arg("min_tokens") = 0, py::arg("stop_tokens") = std::vector<int32_t>(),
@@ -230,6 +234,8 @@ void register_engine(py::module_& m) {
                                out["max_sequences"] = o.max_sequences;
                                out["max_waiting"] = o.max_waiting;
                                out["prefix_cache"] = o.prefix_cache;
+                               out["prompt_lookup"] = o.prompt_lookup;
+                               out["max_drafts"] = o.max_drafts;
                                return out;
                              })
       .def("stats", [](const Engine& e) {
@@ -244,6 +250,8 @@ void register_engine(py::module_& m) {
         out["n_prompt_tokens"] = s.n_prompt_tokens;
         out["n_generated_tokens"] = s.n_generated_tokens;
         out["n_preemptions"] = s.n_preemptions;
+        out["n_drafted_tokens"] = s.n_drafted_tokens;
+        out["n_accepted_tokens"] = s.n_accepted_tokens;
         out["prefill_seconds"] = s.prefill_seconds;
         out["decode_seconds"] = s.decode_seconds;
         return out;

@@ -56,8 +56,8 @@ struct Engine::State {
 
   std::thread thread;  // last: everything else lives before it starts
 
-  State(std::shared_ptr<const model::Weights> w, EngineOptions o)
-      : options(resolve_options(std::move(o), *w)), weights(w), runner(std::move(w), options) {
+  State(std::shared_ptr<const model::Weights> w, std::shared_ptr<const model::Weights> draft, EngineOptions o)
+      : options(resolve_options(std::move(o), *w)), weights(w), runner(std::move(w), std::move(draft), options) {
     thread = std::thread([this] { loop(); });
   }
 
@@ -140,8 +140,9 @@ void Engine::State::run_job(std::function<void()> work) {
   if (job.failure) std::rethrow_exception(job.failure);
 }
 
-Engine::Engine(std::shared_ptr<const model::Weights> weights, EngineOptions options)
-    : state_(std::make_unique<State>(std::move(weights), std::move(options))) {}
+Engine::Engine(std::shared_ptr<const model::Weights> weights, EngineOptions options,
+               std::shared_ptr<const model::Weights> draft)
+    : state_(std::make_unique<State>(std::move(weights), std::move(draft), std::move(options))) {}
 
 Engine::~Engine() = default;
 

@@ -16,7 +16,9 @@ namespace halfbyte::engine {
 // Thread-safe. Destroying it cancels what runs and joins the thread.
 class Engine {
  public:
-  Engine(std::shared_ptr<const model::Weights> weights, EngineOptions options);
+  // draft: a small model with the same vocabulary that guesses ahead, or nullptr.
+  Engine(std::shared_ptr<const model::Weights> weights, EngineOptions options,
+         std::shared_ptr<const model::Weights> draft = nullptr);
   ~Engine();
 
   const EngineOptions& options() const;  // as resolved

@@ -33,6 +33,10 @@ std::vector<Share> shares_of(const EngineOptions& options, const model::Weights&
 
 }  // namespace
 
+int32_t n_kv_blocks(const EngineOptions& options) {
+  return static_cast<int32_t>((options.kv_tokens + ops::kKvBlockTokens - 1) / ops::kKvBlockTokens + 1);
+}
+
 EngineOptions resolve_options(EngineOptions options, const model::Weights& weights) {
   const model::Config& c = weights.config;
   if (options.n_threads <= 0) options.n_threads = usable_cores();
@@ -40,6 +44,8 @@ EngineOptions resolve_options(EngineOptions options, const model::Weights& weigh
           static_cast<long long>(options.n_batch));
   require(options.max_sequences >= 1 && options.max_sequences <= 4096, "max_sequences is %lld; 1 to 4096 are allowed.",
           static_cast<long long>(options.max_sequences));
+  require(options.max_drafts >= 0 && options.max_drafts <= 64, "max_drafts is %lld; 0 to 64 are allowed.",
+          static_cast<long long>(options.max_drafts));
   require(options.max_waiting >= 0, "max_waiting is %lld; a count or 0 (no limit) was expected.",
           static_cast<long long>(options.max_waiting));
   const std::vector<Share> shares = shares_of(options, weights);

@@ -20,8 +20,13 @@ struct EngineOptions {
   int64_t max_sequences = 64;  // running at once
   int64_t max_waiting = 0;     // requests in the queue, 0: any number; more are refused with ErrorKind::busy
   bool prefix_cache = true;
+  bool prompt_lookup = true;             // guess tokens from the text so far, where that pays
+  int64_t max_drafts = 8;                // guessed tokens of one sequence in a step
   std::vector<std::string> token_bytes;  // bytes of each token id, for stop strings and events; may be empty
 };
+
+// Blocks of the KV cache; options resolved.
+int32_t n_kv_blocks(const EngineOptions& options);
 
 // The options with every 0 resolved. Throws invalid_argument, or out_of_memory when the KV cache cannot fit.
 EngineOptions resolve_options(EngineOptions options, const model::Weights& weights);

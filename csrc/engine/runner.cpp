@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "base/error.h"
+#include "engine/batch.h"
 
 namespace halfbyte::engine {
 
@@ -17,22 +18,20 @@ using Clock = std::chrono::steady_clock;
 constexpr double kLongestPromptStep = 1.0;
 constexpr int64_t kFewestPromptRows = 128;
 
-int32_t n_blocks_of(const EngineOptions& options) {
-  return static_cast<int32_t>((options.kv_tokens + ops::kKvBlockTokens - 1) / ops::kKvBlockTokens + 1);
-}
-
 }  // namespace
 
-Runner::Runner(std::shared_ptr<const model::Weights> weights, const EngineOptions& options)
+Runner::Runner(std::shared_ptr<const model::Weights> weights, std::shared_ptr<const model::Weights> draft,
+               const EngineOptions& options)
     : options_(options),
       weights_(std::move(weights)),
       decoder_(weights_, options.n_threads, options.n_batch, options.max_sequences + kForwardChunk, options.n_ctx),
-      kv_(decoder_.make_kv(options.k_type, options.v_type, n_blocks_of(options))),
+      kv_(decoder_.make_kv(options.k_type, options.v_type, n_kv_blocks(options))),
       pool_(kv_.n_blocks()),
       scheduler_(pool_, {.n_batch = options.n_batch,
                          .max_sequences = options.max_sequences,
                          .max_logit_rows = options.max_sequences + kForwardChunk,
-                         .prefix_cache = options.prefix_cache}) {}
+                         .prefix_cache = options.prefix_cache}),
+      speculator_(std::move(draft), weights_->config, options) {}
 
 void Runner::post(const Active& a, Event event) {
   event.request_id = a.id;
@@ -65,13 +64,13 @@ void Runner::add(std::unique_ptr<Active> active) {
 
 void Runner::finish(Active& a, Event event) {
   scheduler_.finish(a.id);
+  speculator_.finish(a.id);
   post(a, std::move(event));
   active_.erase(a.id);
 }
 
-void Runner::fail(Active& a, const std::exception& error) {
+void Runner::fail(Active& a, const std::exception& error, Event event) {
   const auto* known = dynamic_cast<const Error*>(&error);
-  Event event;
   a.answer.end(FinishReason::error, event);
   event.error = error.what();
   event.error_kind = static_cast<int>(known != nullptr ? known->kind() : ErrorKind::invalid_argument);
@@ -93,26 +92,23 @@ void Runner::cancel_all() {
 
 std::vector<PlannedRows> Runner::plan() {
   const int64_t n_streams = scheduler_.n_streaming();
+  propose(n_streams);
   return scheduler_.plan(n_streams > 0 ? cost_.prompt_rows_beside(n_streams, options_.n_batch)
                                        : std::max(std::min(options_.n_batch, kFewestPromptRows),
                                                   cost_.prompt_rows_within(kLongestPromptStep, options_.n_batch)));
 }
 
-model::Batch Runner::make_batch(const std::vector<PlannedRows>& plan) {
-  model::Batch batch;
-  for (const PlannedRows& rows : plan) {
-    const std::span<const int32_t> tokens = scheduler_.tokens(rows.id);
-    const int64_t first_row = batch.n_rows();
-    for (int64_t p = rows.first_position; p < rows.first_position + rows.n_rows; ++p) {
-      batch.tokens.push_back(tokens[static_cast<size_t>(p)]);
-      batch.positions.push_back(static_cast<int32_t>(p));
-    }
-    batch.sequences.push_back(
-        {first_row, rows.n_rows, rows.first_position, rows.role, scheduler_.block_table(rows.id)});
-    for (int64_t row = batch.n_rows() - rows.n_logits; row < batch.n_rows(); ++row)
-      batch.logit_rows.push_back(static_cast<int32_t>(row));
+// Gives streams the drafts that pay.
+void Runner::propose(int64_t n_streams) {
+  std::vector<DraftSlot> slots;
+  for (const auto& [id, a] : active_) {
+    if (!scheduler_.is_streaming(id) || scheduler_.n_drafts(id) > 0) continue;
+    const auto n_tokens = static_cast<int64_t>(scheduler_.tokens(id).size());
+    const int64_t most = std::min(a->answer.n_left(), options_.n_ctx - n_tokens) - 1;
+    if (most > 0) slots.push_back({id, most, {}});
   }
-  return batch;
+  speculator_.propose(slots, n_streams, cost_);
+  for (const DraftSlot& slot : slots) scheduler_.draft(slot.id, slot.drafts);
 }
 
 void Runner::step(FunctionRef<void(std::vector<uint64_t>)> planned, const bool* stop) {
@@ -130,7 +126,7 @@ void Runner::step(FunctionRef<void(std::vector<uint64_t>)> planned, const bool* 
   const Clock::time_point start = Clock::now();
   std::span<const float> logits;
   try {
-    logits = decoder_.forward(make_batch(rows_of_step), kv_, stop);
+    logits = decoder_.forward(make_batch(scheduler_, rows_of_step), kv_, stop);
   } catch (const std::exception& error) {
     const auto* known = dynamic_cast<const Error*>(&error);
     // Stopped: the rows are planned again, or their requests cancelled.
@@ -158,7 +154,6 @@ void Runner::observe(const std::vector<PlannedRows>& plan, double seconds) {
   cost_.observe(n_prefill, n_decode, seconds);
   ++stats_.n_steps;
   stats_.n_prompt_tokens += static_cast<uint64_t>(n_prefill);
-  stats_.n_generated_tokens += static_cast<uint64_t>(n_decode);
   (n_prefill > n_decode ? stats_.prefill_seconds : stats_.decode_seconds) += seconds;
 }
 
@@ -167,7 +162,7 @@ void Runner::take_rows(const PlannedRows& rows, std::span<float> logits) {
   Active& a = *active_.at(rows.id);
   const auto n_vocab = static_cast<size_t>(weights_->config.n_vocab);
   if (a.answer.request().prompt_logprobs && rows.role == ops::Role::prefill) score_prompt(a, rows, logits);
-  if (rows.is_newest) return draw(a, logits.last(n_vocab));
+  if (rows.is_newest) return draw(a, rows.role == ops::Role::prefill ? logits.last(n_vocab) : logits);
   Event event;
   report_progress(a, event);
   post(a, std::move(event));
@@ -192,29 +187,45 @@ void Runner::report_progress(Active& a, Event& event) {
   event.n_prompt_cached = scheduler_.n_cached(a.id);
 }
 
-// Draws the next token of a request and decides whether it goes on.
+// Draws tokens from the rows of the newest token and its drafts, as long as the drafts are what is drawn.
 void Runner::draw(Active& a, std::span<float> logits) {
-  const Request& r = a.answer.request();
+  const auto n_vocab = static_cast<size_t>(weights_->config.n_vocab);
+  const bool slides = a.answer.request().overflow == Overflow::slide;
   Event event;
   report_progress(a, event);
-  if (a.answer.generated().empty()) event.prompt_logprobs = a.prompt_logprobs;
+  if (a.answer.generated().empty()) {
+    event.prompt_logprobs = a.prompt_logprobs;
+    speculator_.restart(a.id, scheduler_.tokens(a.id));
+  }
   if (a.answer.n_left() == 0) {
     a.answer.end(FinishReason::length, event);
     return finish(a, std::move(event));
   }
-  int32_t token = -1;
-  try {
-    token = a.answer.advance(logits, event);
-  } catch (const std::exception& error) {
-    return fail(a, error);
+  const auto n_drafts = static_cast<int64_t>(logits.size() / n_vocab) - 1;
+  int64_t n_right = 0;
+  for (bool goes_on = true; goes_on; logits = logits.subspan(n_vocab)) {
+    int32_t token = -1;
+    try {
+      token = a.answer.advance(logits.first(n_vocab), event);
+    } catch (const std::exception& error) {
+      return fail(a, error, std::move(event));
+    }
+    ++stats_.n_generated_tokens;
+    const int64_t n_tokens = static_cast<int64_t>(scheduler_.tokens(a.id).size()) - scheduler_.n_drafts(a.id) + 1;
+    const bool is_full = n_tokens >= options_.n_ctx + (slides ? 0 : 1);
+    if (event.finish == FinishReason::none && is_full && !slides) a.answer.end(FinishReason::length, event);
+    if (event.finish != FinishReason::none) return finish(a, std::move(event));
+    goes_on = scheduler_.append(a.id, token);
+    speculator_.append(a.id, token);
+    n_right += goes_on ? 1 : 0;
+    if (is_full) {
+      slide(a);
+      break;
+    }
   }
-  const auto n_tokens = static_cast<int64_t>(scheduler_.tokens(a.id).size()) + 1;
-  const bool slides = r.overflow == Overflow::slide;
-  const bool is_full = n_tokens >= options_.n_ctx + (slides ? 0 : 1);
-  if (event.finish == FinishReason::none && is_full && !slides) a.answer.end(FinishReason::length, event);
-  if (event.finish != FinishReason::none) return finish(a, std::move(event));
-  scheduler_.append(a.id, token);
-  if (is_full) slide(a);
+  speculator_.learn(a.id, n_drafts, n_right);
+  stats_.n_drafted_tokens += static_cast<uint64_t>(n_drafts);
+  stats_.n_accepted_tokens += static_cast<uint64_t>(n_right);
   post(a, std::move(event));
 }
 
@@ -227,6 +238,7 @@ void Runner::slide(Active& a) {
   std::vector<int32_t> kept(tokens.begin(), tokens.begin() + n_keep);
   kept.insert(kept.end(), tokens.begin() + n_keep + n_dropped, tokens.end());
   a.dropped += n_dropped;
+  speculator_.restart(a.id, kept);
   scheduler_.restart(a.id, std::move(kept));
 }
 

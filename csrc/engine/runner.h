@@ -16,6 +16,7 @@
 #include "engine/mailbox.h"
 #include "engine/options.h"
 #include "engine/scheduler.h"
+#include "engine/speculator.h"
 #include "model/decoder.h"
 
 namespace halfbyte::engine {
@@ -24,6 +25,7 @@ struct EngineStats {
   int64_t n_running = 0, n_waiting = 0;
   int64_t n_blocks = 0, n_blocks_free = 0, n_blocks_cached = 0;
   uint64_t n_steps = 0, n_prompt_tokens = 0, n_generated_tokens = 0, n_preemptions = 0;
+  uint64_t n_drafted_tokens = 0, n_accepted_tokens = 0;  // guessed ahead, and of those right
   double prefill_seconds = 0, decode_seconds = 0;
 };
 
@@ -40,7 +42,9 @@ struct Active {
 // Not thread-safe. Events are collected during a step and go out together at its end.
 class Runner {
  public:
-  Runner(std::shared_ptr<const model::Weights> weights, const EngineOptions& options);
+  // draft: a model that guesses ahead, or nullptr.
+  Runner(std::shared_ptr<const model::Weights> weights, std::shared_ptr<const model::Weights> draft,
+         const EngineOptions& options);
 
   void add(std::unique_ptr<Active> active);
   // Ends a request with `cancelled`; unknown ids are ignored.
@@ -61,9 +65,9 @@ class Runner {
   void post(const Active& a, Event event);
   void deliver();
   void finish(Active& a, Event event);
-  void fail(Active& a, const std::exception& error);
+  void fail(Active& a, const std::exception& error, Event event = {});
   std::vector<PlannedRows> plan();
-  model::Batch make_batch(const std::vector<PlannedRows>& plan);
+  void propose(int64_t n_streams);
   void observe(const std::vector<PlannedRows>& plan, double seconds);
   void take_rows(const PlannedRows& rows, std::span<float> logits);
   void draw(Active& a, std::span<float> logits);
@@ -77,6 +81,7 @@ class Runner {
   cache::KvStore kv_;
   cache::BlockPool pool_;
   Scheduler scheduler_;
+  Speculator speculator_;
   StepCost cost_;
   EngineStats stats_;
   std::unordered_map<uint64_t, std::unique_ptr<Active>> active_;

@@ -15,12 +15,12 @@ from . import testing
 
 __all__: list[str] = [
     "ARCHITECTURES",
+    "SAMPLER_STAGES",
     "Chain",
     "Engine",
     "GgufFile",
     "Mailbox",
     "Model",
-    "SAMPLER_STAGES",
     "SafetensorsFile",
     "SamplingParams",
     "TensorInfo",
@@ -319,6 +319,9 @@ class Engine:
         max_sequences: typing.SupportsInt | typing.SupportsIndex = 64,
         max_waiting: typing.SupportsInt | typing.SupportsIndex = 0,
         prefix_cache: bool = True,
+        prompt_lookup: bool = True,
+        max_drafts: typing.SupportsInt | typing.SupportsIndex = 8,
+        draft_model: Model = None,
         token_bytes: collections.abc.Sequence[bytes] = [],
     ) -> None: ...
     def cancel(self, id: typing.SupportsInt | typing.SupportsIndex) -> None:
