@@ -18,6 +18,7 @@ _MAX_JSON_BYTES = 256 << 20
 # Tensors that are no weights (buffers), or belong to parts of a model that do not speak.
 _IGNORED = re.compile(
     r"(rotary_emb|rotary|rope)\.(inv_freq|cos_cached|sin_cached)$|\.(attn|attention)\.(bias|masked_bias)$"
+    r"|\.(q|k|v|output)_(scale|zero_point)$"
     r"|^(model\.)?(vision_tower|vision_model|visual|multi_modal_projector|audio_tower|embed_vision|embed_audio)\."
 )
 

@@ -128,6 +128,8 @@ _NOTHING = Transform()
 
 
 def _planned(name: str, weight: Weight, wanted: str | None, transform: Transform, heads: Heads) -> Planned:
+    if transform.turns and weight.parts:  # packed matrices are never stored turned
+        transform = _NOTHING
     shape = weight.shape[::-1] if transform.turns and len(weight.shape) == 2 else weight.shape
     format_name = _format_for(name, weight, wanted, shape)
     as_numbers = (

@@ -54,6 +54,7 @@ class Weight:
     shape: tuple[int, ...]
     read: Callable[[], Array]
     note: str = ""  # what was lost on the way, for messages
+    parts: tuple[str, ...] = ()  # the checkpoint's tensors that it is made of, where it is not one tensor as it is
 
     def f32(self) -> npt.NDArray[np.float32]:
         """The weights as numbers."""
