@@ -33,7 +33,7 @@ def main() -> None:
         llm.generate(prompts, temperature=0, max_tokens=n, ignore_eos=True)
         return n_sequences * n / (time.perf_counter() - start)
 
-    serve(halfbyte.__version__, pp=prefill, tg=decode, batch=batch)
+    serve(halfbyte.__version__, llm._weights.packed_bytes, pp=prefill, tg=decode, batch=batch)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,12 @@ import sys
 from collections.abc import Callable
 
 
-def serve(version: str, **tests: Callable[..., float]) -> None:
-    """Answers until the input ends. A test that the peer does not offer is answered with null."""
-    print(json.dumps({"version": version}), flush=True)
+def serve(version: str, weight_bytes: int | None = None, **tests: Callable[..., float]) -> None:
+    """Answers until the input ends. A test that the peer does not offer is answered with null.
+
+    weight_bytes: what one pass over the weights reads, where the engine tells.
+    """
+    print(json.dumps({"version": version, "weight_bytes": weight_bytes}), flush=True)
     for line in sys.stdin:
         kind, *numbers = line.split()
         test = tests.get(kind)
