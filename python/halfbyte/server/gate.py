@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("halfbyte.server")
 
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+_PROBES = ("/health", "/metrics")
 # What curl and simple clients call a JSON body when nobody tells them.
 _UNTOLD_TYPES = ("", "application/x-www-form-urlencoded", "text/plain")
 
@@ -115,7 +116,9 @@ class Gate:
             facts["client_gone"] = True
         if call.jobs:
             facts |= {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
-        log.info("request", extra={"facts": facts})
+        # Probes ask every few seconds: their lines are for those who look for them.
+        level = logging.DEBUG if scope["path"] in _PROBES and status == 200 else logging.INFO
+        log.log(level, "request", extra={"facts": facts})
 
 
 def _too_large(limit: int) -> ApiError:

@@ -18,6 +18,8 @@ log = logging.getLogger("halfbyte.server")
 
 # A comment goes out when nothing else does for so long: proxies close silent connections.
 _PING_S = 15.0
+# A client that takes nothing for so long is given up: what the request holds is wanted elsewhere.
+_STALL_S = 60.0
 
 DONE = b"data: [DONE]\n\n"
 
@@ -35,11 +37,6 @@ def _refusal(error: Exception) -> ApiError:
         return ApiError.of(error)
     log.error("a stream failed", exc_info=error)
     return ApiError(500, "The server failed; its log tells why.")
-
-
-async def _nothing() -> AsyncIterator[bytes]:
-    return
-    yield b""
 
 
 class Json(JSONResponse):
@@ -75,28 +72,30 @@ class EventStream(Response):
         self.headers["x-accel-buffering"] = "no"
         self._chunks = chunks
         self._on_error = on_error
+        self._n_sent = 0
         self._ping = b": ping\n\n" if media_type == "text/event-stream" else b""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        chunks = aiter(self._chunks)
-        waiting: asyncio.Future[bytes] | None = None
+        pings = asyncio.create_task(self._send_pings(send)) if self._ping else None
         try:
-            while True:
-                waiting = waiting or asyncio.ensure_future(anext(chunks))
-                done, _ = await asyncio.wait((waiting,), timeout=_PING_S if self._ping else None)
-                if not done:
-                    await send({"type": "http.response.body", "body": self._ping, "more_body": True})
-                    continue
-                try:
-                    chunk = waiting.result()
-                except StopAsyncIteration:
-                    break
-                except Exception as error:
-                    chunk, chunks = self._on_error(_refusal(error)), _nothing()
-                waiting = None
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            async for chunk in self._chunks:
+                self._n_sent += 1
+                async with asyncio.timeout(_STALL_S):
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except TimeoutError:
+            raise ApiError(408, "The client stopped reading.") from None
+        except Exception as error:
+            chunk = self._on_error(_refusal(error))
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
         finally:
-            if waiting is not None:
-                waiting.cancel()
+            if pings is not None:
+                pings.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_pings(self, send: Send) -> None:
+        while True:
+            n_sent = self._n_sent
+            await asyncio.sleep(_PING_S)
+            if self._n_sent == n_sent:
+                await send({"type": "http.response.body", "body": self._ping, "more_body": True})

@@ -1,0 +1,148 @@
+"""Half a minute of clients that vanish, read slowly, send nonsense and ask for the impossible, among good ones."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import random
+import resource
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import openai
+
+from halfbyte import SamplingParams
+from halfbyte.server.config import ServerConfig
+
+from .conftest import Live
+
+_SECONDS = 30.0
+_N_CLIENTS = 12
+
+
+async def send(live: Live, body: bytes, path: str = "/v1/chat/completions") -> tuple[Any, Any]:
+    parts = urlsplit(live.url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    head = f"POST {path} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    return reader, writer
+
+
+def body_of(**fields: Any) -> bytes:
+    return json.dumps({"messages": [{"role": "user", "content": "hi"}], "max_tokens": 200, **fields}).encode()
+
+
+async def vanishes(live: Live, draw: random.Random) -> None:
+    """Goes after some bytes of the answer, or before the first."""
+    reader, writer = await send(live, body_of(stream=draw.random() < 0.7, n=draw.choice((1, 1, 3))))
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(reader.read(draw.randrange(1, 2000)), draw.uniform(0, 0.1))
+    writer.transport.abort()
+
+
+async def reads_slowly(live: Live, draw: random.Random) -> None:
+    reader, writer = await send(live, body_of(stream=True, max_tokens=60))
+    while b"[DONE]" not in await reader.read(200):
+        await asyncio.sleep(0.01)
+    writer.close()
+
+
+async def sends_nonsense(live: Live, draw: random.Random) -> None:
+    good = bytearray(body_of(stream=True, temperature=0.5, tools=[], stop=["x"]))
+    for _ in range(draw.randrange(1, 8)):
+        good[draw.randrange(len(good))] = draw.randrange(256)
+    reader, writer = await send(live, bytes(good[: draw.randrange(len(good) + 1)] if draw.random() < 0.5 else good))
+    status = int((await reader.readline()).split()[1])
+    assert status < 500, (status, bytes(good))
+    writer.transport.abort()
+
+
+async def sends_too_much(live: Live, draw: random.Random) -> None:
+    reader, writer = await send(live, b"x" * 300_000)
+    assert b" 413 " in await reader.readline()
+    writer.transport.abort()
+
+
+async def half_a_request(live: Live, draw: random.Random) -> None:
+    parts = urlsplit(live.url)
+    _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    writer.write(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{")
+    await writer.drain()
+    await asyncio.sleep(draw.uniform(0, 0.05))
+    writer.transport.abort()
+
+
+async def wants_the_impossible(live: Live, draw: random.Random) -> None:
+    schemas: list[Any] = [
+        {"type": "nothing"},
+        {"not": {}},
+        {"type": "string", "pattern": "(?=a)"},
+        {"$ref": "#/nowhere"},
+        {"type": "object", "properties": {"a": False}, "required": ["a"]},
+        {"allOf": [{"type": "string"}, {"type": "integer"}]},
+    ]
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": draw.choice(schemas)}}
+    reader, writer = await send(live, body_of(response_format=wanted, max_tokens=20))
+    status = int((await reader.readline()).split()[1])
+    assert status in (200, 400), status
+    writer.transport.abort()
+
+
+async def asks_well(live: Live, draw: random.Random, expected: dict[str, str]) -> None:
+    prompt = draw.choice(list(expected))
+    async with live.async_openai() as client:
+        answer = await client.completions.create(model="tiny", prompt=prompt, max_tokens=24, temperature=0)
+    assert answer.choices[0].text == expected[prompt]
+
+
+async def soak(live: Live, expected: dict[str, str], seconds: float) -> Counter[str]:
+    kinds: list[Callable[..., Any]] = [
+        vanishes, vanishes, reads_slowly, sends_nonsense, sends_too_much, half_a_request, wants_the_impossible,
+    ]  # fmt: skip
+    done: Counter[str] = Counter()
+    end = time.monotonic() + seconds
+
+    async def client(seed: int) -> None:
+        draw = random.Random(seed)
+        while time.monotonic() < end:
+            kind = draw.choice(kinds)
+            await kind(live, draw)
+            done[kind.__name__] += 1
+
+    async def good_client(seed: int) -> None:
+        draw = random.Random(seed)
+        while time.monotonic() < end:
+            await asks_well(live, draw, expected)
+            done["asks_well"] += 1
+
+    await asyncio.gather(*(client(i) for i in range(_N_CLIENTS)), *(good_client(100 + i) for i in range(4)))
+    return done
+
+
+def test_good_requests_are_answered_and_nothing_leaks(serve: Callable[..., Live]) -> None:
+    live = serve(ServerConfig(max_body_bytes=200_000), n_ctx=512, max_sequences=8)
+    params = SamplingParams(temperature=0, max_tokens=24)
+    expected = {p: live.llm.generate(p, params).text for p in (f"good prompt {i}" for i in range(8))}
+    asyncio.run(soak(live, expected, _SECONDS / 6))
+    gc.collect()
+    warm = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    done = asyncio.run(soak(live, expected, _SECONDS))
+    assert min(done.values()) > 5, done
+    assert len(done) == 7, done
+    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="-") as client:
+        assert client.completions.create(model="tiny", prompt="abc", max_tokens=2).usage
+    stats = live.llm.stats()
+    deadline = time.monotonic() + 20
+    while stats["n_running"] + stats["n_waiting"] > 0 and time.monotonic() < deadline:
+        time.sleep(0.02)
+        stats = live.llm.stats()
+    live.llm.engine.check_integrity()
+    assert (stats["n_running"], stats["n_waiting"]) == (0, 0)
+    assert stats["n_blocks_free"] + stats["n_blocks_cached"] == stats["n_blocks"]
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - warm
+    assert grown < 40_000, f"{grown} KiB more at the peak"
