@@ -49,6 +49,7 @@ PYTHON_ARROWS = {
     "quantize": "errors",
     "machine": "errors",
     "llm": "errors params outputs tokenizer chat grammar hub convert running",
+    "program": "errors params outputs chat grammar llm",
     "server": "errors params outputs tokenizer chat grammar hub running llm",
     "cli": "errors params outputs tokenizer chat grammar hub convert quantize machine llm server",
     "__main__": "cli",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from halfbyte.chat.reasoning import may_reason, reasoning_of
 from halfbyte.chat.tools import Tool, ToolChoice, chosen_tools, dialect_of
@@ -14,8 +14,15 @@ from halfbyte.chat.tools.parser import Parser
 from halfbyte.errors import InvalidArgumentError
 from halfbyte.grammar import Constraint, Plan, Rules, constraint_of, json_schema_constraint
 from halfbyte.grammar.constraint import schema_problem
+from halfbyte.grammar.matcher import Mask
 from halfbyte.params import SamplingParams
 from halfbyte.tokenizer import Tokenizer
+
+
+class MaskPlan(Protocol):
+    """Begins a guide for each answer: called with the tokens so far, it says which may follow (None: any)."""
+
+    def begin(self) -> Callable[[Any], Mask | None]: ...
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,7 @@ class AnswerForm:
     new_parser: what takes one answer's text apart; None where all of it is content. parse: from content to a value.
     """
 
-    plan: Plan | None = None
+    plan: MaskPlan | None = None
     shown: frozenset[int] = frozenset()
     new_parser: Callable[[], Parser] | None = None
     parse: Callable[[str], Any] | None = None

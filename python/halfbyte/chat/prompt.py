@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from halfbyte.chat.gotemplate import GoChatTemplate
-from halfbyte.chat.template import ChatTemplate
+from halfbyte.chat.template import ChatTemplate, normalized
 from halfbyte.chat.tools import Tool, dialect_of
 from halfbyte.chat.tools.calls import ID_ALPHABET, ID_LENGTH
 from halfbyte.errors import InvalidArgumentError
@@ -47,7 +47,7 @@ def prepared(template: AnyTemplate, messages: Messages, tools: Sequence[Tool]) -
     """Messages as the template can write them: what it does not know of tools is put into words."""
     if not isinstance(messages, Sequence) or not all(isinstance(message, Mapping) for message in messages):
         raise InvalidArgumentError('Messages are a list of {"role": ..., "content": ...}.')
-    out = [_with_text(dict(message)) for message in messages]
+    out = [normalized(_with_text(message), i) for i, message in enumerate(messages)]
     if not template.knows_calls:
         out = _in_words(template.source, out)
     elif "[TOOL_CALLS]" in template.source:
@@ -57,15 +57,15 @@ def prepared(template: AnyTemplate, messages: Messages, tools: Sequence[Tool]) -
     return out
 
 
-def _with_text(message: dict[str, Any]) -> dict[str, Any]:
+def _with_text(message: Mapping[str, Any]) -> Mapping[str, Any]:
     """Results of tools may be any value; templates write text."""
-    if message.get("role") == "tool" and not isinstance(message.get("content"), (str, list, tuple)):
-        message["content"] = json.dumps(message.get("content"), ensure_ascii=False, default=str)
-    return message
+    if message.get("role") != "tool" or isinstance(message.get("content"), (str, list, tuple)):
+        return message
+    return {**message, "content": json.dumps(message.get("content"), ensure_ascii=False, default=str)}
 
 
 def _in_words(template: str, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Calls become what the assistant said, results what the user said; neighbours of one role are joined."""
+    """Calls become what the assistant said, results what the user said, those in a row in one turn."""
     dialect = dialect_of(template)
     names: dict[str, str] = {}
     out: list[dict[str, Any]] = []
@@ -74,22 +74,16 @@ def _in_words(template: str, messages: list[dict[str, Any]]) -> list[dict[str, A
         content = message.get("content") or ""
         if message.get("role") == "tool":
             name = names.get(str(message.pop("tool_call_id", "")), str(message.pop("name", "")))
-            message = {"role": "user", "content": dialect.result_text(name, _plain(content))}
+            message = {"role": "user", "content": dialect.result_text(name, content)}
             if out and out[-1].get("is_result"):
                 out[-1]["content"] += "\n" + message["content"]
                 continue
             message["is_result"] = True
         elif calls:
             written = [_written(dialect, call, names) for call in calls]
-            message["content"] = "\n".join([*([_plain(content)] if content else []), *written])
+            message["content"] = "\n".join([*([content] if content else []), *written])
         out.append(message)
     return [{key: value for key, value in message.items() if key != "is_result"} for message in out]
-
-
-def _plain(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
 
 
 def _written(dialect: Any, call: Any, names: dict[str, str]) -> str:
@@ -110,7 +104,7 @@ def _with_instructions(template: str, messages: list[dict[str, Any]], text: str)
     first = messages[0] if messages else {}
     role = "user" if "System role not supported" in template else "system"
     if first.get("role") == role:
-        return [{**first, "content": f"{_plain(first.get('content') or '')}\n\n{text}".strip()}, *messages[1:]]
+        return [{**first, "content": f"{first.get('content') or ''}\n\n{text}".strip()}, *messages[1:]]
     return [{"role": role, "content": text}, *messages]
 
 
@@ -144,12 +138,12 @@ _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
 
 def _mark_contents(messages: Messages, tokenizer: Tokenizer) -> tuple[list[dict[str, Any]], bool]:
     """Messages whose contents are marked when they spell a control token; else as they are."""
-    texts = [m["content"] for m in messages if isinstance(m, Mapping) and isinstance(m.get("content"), str)]
+    texts = [m["content"] for m in messages if isinstance(m.get("content"), str)]
     forged = any(
         tokenizer.encode(t, add_bos=False, parse_special=True) != tokenizer.encode(t, add_bos=False) for t in texts
     )
     if not forged:
-        return [dict(m) if isinstance(m, Mapping) else m for m in messages], False
+        return [dict(m) for m in messages], False
     marked = []
     for message in messages:
         content = message.get("content")

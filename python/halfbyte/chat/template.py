@@ -110,14 +110,24 @@ class ChatTemplate:
             **variables,
         }
         try:
-            text: str = _sandbox().render_bounded(self._template, values)
+            text = self._rendered(values)
+        except TemplateError:
+            # Some templates join the arguments of calls to text themselves, and want them as JSON.
+            as_text = [_with_text_arguments(message) for message in known]
+            if as_text == known:
+                raise
+            text = self._rendered({**values, "messages": as_text})
+        if continue_final_message:
+            return _open_end(text, known[-1])
+        return text
+
+    def _rendered(self, values: dict[str, Any]) -> str:
+        try:
+            return str(_sandbox().render_bounded(self._template, values))
         except RecursionError as error:
             raise TemplateError(f"The chat template ({self.name}) calls itself without end.") from error
         except Exception as error:  # whatever a stranger's template does is the template's failure
             raise TemplateError(f"The chat template ({self.name}) failed: {error}") from error
-        if continue_final_message:
-            return _open_end(text, known[-1])
-        return text
 
 
 def normalized(message: Message, index: int) -> dict[str, Any]:
@@ -154,6 +164,21 @@ def _with_object_arguments(call: Any) -> Any:
         except ValueError:
             return call
     return {**call, "function": {**call["function"], "arguments": arguments}}
+
+
+def _with_text_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return message
+    out = []
+    for call in calls:
+        if isinstance(call, Mapping) and isinstance(call.get("function"), Mapping):
+            arguments = call["function"].get("arguments")
+            if not isinstance(arguments, str):
+                written = json.dumps(arguments or {}, ensure_ascii=False)
+                call = {**call, "function": {**call["function"], "arguments": written}}
+        out.append(call)
+    return {**message, "tool_calls": out}
 
 
 def _open_end(text: str, message: Mapping[str, Any]) -> str:
