@@ -20,45 +20,60 @@ using engine::Event;
 using engine::Mailbox;
 using engine::Request;
 
-// Calls Python in the engine thread. `mask_function(generated) -> uint32 array or None`; each of `functions` is called
-// as f(generated, logits) with a writable view of the logits, valid during the call only.
+// Calls f(generated, logits) in the engine thread, with a writable view of the logits that is valid during the call.
 class PythonProcessor : public engine::LogitsProcessor {
  public:
-  PythonProcessor(py::list functions, py::object mask_function)
-      : held_(new Held{std::move(functions), std::move(mask_function), {}}) {}
+  explicit PythonProcessor(py::list functions) : functions_(new py::list(std::move(functions))) {}
   ~PythonProcessor() override {
     const py::gil_scoped_acquire gil;
-    held_.reset();
+    functions_.reset();
   }
 
-  void process(std::span<const int32_t> generated, std::span<float> logits, const uint32_t** mask) override {
+  void process(std::span<const int32_t> generated, std::span<float> logits) override {
     const py::gil_scoped_acquire gil;
     try {
       const py::array_t<int32_t> tokens(static_cast<py::ssize_t>(generated.size()), generated.data());
       const py::capsule borrowed(logits.data(), [](void*) {});
       const py::array_t<float> view(static_cast<py::ssize_t>(logits.size()), logits.data(), borrowed);
-      for (const py::handle function : held_->functions) function(tokens, view);
-      if (held_->mask_function.is_none()) return;
-      const py::object result = held_->mask_function(tokens);
-      if (result.is_none()) return;
-      held_->mask = result.cast<py::array_t<uint32_t, py::array::c_style | py::array::forcecast>>();
-      const py::ssize_t n_words = held_->mask.size();
-      require(n_words >= static_cast<py::ssize_t>((logits.size() + 31) / 32), "The mask has %zd words; %zu are needed.",
-              n_words, (logits.size() + 31) / 32);
-      *mask = held_->mask.data();
+      for (const py::handle function : *functions_) function(tokens, view);
     } catch (py::error_already_set& error) {
       throw Error(ErrorKind::invalid_argument, std::string("A logits processor failed: ") + error.what());
-    } catch (const py::cast_error& error) {
-      throw Error(ErrorKind::invalid_argument,
-                  std::string("A logits processor returned no uint32 mask: ") + error.what());
     }
   }
 
  private:
-  // Apart, so that the destructor can let go of everything while it has the GIL.
+  std::unique_ptr<py::list> functions_;
+};
+
+// Calls f(generated) -> uint32 array or None in the engine's mask thread.
+class PythonMask : public engine::TokenMask {
+ public:
+  explicit PythonMask(py::object function) : held_(new Held{std::move(function), {}}) {}
+  ~PythonMask() override {
+    const py::gil_scoped_acquire gil;
+    held_.reset();
+  }
+
+  std::span<const uint32_t> allowed(std::span<const int32_t> generated) override {
+    const py::gil_scoped_acquire gil;
+    try {
+      const py::object result =
+          held_->function(py::array_t<int32_t>(static_cast<py::ssize_t>(generated.size()), generated.data()));
+      if (result.is_none()) return {};
+      held_->mask = result.cast<py::array_t<uint32_t, py::array::c_style | py::array::forcecast>>();
+      require(held_->mask.size() > 0, "A mask function returned an empty mask.");
+      return {held_->mask.data(), static_cast<size_t>(held_->mask.size())};
+    } catch (py::error_already_set& error) {
+      throw Error(ErrorKind::invalid_argument, std::string("A mask function failed: ") + error.what());
+    } catch (const py::cast_error& error) {
+      throw Error(ErrorKind::invalid_argument, std::string("A mask function returned no uint32 mask: ") + error.what());
+    }
+  }
+
+ private:
+  // Apart, so that the destructor can let go of it while it has the GIL.
   struct Held {
-    py::list functions;
-    py::object mask_function;
+    py::object function;
     py::array_t<uint32_t> mask;
   };
   std::unique_ptr<Held> held_;
@@ -107,8 +122,8 @@ std::pair<uint64_t, uint64_t> submit(Engine& e, std::vector<int32_t> prompt, con
   request.priority = priority;
   request.client = std::move(client);
   request.prompt_logprobs = prompt_logprobs;
-  if (!processors.empty() || !mask_function.is_none())
-    request.processor = std::make_shared<PythonProcessor>(processors, mask_function);
+  if (!processors.empty()) request.processor = std::make_shared<PythonProcessor>(processors);
+  if (!mask_function.is_none()) request.mask = std::make_shared<PythonMask>(mask_function);
   uint64_t seed = 0;
   const py::gil_scoped_release release;
   const uint64_t id = e.submit(std::move(request), std::move(mailbox), &seed);

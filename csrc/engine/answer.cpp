@@ -22,15 +22,40 @@ int64_t Answer::n_left() const {
   return request_.max_tokens < 0 ? INT64_MAX : request_.max_tokens - static_cast<int64_t>(generated_.size());
 }
 
+void Answer::prepare_masks(MaskWorker& worker, std::span<const int32_t> drafts) {
+  if (!request_.mask || coming_masks_.valid() || !masks_.empty()) return;
+  coming_masks_ = worker.prepare(request_.mask, generated_, {drafts.begin(), drafts.end()});
+}
+
+void Answer::drop_masks() {
+  masks_.clear();
+}
+
+MaskWords Answer::next_mask() {
+  if (coming_masks_.valid()) {
+    for (MaskWords& mask : coming_masks_.get()) masks_.push_back(std::move(mask));
+  }
+  if (masks_.empty()) {
+    const std::span<const uint32_t> words = request_.mask->allowed(generated_);
+    return {words.begin(), words.end()};
+  }
+  MaskWords mask = std::move(masks_.front());
+  masks_.pop_front();
+  return mask;
+}
+
 int32_t Answer::advance(std::span<float> logits, Event& event) {
-  const uint32_t* mask = nullptr;
-  if (request_.processor) request_.processor->process(generated_, logits, &mask);
+  if (request_.processor) request_.processor->process(generated_, logits);
+  MaskWords mask;
+  if (request_.mask) mask = next_mask();
+  require(mask.empty() || mask.size() >= (logits.size() + 31) / 32, "The mask has %zu words; %zu are needed.",
+          mask.size(), (logits.size() + 31) / 32);
   if (static_cast<int64_t>(generated_.size()) < request_.min_tokens) {
     for (const int32_t token : request_.stop_tokens) {
       if (token >= 0 && static_cast<size_t>(token) < logits.size()) logits[static_cast<size_t>(token)] = -INFINITY;
     }
   }
-  sampling::Sample sample = chain_.sample(logits, request_.prompt, generated_, mask);
+  sampling::Sample sample = chain_.sample(logits, request_.prompt, generated_, mask.empty() ? nullptr : mask.data());
   const int32_t token = sample.token;
   generated_.push_back(token);
   event.samples.push_back(std::move(sample));

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
+#include <future>
 #include <span>
 #include <string>
 #include <vector>
@@ -22,6 +24,11 @@ class Answer {
   std::span<const int32_t> generated() const { return generated_; }
   int64_t n_left() const;  // tokens until max_tokens, INT64_MAX when there is no limit
 
+  // Has the masks of the next token, and of drafts after it, computed by the worker, if a rule asks for masks.
+  void prepare_masks(MaskWorker& worker, std::span<const int32_t> drafts);
+  // What was prepared past the token drawn last is of no use.
+  void drop_masks();
+
   // Draws the next token from its logits (n_vocab, changed in place) and adds it and its text to `event`;
   // event.finish is set when the answer ends with it. Throws what processors and the sampler throw.
   int32_t advance(std::span<float> logits, Event& event);
@@ -35,6 +42,10 @@ class Answer {
   sampling::Chain chain_;
   StopMatcher stop_;
   std::vector<int32_t> generated_;
+  std::future<std::vector<MaskWords>> coming_masks_;
+  std::deque<MaskWords> masks_;  // of the next token, and of those after it if they are what was guessed
+
+  MaskWords next_mask();
 };
 
 }  // namespace halfbyte::engine

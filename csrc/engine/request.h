@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/masks.h"
 #include "sampling/chain.h"
 #include "sampling/params.h"
 
@@ -21,13 +22,12 @@ enum class Overflow : uint8_t {
   slide,  // keep the first n_keep tokens and the newest half of the rest, recompute, go on (event.dropped counts)
 };
 
-// Called in the engine thread before sampling (grammar masks, Python processors). Implementations may take the GIL.
+// Called in the engine thread before sampling (Python processors). Implementations may take the GIL.
 class LogitsProcessor {
  public:
   virtual ~LogitsProcessor() = default;
-  // May change logits (n_vocab) and may set `mask` (kept by the processor; see sampling::Chain::sample).
-  // `generated` holds the tokens drawn so far.
-  virtual void process(std::span<const int32_t> generated, std::span<float> logits, const uint32_t** mask) = 0;
+  // May change logits (n_vocab). `generated` holds the tokens drawn so far.
+  virtual void process(std::span<const int32_t> generated, std::span<float> logits) = 0;
 };
 
 struct Request {
@@ -44,6 +44,7 @@ struct Request {
   std::string client;            // requests of one client share its turn
   bool prompt_logprobs = false;  // log p of each prompt token after the first
   std::shared_ptr<LogitsProcessor> processor;
+  std::shared_ptr<TokenMask> mask;
 };
 
 // One step's news of a request.

@@ -98,7 +98,7 @@ std::vector<PlannedRows> Runner::plan() {
                                                   cost_.prompt_rows_within(kLongestPromptStep, options_.n_batch)));
 }
 
-// Gives streams the drafts that pay.
+// Gives streams the drafts that pay, and has masks computed while the model runs.
 void Runner::propose(int64_t n_streams) {
   std::vector<DraftSlot> slots;
   for (const auto& [id, a] : active_) {
@@ -109,6 +109,8 @@ void Runner::propose(int64_t n_streams) {
   }
   speculator_.propose(slots, n_streams, cost_);
   for (const DraftSlot& slot : slots) scheduler_.draft(slot.id, slot.drafts);
+  for (const auto& [id, a] : active_)
+    a->answer.prepare_masks(masks_, scheduler_.tokens(id).last(static_cast<size_t>(scheduler_.n_drafts(id))));
 }
 
 void Runner::step(FunctionRef<void(std::vector<uint64_t>)> planned, const bool* stop) {
@@ -223,6 +225,7 @@ void Runner::draw(Active& a, std::span<float> logits) {
       break;
     }
   }
+  a.answer.drop_masks();
   speculator_.learn(a.id, n_drafts, n_right);
   stats_.n_drafted_tokens += static_cast<uint64_t>(n_drafts);
   stats_.n_accepted_tokens += static_cast<uint64_t>(n_right);

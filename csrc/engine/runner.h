@@ -84,6 +84,7 @@ class Runner {
   Speculator speculator_;
   StepCost cost_;
   EngineStats stats_;
+  MaskWorker masks_;
   std::unordered_map<uint64_t, std::unique_ptr<Active>> active_;
   std::vector<std::pair<std::shared_ptr<Mailbox>, Event>> outbox_;
 };

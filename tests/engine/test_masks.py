@@ -1,0 +1,98 @@
+"""Masks are computed beside the model, hold whatever is guessed ahead, and fail only their own request."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from halfbyte import LLM, _core
+from halfbyte.errors import InvalidArgumentError
+
+WORDS = (260 + 31) // 32
+
+
+def mask_of(tokens: list[int]) -> np.ndarray:
+    mask = np.zeros(WORDS, np.uint32)
+    for token in tokens:
+        mask[token // 32] |= np.uint32(1 << token % 32)
+    return mask
+
+
+@pytest.fixture(scope="module")
+def llm(tiny_model: Callable[..., Path]) -> Iterator[LLM]:
+    with LLM(tiny_model(format_name="Q4_0"), n_threads=1, n_ctx=256) as loaded:
+        yield loaded
+        loaded._engine.check_integrity()
+
+
+def run(engine: _core.Engine, function: Any, n: int, **sampling: Any) -> list[int]:
+    mailbox, out = _core.Mailbox(), []
+    engine.submit([65, 66, 67] * 8, _core.SamplingParams(**sampling), mailbox, max_tokens=n, mask_function=function)
+    while True:
+        for event in mailbox.take(30):
+            out += [s["token"] for s in event["samples"]]
+            if event["error"] is not None:
+                raise event["error"]
+            if event["finish"]:
+                return out
+
+
+@pytest.mark.parametrize("sampling", [{"temperature": 0}, {"temperature": 2.0, "seed": 3, "top_k": 0, "min_p": 0}])
+def test_masks_hold_with_and_without_guesses(tiny_model: Callable[..., Path], sampling: dict[str, Any]) -> None:
+    weights = _core.Model.load(str(tiny_model(format_name="Q4_0")))
+    threads: set[int] = set()
+
+    def letters(generated: np.ndarray) -> np.ndarray | None:
+        """A, B, C over and over, a free choice of two at every fifth place; any token at every seventh."""
+        threads.add(threading.get_ident())
+        n = len(generated)
+        assert all(n % 7 == 6 or generated[n] in (65 + n % 3, 90) for n in range(n))
+        return None if n % 7 == 6 else mask_of([65 + n % 3] + [90] * (n % 5 == 4))
+
+    found = []
+    for options in ({"prompt_lookup": False}, {}, {"max_drafts": 30}, {"draft_model": weights}):
+        engine = _core.Engine(weights, n_ctx=256, n_threads=1, **options)
+        found.append(run(engine, letters, 120, **sampling))
+        engine.check_integrity()
+        if options == {}:
+            assert engine.stats()["n_accepted_tokens"] > 0
+    assert all(each == found[0] for each in found)
+    assert threading.get_ident() not in threads
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda generated: 1 / 0, "division"),
+        (lambda generated: object(), "mask"),
+        (lambda generated: np.zeros(2, np.uint32), "2 words"),
+        (lambda generated: np.zeros(0, np.uint32), "empty mask"),
+        (lambda generated: np.zeros(WORDS, np.uint32), "masked"),
+    ],
+)
+def test_a_failing_mask_fails_its_request(llm: LLM, function: Any, message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        run(llm._engine, function, 5, temperature=0)
+    assert len(run(llm._engine, None, 5, temperature=0)) == 5
+
+
+def test_a_request_that_goes_while_its_mask_is_computed(llm: LLM) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow(generated: np.ndarray) -> None:
+        entered.set()
+        leave.wait(30)
+
+    mailbox = _core.Mailbox()
+    request, _ = llm._engine.submit([65], _core.SamplingParams(), mailbox, max_tokens=5, mask_function=slow)
+    assert entered.wait(30)
+    llm._engine.cancel(request)
+    leave.set()
+    while not any(event["finish"] for event in mailbox.take(30)):
+        pass
+    assert len(run(llm._engine, lambda generated: None, 5)) == 5
