@@ -17,7 +17,7 @@ import numpy.typing as npt
 from halfbyte import _core
 from halfbyte.chat import ChatTemplate, chosen_template
 from halfbyte.chat.answer import AnswerForm, chat_form, plain_form
-from halfbyte.chat.prompt import prompt_ids
+from halfbyte.chat.prompt import AnyTemplate, prompt_ids
 from halfbyte.chat.tools import ToolChoice, tools_from
 from halfbyte.errors import FormatError, InvalidArgumentError
 from halfbyte.outputs import Output, Piece
@@ -246,12 +246,15 @@ class LLM:
         tools: Sequence[Any] | None = None,
         tool_choice: ToolChoice | None = None,
         parallel_tool_calls: bool = True,
+        template: AnyTemplate | None = None,
         **variables: Any,
     ) -> ChatPrompt:
-        """A conversation as token ids, and the form of its answer, for submit(). variables reach the template."""
+        """A conversation as token ids, and the form of its answer, for submit(). template: another than the model's;
+        variables reach it."""
         declared = tools_from(tools)
         # Tools that may not be called stay in the prompt: the conversation so far may speak of them, and is cached.
-        template = self._tool_template if declared and self._tool_template is not None else self.chat_template
+        own = self._tool_template if declared and self._tool_template is not None else self.chat_template
+        template = template or own
         ids, text = prompt_ids(
             template, self.tokenizer, [*self.card.opening(messages), *messages], declared, **variables
         )

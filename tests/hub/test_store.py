@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from halfbyte import LLM
 from halfbyte.cli.main import main
 from halfbyte.errors import FormatError, HalfbyteError, InvalidArgumentError, ModelNotFoundError
-from halfbyte.hub import Card, add_stored, copy_stored, find_stored, get_stored, list_stored, remove_stored
-from halfbyte.hub.modelfile import Modelfile, create_model, parse_modelfile, write_modelfile
+from halfbyte.hub import Card, add_stored, copy_stored, find_stored, get_stored, list_stored, remove_stored, stored_files
+from halfbyte.hub.modelfile import Modelfile, create_model, open_base, parse_modelfile, write_modelfile
 from halfbyte.hub.store import checked_name
 
 MODELFILE = '''# a model of our own
@@ -96,7 +96,8 @@ def test_commands(mario: Path, capsys: pytest.CaptureFixture[str], store: Path) 
 
 
 def test_models_from_models(mario: Path) -> None:
-    child = create_model("luigi", parse_modelfile("FROM me/mario:1b\nSYSTEM Be Luigi.\nPARAMETER top_k 3"), Path())
+    modelfile = parse_modelfile("FROM me/mario:1b\nSYSTEM Be Luigi.\nPARAMETER top_k 3")
+    child = create_model("luigi", modelfile, open_base(modelfile, Path()), Path())
     assert child.card.system == "Be Luigi."
     assert child.card.parameters["temperature"] == 0
     assert child.card.parameters["top_k"] == 3
@@ -104,7 +105,7 @@ def test_models_from_models(mario: Path) -> None:
     assert child.path.exists()
     assert child.digest == copy_stored("luigi", "weegee").digest
     with pytest.raises(ModelNotFoundError, match="ADAPTER"):
-        create_model("x", Modelfile(base="luigi", adapters=["nothing.gguf"]), Path())
+        create_model("x", Modelfile(adapters=["nothing.gguf"]), stored_files(child), Path())
 
 
 def test_a_file_that_someone_put_there_is_a_model(tiny_model: Callable[..., Path], store: Path) -> None:

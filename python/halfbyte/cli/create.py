@@ -15,12 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from halfbyte.hub import checked_name
-    from halfbyte.hub.modelfile import create_model, parse_modelfile
+    from halfbyte.hub.modelfile import create_model, open_base, parse_modelfile
 
     name = checked_name(arguments.name)
     modelfile = parse_modelfile(read_text(arguments.file))
     folder = Path.cwd() if arguments.file == "-" else Path(arguments.file).resolve().parent
     with download_progress() as tell:
-        model = create_model(name, modelfile, folder, tell)
+        base = open_base(modelfile, folder, tell)
+    model = create_model(name, modelfile, base, folder)
     print(f"{model.name} created from {modelfile.base}")
     return 0

@@ -2,7 +2,7 @@
 
 from halfbyte.hub.aliases import ALIASES, Alias
 from halfbyte.hub.download import DownloadProgress
-from halfbyte.hub.resolve import ModelFiles, open_model, pull_model, resolve_model
+from halfbyte.hub.resolve import ModelFiles, open_model, pull_model, resolve_model, stored_files
 from halfbyte.hub.store import (
     Card,
     StoredModel,
@@ -36,4 +36,5 @@ __all__ = [
     "pull_model",
     "remove_stored",
     "resolve_model",
+    "stored_files",
 ]

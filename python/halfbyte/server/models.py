@@ -13,7 +13,8 @@ from halfbyte.server.bridge import Bridge
 
 @dataclass
 class LoadedModel:
-    """A model in memory. n_users counts the requests that hold it: a pool drops it only at 0."""
+    """A model in memory. n_users counts the requests that hold it: a pool drops it only at 0, and when it has been so
+    for keep_alive_s seconds (None: no limit), at expires_at."""
 
     name: str
     llm: LLM
@@ -21,6 +22,8 @@ class LoadedModel:
     n_users: int = 0
     loaded_at: float = field(default_factory=time.time)
     used_at: float = field(default_factory=time.time)
+    keep_alive_s: float | None = None
+    expires_at: float | None = None
 
     @property
     def max_sequences(self) -> int:

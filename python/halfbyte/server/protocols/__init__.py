@@ -9,6 +9,8 @@ from types import ModuleType
 from halfbyte.server.protocols import (
     anthropic,
     infill,
+    ollama,
+    ollama_models,
     openai_chat,
     openai_completions,
     openai_embeddings,
@@ -30,4 +32,6 @@ PROTOCOLS: tuple[ModuleType, ...] = (
     rerank,
     openai_embeddings,
     infill,
+    ollama,
+    ollama_models,
 )
