@@ -32,8 +32,22 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Fake]]
     assert nginx, "this test needs nginx (apt-get install nginx-light)"
     folder = tmp_path_factory.mktemp("nginx")
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=llm.example.com"]
-        + ["-keyout", folder / "privkey.pem", "-out", folder / "fullchain.pem"],
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=llm.example.com",
+            "-keyout",
+            folder / "privkey.pem",
+            "-out",
+            folder / "fullchain.pem",
+        ],
         check=True,
         capture_output=True,
     )

@@ -18,7 +18,16 @@ from hypothesis import strategies as st
 from halfbyte import LLM
 from halfbyte.cli.main import main
 from halfbyte.errors import FormatError, HalfbyteError, InvalidArgumentError, ModelNotFoundError
-from halfbyte.hub import Card, add_stored, copy_stored, find_stored, get_stored, list_stored, remove_stored, stored_files
+from halfbyte.hub import (
+    Card,
+    add_stored,
+    copy_stored,
+    find_stored,
+    get_stored,
+    list_stored,
+    remove_stored,
+    stored_files,
+)
 from halfbyte.hub.modelfile import Modelfile, create_model, open_base, parse_modelfile, write_modelfile
 from halfbyte.hub.store import checked_name
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,12 +20,14 @@ import uvicorn
 
 from halfbyte import LLM
 from halfbyte.chat.tools import make_parser
+from halfbyte.cli.serve import ollama_address
 from halfbyte.hub import find_stored, list_stored
 from halfbyte.outputs import Piece
 from halfbyte.server.app import create_app
 from halfbyte.server.catalog import Catalog
 from halfbyte.server.chat_stream import ChatAnswer
 from halfbyte.server.config import ServerConfig
+from halfbyte.server.ollama_shapes import duration
 from halfbyte.server.pool import CatalogPool
 from halfbyte.server.protocols.ollama import _said
 
@@ -380,3 +386,53 @@ def test_many_clients_and_more_models_than_places(url: str) -> None:
 
     answers = asyncio.run(main())
     assert all(answers[i] == answers[i + 3] for i in range(0, 24) if i % 6 < 3), "the same of the same, streamed or not"
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("", ("127.0.0.1", 11434)),
+        ("0.0.0.0", ("0.0.0.0", 11434)),
+        ("localhost:5000", ("localhost", 5000)),
+        (":5000", ("127.0.0.1", 5000)),
+        ("http://10.0.0.1:80", ("10.0.0.1", 80)),
+        ("[::1]:7", ("::1", 7)),
+    ],
+)
+def test_ollama_host(text: str, address: tuple[str, int]) -> None:
+    assert ollama_address(text, "127.0.0.1") == address
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("5m", 300.0), ("1h30m", 5400.0), ("90", 90.0), (0, 0.0), ("500ms", 0.5), (-1, None), ("-1s", None), ("0", 0.0)],
+)
+def test_durations(text: str | float, seconds: float | None) -> None:
+    assert duration(text) == seconds
+
+
+def test_the_command_serves_both_protocols(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "mine.gguf").symlink_to(tiny_model())
+    environment = {**os.environ, "HALFBYTE_MODELS": str(tmp_path / "store"), "OLLAMA_HOST": "127.0.0.1:0"}
+    command = [
+        sys.executable,
+        "-m",
+        "halfbyte",
+        "serve",
+        "--ollama",
+        "--port",
+        "0",
+        "--models-dir",
+        str(tmp_path / "models"),
+    ]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        own, ollamas = re.findall(r"http://\S+", server.stdout.readline())
+        assert [m.model for m in ollama.Client(host=ollamas).list().models] == ["mine:latest"]
+        answer = ollama.Client(host=ollamas).generate("mine", "Hi", options=GREEDY)
+        body = {"model": "mine", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0, "max_tokens": 12}
+        same = httpx.post(f"{own}/v1/chat/completions", json=body, timeout=60).json()
+        assert same["choices"][0]["message"]["content"] == answer.response
+        server.terminate()
+        assert server.wait(60) == 0

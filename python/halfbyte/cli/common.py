@@ -90,6 +90,15 @@ def load_model(arguments: argparse.Namespace, model: str | None = None, **option
     """The LLM that the flags ask for, with progress bars for what takes long."""
     from halfbyte.hub import open_model
 
+    options |= model_options(arguments)
+    with download_progress() as tell:
+        files = open_model(model or arguments.model or "smollm2", tell)
+    with bar("Loading") as advance:
+        return LLM(files, progress=advance, **options)
+
+
+def model_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The flags of add_model_arguments() as LLM() takes them, the model itself left out."""
     if arguments.ctx_size < 0 or arguments.threads < 0 or arguments.batch_size < 1:
         raise InvalidArgumentError("-c and -t take a count or 0, -b at least 1.")
     layers: int | str = arguments.n_gpu_layers
@@ -101,20 +110,14 @@ def load_model(arguments: argparse.Namespace, model: str | None = None, **option
         )
     if arguments.mlock:
         _lock_memory()
-    with download_progress() as tell:
-        files = open_model(model or arguments.model or "smollm2", tell)
-    with bar("Loading") as advance:
-        return LLM(
-            files,
-            n_ctx=arguments.ctx_size or None,
-            n_threads=arguments.threads or None,
-            n_batch=arguments.batch_size,
-            kv_type=arguments.kv_type,
-            mmap=arguments.mmap,
-            quant=arguments.quant,
-            progress=advance,
-            **options,
-        )
+    return {
+        "n_ctx": arguments.ctx_size or None,
+        "n_threads": arguments.threads or None,
+        "n_batch": arguments.batch_size,
+        "kv_type": arguments.kv_type,
+        "mmap": arguments.mmap,
+        "quant": arguments.quant,
+    }
 
 
 def _lock_memory() -> None:

@@ -6,10 +6,16 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from halfbyte.cli.common import add_model_arguments, load_model, read_text
+from halfbyte.cli.common import add_model_arguments, download_progress, load_model, model_options, read_text
 from halfbyte.errors import InvalidArgumentError, UnsupportedError
+from halfbyte.llm import LLM
 from halfbyte.server.config import ServerConfig
+
+if TYPE_CHECKING:
+    from halfbyte.server.pool import CatalogPool
 
 # Host names that mean this machine, for servers that listen on nothing else.
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -20,9 +26,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alias", action="append", metavar="NAME", help="name that clients use (may be repeated)")
     parser.add_argument("-np", "--max-sequences", type=int, default=64, metavar="N", help="answers at once (64)")
     parser.add_argument("--chat-template", metavar="NAME", help="a known template's name, Jinja text, or a file of it")
+    several = parser.add_argument_group("several models, loaded when they are asked for")
+    several.add_argument("--models-dir", metavar="DIR", help="serve the models of a folder")
+    several.add_argument("--max-loaded", type=int, metavar="N", help="in memory at once (3)")
+    several.add_argument(
+        "--keep-alive", metavar="TIME", help="how long an idle model stays in memory: 5m, 1h30m, seconds, -1 (no limit)"
+    )
     doors = parser.add_argument_group("doors")
     doors.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine only)")
-    doors.add_argument("--port", type=int, default=8080, help="port to listen on (8080; 0: any free one)")
+    doors.add_argument("--port", type=int, help="port to listen on (8080; 0: any free one)")
+    doors.add_argument(
+        "--ollama",
+        action="store_true",
+        help="listen where Ollama does (OLLAMA_HOST, or port 11434), too; serve the store",
+    )
     doors.add_argument("--api-key", action="append", default=[], metavar="KEY", help="ask for it (may be repeated)")
     doors.add_argument("--api-key-file", metavar="FILE", help="keys, one a line")
     doors.add_argument(
@@ -58,20 +75,76 @@ def run(arguments: argparse.Namespace) -> int:
     from halfbyte.server.logs import set_up
     from halfbyte.server.models import SingleModelPool
 
-    config = _config(arguments)
+    addresses = _addresses(arguments)
+    is_local = all(host in ("127.0.0.1", "localhost", "::1") for host, _ in addresses)
+    config = _config(arguments, is_local)
     set_up(arguments.log_format, arguments.log_level.upper())
-    if not config.api_keys and arguments.host not in ("127.0.0.1", "localhost", "::1"):
+    if not config.api_keys and not is_local:
         print("halfbyte: no --api-key: everyone who reaches this port may use it.", file=sys.stderr)
+    names = tuple(arguments.alias or [_name_of(arguments.model or "smollm2")])
+    if arguments.ollama or arguments.models_dir or arguments.max_loaded or arguments.keep_alive:
+        app = create_app(_pool(arguments, names), config)
+        listen(app, config, addresses, lambda urls: _say(f"Serving models at {' and '.join(urls)}"))
+        return 0
     with load_model(arguments, max_sequences=arguments.max_sequences, chat_template=arguments.chat_template) as llm:
-        names = tuple(arguments.alias or [_name_of(arguments.model or "smollm2")])
         app = create_app(SingleModelPool(llm, names), config)
-        listen(
-            app, config, arguments.host, arguments.port, lambda url: print(f"Serving {names[0]} at {url}", flush=True)
-        )
+        listen(app, config, addresses, lambda urls: _say(f"Serving {names[0]} at {' and '.join(urls)}"))
     return 0
 
 
-def _config(arguments: argparse.Namespace) -> ServerConfig:
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _pool(arguments: argparse.Namespace, names: tuple[str, ...]) -> CatalogPool:
+    """The models of -m, of --models-dir and, for --ollama, of the store."""
+    from halfbyte.hub import open_model
+    from halfbyte.server.catalog import Catalog
+    from halfbyte.server.ollama_shapes import duration
+    from halfbyte.server.pool import CatalogPool
+
+    environment = os.environ if arguments.ollama else {}
+    keep_alive = arguments.keep_alive or environment.get("OLLAMA_KEEP_ALIVE") or ("5m" if arguments.ollama else "-1")
+    wanted = environment.get("OLLAMA_MAX_LOADED_MODELS", "")
+    most = arguments.max_loaded or (int(wanted) if wanted.isdigit() else 0) or 3
+    folder = Path(arguments.models_dir) if arguments.models_dir else None
+    if folder and not folder.is_dir():
+        raise InvalidArgumentError(f"--models-dir {folder} is no folder.")
+    if most < 1:
+        raise InvalidArgumentError(f"--max-loaded is {most}; at least 1 was expected.")
+    fixed = {}
+    if arguments.model or not (folder or arguments.ollama):
+        reference = arguments.model or "smollm2"
+        with download_progress() as tell:
+            open_model(reference, tell)
+        fixed = dict.fromkeys(names, reference)
+    options = model_options(arguments)
+    template, n_sequences = arguments.chat_template, arguments.max_sequences
+    return CatalogPool(
+        Catalog(fixed, folder, arguments.ollama),
+        lambda files: LLM(files, max_sequences=n_sequences, chat_template=template, **options),
+        max_loaded=most,
+        keep_alive_s=duration(keep_alive),
+    )
+
+
+def _addresses(arguments: argparse.Namespace) -> list[tuple[str, int]]:
+    if not arguments.ollama:
+        return [(arguments.host, 8080 if arguments.port is None else arguments.port)]
+    own = [] if arguments.port is None else [(arguments.host, arguments.port)]
+    return [*own, ollama_address(os.environ.get("OLLAMA_HOST", ""), arguments.host)]
+
+
+def ollama_address(text: str, host: str) -> tuple[str, int]:
+    """What OLLAMA_HOST says: host, host:port, :port or an address with a scheme; without one, `host`, port 11434."""
+    found = urlsplit(text if "://" in text else f"//{text}")
+    try:
+        return found.hostname or host, found.port or 11434
+    except ValueError:
+        raise InvalidArgumentError(f"OLLAMA_HOST is {text!r}; host:port was expected.") from None
+
+
+def _config(arguments: argparse.Namespace, is_local: bool) -> ServerConfig:
     keys = [*arguments.api_key, *os.environ.get("HALFBYTE_API_KEY", "").split()]
     if arguments.api_key_file:
         lines = [line.strip() for line in read_text(arguments.api_key_file).splitlines()]
@@ -79,7 +152,6 @@ def _config(arguments: argparse.Namespace) -> ServerConfig:
         if not found:
             raise InvalidArgumentError(f"{arguments.api_key_file} holds no key.", hint="Put one on each line.")
         keys += found
-    is_local = arguments.host in ("127.0.0.1", "localhost", "::1")
     for name in (
         "max_body",
         "max_prompt",

@@ -39,27 +39,28 @@ class Catalog:
     folder: Path | None = None
     with_store: bool = False
 
-    def entries(self) -> list[Entry]:
-        """Every model, as the disk has them now."""
-        found = {name: Entry(name, reference) for name, reference in self.fixed.items()}
+    def entries(self) -> dict[str, Entry]:
+        """Every model by the names that clients use, as the disk has them now."""
+        first: dict[str, str] = {}  # several names of one model: it is loaded once, under the first
+        found = {name: Entry(first.setdefault(ref, name), ref) for name, ref in self.fixed.items()}
         for path in sorted(self.folder.iterdir()) if self.folder and self.folder.is_dir() else []:
             if _is_model(path):
                 name = path.stem if path.suffix == ".gguf" else path.name
                 found.setdefault(name, Entry(name, str(path), created=path.stat().st_mtime))
         for model in list_stored() if self.with_store else []:
             found.setdefault(model.name, Entry(model.name, stored=model, created=model.modified))
-        return list(found.values())
+        return found
 
     def find(self, name: str | None) -> Entry:
         """The model of that name (":latest" says nothing); None: the first. Raises ModelNotFoundError."""
         entries = self.entries()
         if not name and entries:
-            return entries[0]
+            return next(iter(entries.values()))
         plain = (name or "").removesuffix(":latest")
-        for entry in entries:
-            if entry.name.removesuffix(":latest") == plain:
-                return entry
-        known = ", ".join(entry.name for entry in entries[:20]) or "none"
+        for known in (plain, f"{plain}:latest"):
+            if known in entries:
+                return entries[known]
+        known = ", ".join(list(entries)[:20]) or "none"
         raise ModelNotFoundError(f'The model "{(name or "")[:120]}" does not exist.', hint=f"Served here: {known}.")
 
 

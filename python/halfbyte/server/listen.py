@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import uvicorn
@@ -26,14 +27,14 @@ class _Server(uvicorn.Server):
             self._on_ready()
 
 
-def listen(app: Any, config: ServerConfig, host: str, port: int, on_ready: Callable[[str], Any]) -> None:
-    """Serves until SIGTERM or Ctrl-C; running requests are finished first (config.shutdown_timeout_s).
+def listen(
+    app: Any, config: ServerConfig, addresses: Sequence[tuple[str, int]], on_ready: Callable[[list[str]], Any]
+) -> None:
+    """Serves at (host, port) pairs until SIGTERM or Ctrl-C; running requests are finished first
+    (config.shutdown_timeout_s).
 
-    on_ready is called with the URL once requests are answered. Raises FileError when the port cannot be had.
+    on_ready is called with the URLs once requests are answered. Raises FileError when a port cannot be had.
     """
-    bound = _bind(host, port)
-    shown = f"[{host}]" if ":" in host else host
-    url = f"http://{shown}:{bound.getsockname()[1]}"
     settings = uvicorn.Config(
         app,
         log_config=None,
@@ -42,14 +43,20 @@ def listen(app: Any, config: ServerConfig, host: str, port: int, on_ready: Calla
         timeout_graceful_shutdown=round(config.shutdown_timeout_s) or None,
         timeout_keep_alive=75,
     )
-    server = _Server(settings, lambda: on_ready(url))
-    with bound:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(_bind(host, port)) for host, port in addresses]
+        urls = [_url(host, bound) for (host, _), bound in zip(addresses, sockets, strict=True)]
+        server = _Server(settings, lambda: on_ready(urls))
         # uvicorn raises the signal that stopped it once more when all is done: a stop on request is no failure.
         previous = signal.signal(signal.SIGTERM, lambda *_: None)
         try:
-            server.run(sockets=[bound])
+            server.run(sockets=sockets)
         finally:
             signal.signal(signal.SIGTERM, previous)
+
+
+def _url(host: str, bound: socket.socket) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
 
 
 def _bind(host: str, port: int) -> socket.socket:

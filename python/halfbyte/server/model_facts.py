@@ -103,10 +103,10 @@ def facts_of(name: str, files: ModelFiles) -> Facts:
 def known_models(pool: ModelPool) -> list[Facts]:
     """The models of a pool whose files are here, loaded or not. Damaged files are left out."""
     places = {model.name: ModelFiles(model.llm.path, model.llm.card) for model in pool.loaded()}
-    for entry in pool.catalog.entries() if isinstance(pool, CatalogPool) else []:
+    for name, entry in pool.catalog.entries().items() if isinstance(pool, CatalogPool) else ():
         files = entry.here()
         if files is not None:
-            places[entry.name] = files
+            places[name] = files
     out = []
     for name, files in places.items():
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import logging
 import re
 import time
 from collections.abc import AsyncIterator, Callable
@@ -11,14 +10,13 @@ from typing import Any, TypeVar
 
 from starlette.responses import Response
 
-from halfbyte.errors import HalfbyteError
+from halfbyte.errors import HalfbyteError, InvalidArgumentError
 from halfbyte.server.call import Call
 from halfbyte.server.errors import ApiError
 from halfbyte.server.models import LoadedModel
 from halfbyte.server.responses import EventStream, Json, dumps
 
 T = TypeVar("T")
-log = logging.getLogger("halfbyte.server")
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
@@ -34,7 +32,7 @@ async def named_model(call: Call, name: str, keep_alive: float | str | None) -> 
     begin = time.perf_counter()
     if not name:
         raise ApiError(400, "model is required")
-    seconds = duration(keep_alive)
+    seconds = blaming("keep_alive", lambda: duration(keep_alive))
     try:
         model = await call.model(name)
     except ApiError as error:
@@ -55,7 +53,9 @@ def blaming(param: str, function: Callable[[], T]) -> T:
 
 
 def duration(value: float | str | None) -> float | None:
-    """Seconds of a keep_alive: a number of them, or Go's "1h30m"; None for negative ones, which mean forever."""
+    """Seconds of a keep_alive: a number of them, or Go's "1h30m"; None for negative ones, which mean forever.
+
+    Raises InvalidArgumentError."""
     if value is None or value == "":
         return None
     if isinstance(value, str):
@@ -67,7 +67,10 @@ def duration(value: float | str | None) -> float | None:
         elif text and not _PART.sub("", text):
             seconds = sum(float(n) * _UNITS[unit] for n, unit in _PART.findall(text))
         else:
-            raise ApiError(400, f'keep_alive: "{value[:80]}" is no duration; "5m" or a number of seconds was expected')
+            raise InvalidArgumentError(
+                f'"{value[:80]}" is no duration.',
+                hint='Something like "5m", "1h30m" or a number of seconds was expected.',
+            )
         seconds *= sign
     else:
         seconds = float(value)
@@ -96,24 +99,15 @@ def line(value: Any) -> bytes:
     return dumps(value) + b"\n"
 
 
-async def _guarded(lines: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
-    """What fails within a stream is its last line."""
-    try:
-        async for value in lines:
-            yield line(value)
-    except ApiError as error:
-        yield line(error_body(error))
-    except HalfbyteError as error:
-        yield line(error_body(ApiError.of(error)))
-    except Exception:
-        log.exception("a stream failed")
-        yield line({"error": "the server failed; its log tells why"})
+async def _encoded(lines: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+    async for value in lines:
+        yield line(value)
 
 
 async def streamed(lines: AsyncIterator[dict[str, Any]], *, stream: bool | None) -> Response:
     """Lines as they come; without streaming the last one alone."""
     if stream is not False:
-        return EventStream(_guarded(lines), "application/x-ndjson")
+        return EventStream(_encoded(lines), "application/x-ndjson", lambda error: line(error_body(error)))
     last: dict[str, Any] = {}
     async for value in lines:
         last = value

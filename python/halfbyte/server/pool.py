@@ -65,7 +65,7 @@ class CatalogPool(ModelPool):
 
     def cards(self) -> list[ModelCard]:
         loaded = {name: model.llm.n_ctx for name, model in self._loaded.items()}
-        return [ModelCard(e.name, int(e.created), loaded.get(e.name)) for e in self.catalog.entries()]
+        return [ModelCard(name, int(e.created), loaded.get(e.name)) for name, e in self.catalog.entries().items()]
 
     def loaded(self) -> list[LoadedModel]:
         return list(self._loaded.values())

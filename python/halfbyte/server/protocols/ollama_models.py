@@ -169,6 +169,7 @@ async def pull(request: Request, body: PullRequest) -> Response:
     call = Call.of(request)
     _store_of(call)
     reference = _reference(body.wanted)
+    call.watch()
     return await streamed(_pull_lines(call, reference), stream=body.stream)
 
 
@@ -188,7 +189,7 @@ async def _pull_lines(call: Call, reference: str) -> AsyncIterator[dict[str, Any
     loop, gone = asyncio.get_running_loop(), threading.Event()
 
     def tell(name: str, done: int, total: int) -> None:
-        if gone.is_set():
+        if gone.is_set() or call.client_gone:
             raise CancelledError("The client has gone.")
         if done == total or time.monotonic() - told.get(name, 0.0) >= _TELL_S:
             told[name] = time.monotonic()
