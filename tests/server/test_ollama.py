@@ -19,13 +19,11 @@ import pytest
 import uvicorn
 
 from halfbyte import LLM
-from halfbyte.chat.tools import make_parser
+from halfbyte.chat.tools import Message, ToolCall
 from halfbyte.cli.serve import ollama_address
 from halfbyte.hub import find_stored, list_stored
-from halfbyte.outputs import Piece
 from halfbyte.server.app import create_app
 from halfbyte.server.catalog import Catalog
-from halfbyte.server.chat_stream import ChatAnswer
 from halfbyte.server.config import ServerConfig
 from halfbyte.server.ollama_shapes import duration
 from halfbyte.server.pool import CatalogPool
@@ -51,7 +49,7 @@ def pool(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
     for name, seed in (("one", 1), ("two", 2), ("three", 3)):
         (folder / f"{name}.gguf").symlink_to(tiny_model(seed=seed))
     catalog = Catalog({}, folder, with_store=True)
-    return CatalogPool(catalog, lambda files: LLM(files, n_threads=2, n_ctx=256), max_loaded=2, keep_alive_s=600)
+    return CatalogPool(catalog, lambda files: LLM(files, n_threads=2, n_ctx=512), max_loaded=2, keep_alive_s=600)
 
 
 @pytest.fixture(scope="module")
@@ -210,10 +208,10 @@ def test_tools_and_thinking(client: ollama.Client) -> None:
 
 
 def test_a_call_is_an_object() -> None:
-    answer = ChatAnswer(make_parser("<tool_call></tool_call>", [TOOL]))
-    answer.feed(Piece('<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'))
-    said = _said(answer.message, [])["message"]
-    assert said == {"role": "assistant", "content": "", "tool_calls": [CALL]}
+    message = Message(tool_calls=[ToolCall("id", "add", '{"a": 1}'), ToolCall("id", "cut", '{"a": ')])
+    said = _said(message, [])["message"]
+    cut = {"function": {"name": "cut", "arguments": {}}}
+    assert said == {"role": "assistant", "content": "", "tool_calls": [CALL, cut]}
     assert ollama.Message(**said).tool_calls[0].function.arguments == {"a": 1}  # type: ignore[index]
 
 
@@ -251,7 +249,7 @@ def test_embeddings(client: ollama.Client) -> None:
     assert two.prompt_eval_count == 10
     assert len(client.embed("one", "Hello", dimensions=8).embeddings[0]) == 8
     assert client.embeddings("one", "Hello").embedding == pytest.approx(one.embeddings[0], abs=1e-6)
-    assert client.embed("one", "x" * 5000).prompt_eval_count == 256
+    assert client.embed("one", "x" * 5000).prompt_eval_count == 512
     with pytest.raises(ollama.ResponseError, match="context"):
         client.embed("one", "x" * 5000, truncate=False)
     assert client.embed("one", []).embeddings == []
@@ -358,7 +356,7 @@ def test_models_come_and_go(client: ollama.Client, pool: CatalogPool) -> None:
     client.generate("three", "x", options=GREEDY)
     running = {p.model: p for p in client.ps().models}
     assert set(running) == {"two:latest", "three:latest"}, "two at once, the least recently used went"
-    assert running["two:latest"].context_length == 256
+    assert running["two:latest"].context_length == 512
     assert running["two:latest"].expires_at
     assert running["two:latest"].size
     assert client.generate("three", keep_alive=0).done_reason == "unload"
@@ -429,8 +427,9 @@ def test_the_command_serves_both_protocols(tiny_model: Callable[..., Path], tmp_
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         own, ollamas = re.findall(r"http://\S+", server.stdout.readline())
-        assert [m.model for m in ollama.Client(host=ollamas).list().models] == ["mine:latest"]
-        answer = ollama.Client(host=ollamas).generate("mine", "Hi", options=GREEDY)
+        with ollama.Client(host=ollamas) as client:
+            assert [m.model for m in client.list().models] == ["mine:latest"]
+            answer = client.generate("mine", "Hi", options=GREEDY)
         body = {"model": "mine", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0, "max_tokens": 12}
         same = httpx.post(f"{own}/v1/chat/completions", json=body, timeout=60).json()
         assert same["choices"][0]["message"]["content"] == answer.response

@@ -139,7 +139,7 @@ def ollama_address(text: str, host: str) -> tuple[str, int]:
     """What OLLAMA_HOST says: host, host:port, :port or an address with a scheme; without one, `host`, port 11434."""
     found = urlsplit(text if "://" in text else f"//{text}")
     try:
-        return found.hostname or host, found.port or 11434
+        return found.hostname or host, 11434 if found.port is None else found.port
     except ValueError:
         raise InvalidArgumentError(f"OLLAMA_HOST is {text!r}; host:port was expected.") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -14,14 +15,14 @@ from pydantic import Field
 from starlette.responses import Response
 
 from halfbyte.chat import ChatTemplate, GoChatTemplate, is_go_template
-from halfbyte.chat.tools import Delta, Message, make_parser
+from halfbyte.chat.tools import Delta, Message
 from halfbyte.grammar import Constraint, json_schema_constraint
 from halfbyte.hub.parameters import PARAMETERS, checked_parameters, sampling_overrides
 from halfbyte.outputs import Output, Piece
 from halfbyte.params import SamplingParams
+from halfbyte.server.bridge import Prompt
 from halfbyte.server.call import Call
 from halfbyte.server.chat_stream import ChatAnswer, ChatAsk, ChatRun, start_chat
-from halfbyte.server.constraints import constrained
 from halfbyte.server.embed import embed, embed_ids
 from halfbyte.server.errors import ApiError
 from halfbyte.server.fim import infill_ids
@@ -63,12 +64,12 @@ class AnswerRequest(Body):
             found["logprobs"] = self.top_logprobs or 0
         return blaming("options", partial(model.llm.defaults.replace, **found))
 
-    def constraint(self) -> tuple[str, Constraint] | None:
+    def constraint(self) -> Constraint | None:
         """What `format` holds the answer to. Raises ApiError."""
         if not self.format:
             return None
         schema = {"type": "object"} if self.format == "json" else self.format
-        return "format", blaming("format", partial(json_schema_constraint, json.dumps(schema)))
+        return blaming("format", partial(json_schema_constraint, json.dumps(schema)))
 
     def thinking(self, model: LoadedModel) -> dict[str, Any]:
         """Variables of the chat template. Raises ApiError when a model that cannot think shall."""
@@ -111,42 +112,42 @@ async def generate(request: Request, body: GenerateRequest) -> Response:
     model, load_ns = await named_model(call, body.model, body.keep_alive)
     if not body.prompt and not body.suffix:
         return _loaded(body, {"response": ""})
-    ids = await _prompt_ids(call, model, body)
-    params = body.params(call, model)
-    prompts = await call.work("prompt", constrained, ids, params, body.constraint(), model.llm.tokenizer)
-    job = call.submit(model, prompts)
-    tail = model.llm.tokenizer.decode(ids[-64:])
-    template = "" if body.raw else model.llm.chat_template.source
-    run = ChatRun(job, [ChatAnswer(make_parser(template, prompt=tail))])
-    return await streamed(_generate_lines(call, model, body, run, ids, load_ns), stream=body.stream)
+    prompt = await _prompt(call, model, body)
+    job = call.submit(model, [prompt])
+    run = ChatRun(job, [ChatAnswer()])
+    return await streamed(_generate_lines(call, model, body, run, prompt.ids, load_ns), stream=body.stream)
 
 
-async def _prompt_ids(call: Call, model: LoadedModel, body: GenerateRequest) -> list[int]:
-    llm, prompt = model.llm, body.prompt or ""
+async def _prompt(call: Call, model: LoadedModel, body: GenerateRequest) -> Prompt:
+    llm, text = model.llm, body.prompt or ""
+    params, constraint = body.params(call, model), body.constraint()
+    if constraint is not None:
+        params = replace(params, response_format=constraint)
     if body.raw:
         if body.template or body.system or body.context or body.suffix:
             raise ApiError(400, "raw mode does not support template, system, suffix, or context")
-        ids: list[int] = await call.work("prompt", partial(llm.tokenize, prompt, parse_special=True))
-        return ids
-    template = blaming("template", partial(_template_of, body.template)) if body.template else llm.chat_template
+        ids: list[int] = await call.work("prompt", partial(llm.tokenize, text, parse_special=True))
+        return Prompt(ids, params, await call.work("format", llm.plain_form, params))
+    template = blaming("template", partial(_template_of, body.template)) if body.template else None
     if body.suffix:
-        if isinstance(template, GoChatTemplate) and template.knows_suffix:
-            text = blaming("suffix", partial(template.fill, prompt, body.suffix))
+        used = template or llm.chat_template
+        if isinstance(used, GoChatTemplate) and used.knows_suffix:
+            text = blaming("suffix", partial(used.fill, text, body.suffix))
             ids = await call.work("prompt", partial(llm.tokenize, text, parse_special=True))
         else:
-            ids = await call.work("suffix", infill_ids, llm.tokenizer, prompt, body.suffix)
-        return ids
+            ids = await call.work("suffix", infill_ids, llm.tokenizer, text, body.suffix)
+        return Prompt(ids, params, await call.work("format", llm.plain_form, params))
     messages = [{"role": "system", "content": body.system}] if body.system else []
-    messages.append({"role": "user", "content": prompt})
-    chat_ids = partial(llm.chat_ids, messages, template=template, **body.thinking(model))
-    ids = await call.work("prompt", chat_ids)
-    if body.context:
-        bad = next((i for i in body.context if i >= llm.tokenizer.n_vocab), None)
-        if bad is not None:
-            raise ApiError(400, f"context holds {bad}, which is no token of this model")
-        start = 1 if ids[:1] == [llm.tokenizer.bos_id] else 0
-        return [*body.context, *ids[start:]]
-    return ids
+    messages.append({"role": "user", "content": text})
+    work = partial(llm.chat_prompt, messages, params, template=template, **body.thinking(model))
+    made = await call.work("format" if constraint else "prompt", work)
+    if not body.context:
+        return Prompt(made.ids, params, made.form)
+    bad = next((i for i in body.context if i >= llm.tokenizer.n_vocab), None)
+    if bad is not None:
+        raise ApiError(400, f"context holds {bad}, which is no token of this model")
+    start = 1 if made.ids[:1] == [llm.tokenizer.bos_id] else 0
+    return Prompt([*body.context, *made.ids[start:]], params, made.form)
 
 
 def _template_of(source: str) -> ChatTemplate | GoChatTemplate:
@@ -161,8 +162,8 @@ async def _generate_lines(
     logprobs: list[Any] = []
     async for _, deltas, piece in run:
         frame = {"model": body.model, "created_at": now()}
-        text += piece.text if body.raw else "".join(d.content or "" for d in deltas)
-        thought += "" if body.raw else "".join(d.reasoning or "" for d in deltas)
+        text += "".join(d.content or "" for d in deltas)
+        thought += "".join(d.reasoning or "" for d in deltas)
         logprobs += _logprobs(body, model, piece)
         said = {
             "response": text,
@@ -188,10 +189,11 @@ async def chat(request: Request, body: ChatRequest) -> Response:
     model, load_ns = await named_model(call, body.model, body.keep_alive)
     if not body.messages:
         return _loaded(body, {"message": {"role": "assistant", "content": ""}})
+    constraint = body.constraint()
     ask = ChatAsk(
         [_message(message) for message in body.messages],
         body.params(call, model),
-        constraint=body.constraint(),
+        constraint=("format", constraint) if constraint else None,
         tools=body.tools or None,
         variables=body.thinking(model),
     )
