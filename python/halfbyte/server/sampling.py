@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,6 +11,8 @@ from halfbyte.errors import HalfbyteError
 from halfbyte.params import SamplingParams
 from halfbyte.server.config import ServerConfig
 from halfbyte.server.errors import ApiError
+
+_TOKEN_ID = re.compile(r"[0-9]{1,9}")
 
 
 class Body(BaseModel):
@@ -63,7 +66,7 @@ class SamplingFields(Body):
     mirostat_eta: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)] | None = None
     stop: Stop | None = None
-    stop_token_ids: Annotated[list[int], Field(max_length=1024)] | None = None
+    stop_token_ids: Annotated[list[Token], Field(max_length=1024)] | None = None
     logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = None
     bad_words: Annotated[list[str], Field(max_length=1024)] | None = None
     ignore_eos: bool | None = None
@@ -76,11 +79,11 @@ class SamplingFields(Body):
         fields["repeat_penalty"] = first(fields["repeat_penalty"], fields.pop("repetition_penalty"))
         if fields["seed"] is not None:
             fields["seed"] %= 1 << 64
-        try:
-            if fields["logit_bias"] is not None:
-                fields["logit_bias"] = {int(token): bias for token, bias in fields["logit_bias"].items()}
-        except ValueError:
-            raise ApiError(400, "logit_bias maps token ids (as text) to numbers.", param="logit_bias") from None
+        for token in fields["logit_bias"] or ():
+            if not _TOKEN_ID.fullmatch(token):
+                raise ApiError(400, "logit_bias maps token ids (as text) to numbers.", param="logit_bias")
+        if fields["logit_bias"] is not None:
+            fields["logit_bias"] = {int(token): bias for token, bias in fields["logit_bias"].items()}
         given = {name: value for name, value in {**fields, **more}.items() if value is not None}
         if config.max_output_tokens:
             given["max_tokens"] = min(given.get("max_tokens", config.max_output_tokens), config.max_output_tokens)
