@@ -72,6 +72,7 @@ def test_a_stop_finishes_what_runs(start: Start) -> None:
             "prompt": "abc",
             "max_tokens": 4000,
             "logit_bias": bias,
+            "stream_options": {"include_usage": True},
         }
         streams = [client.completions.create(**ask, stream=True) for _ in range(4)]
         iterators = [iter(stream) for stream in streams]
@@ -79,8 +80,8 @@ def test_a_stop_finishes_what_runs(start: Start) -> None:
         process.send_signal(signal.SIGTERM)
         for chunks, mine in zip(iterators, seen, strict=True):
             mine += list(chunks)
-    assert [mine[-1].choices[0].finish_reason for mine in seen] == ["length"] * 4
-    assert [len(mine) for mine in seen] == [4000] * 4
+    assert [mine[-2].choices[0].finish_reason for mine in seen] == ["length"] * 4
+    assert [mine[-1].usage.completion_tokens for mine in seen if mine[-1].usage] == [4000] * 4
     process.communicate(timeout=30)
     assert process.returncode == 0
 

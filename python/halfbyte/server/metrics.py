@@ -88,8 +88,10 @@ class _Watch:
             if index not in self._first:
                 self._first[index] = now
                 m.first_token.labels(self._name).observe(now - self._started)
-            else:
-                m.between_tokens.labels(self._name).observe(now - self._last[index])
+                n_new, self._last[index] = n_new - 1, now
+            # Tokens that were guessed rightly come together: each took its share of the time.
+            for _ in range(n_new):
+                m.between_tokens.labels(self._name).observe((now - self._last[index]) / n_new)
             self._last[index] = now
         if piece.output is not None:
             self._finish(index, now, piece)
