@@ -53,11 +53,16 @@ def estimate_memory(path: Path, *, n_ctx: int = 0, n_batch: int = 512, kv_type: 
     tied = not any(t.name == "output.weight" for t in file.tensors)
     # Packed rows carry scales that are a little wider than the file's; a tied embedding is packed once more as output.
     weights = 0
+    active = 0  # of them, read for each token
+    used, n_experts = (
+        file.metadata.get(f"{config['architecture']}.{k}", 0) for k in ("expert_used_count", "expert_count")
+    )
     for tensor in file.tensors:
         packed = 1.03 * tensor.n_bytes
         if tensor.name == "token_embd.weight":
             packed = packed if tied else 0
         weights += int(packed)
+        active += int(packed * used / n_experts) if "_exps." in tensor.name and n_experts else int(packed)
     layers = zip(config["n_kv_heads"], config["windows"], strict=True)
     per_value = _KV_BYTES[kv_type]
     per_token = [int(heads * (config["head_dim"] + config["value_dim"]) * per_value) for heads, _ in layers]
@@ -76,8 +81,10 @@ def estimate_memory(path: Path, *, n_ctx: int = 0, n_batch: int = 512, kv_type: 
     return {
         "path": str(path),
         "n_ctx": n_ctx,
+        "n_ctx_train": config["n_ctx_train"],
         "kv_type": kv_type,
         "weight_bytes": weights,
+        "active_bytes": active,
         "kv_bytes": kv,
         "kv_bytes_per_token": sum(per_token),
         "kv_formula": f"{config['n_layers']} layers x kv heads x (key + value dims) x {per_value:g} bytes x {n_ctx} tokens",
@@ -87,3 +94,16 @@ def estimate_memory(path: Path, *, n_ctx: int = 0, n_batch: int = 512, kv_type: 
         "fits": total <= available,
         "advice": advice,
     }
+
+
+def best_context(estimate: dict[str, Any], weight_bytes: int) -> int:
+    """The longest context, in tokens, that leaves room for weights of that size; 0 where they do not fit at all."""
+    room: int = estimate["available_bytes"] - weight_bytes - estimate["buffer_bytes"]
+    longest: int = room // max(1, estimate["kv_bytes_per_token"])
+    return max(0, min(int(estimate["n_ctx_train"]), longest))
+
+
+def expected_speed(estimate: dict[str, Any], weight_bytes: int, bandwidth: float) -> float:
+    """Tokens a second at the beginning of an answer, were nothing but memory in the way. bandwidth: bytes a second."""
+    share: float = estimate["active_bytes"] / max(1, estimate["weight_bytes"])
+    return bandwidth / max(1.0, weight_bytes * share)

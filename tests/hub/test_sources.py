@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -14,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from halfbyte.errors import DownloadError, InvalidArgumentError, ModelNotFoundError, UnsupportedError
+from halfbyte.errors import DownloadError, FormatError, InvalidArgumentError, ModelNotFoundError, UnsupportedError
 from halfbyte.hub import find_stored, list_stored, open_model, pull_model, remove_stored, resolve_model
+from halfbyte.hub.headers import NeedMoreError, header_end
 
 from .server import COMMIT, World, sha256
 
@@ -330,3 +332,49 @@ def test_unknown_names(store: Path) -> None:
         remove_stored("x")
     with pytest.raises(ModelNotFoundError, match="no such file"):
         resolve_model("./nothing.gguf")
+
+
+def test_where_headers_end(tiny_model: Callable[..., Path]) -> None:
+    data = tiny_model().read_bytes()
+    end = header_end(data)
+    with tiny_model().open("rb") as file:
+        assert b"output.weight" in file.read(end)
+    for n in range(0, end, 97):
+        with pytest.raises(NeedMoreError):
+            header_end(data[:n])
+    for at in range(4, min(end, 4000), 13):
+        hurt = data[:at] + b"\xff" * 9 + data[at + 9 :]
+        with contextlib.suppress(NeedMoreError, FormatError):
+            header_end(hurt)
+
+
+FIT = "import sys; from halfbyte.cli.main import main; sys.exit(main(['fit', *sys.argv[1:]]))"
+
+
+def test_fit_reads_headers_only(world: World, pull: Pull, tiny_model: Callable[..., Path]) -> None:
+    for quant, format_name in (("F32", "F32"), ("Q8_0", "Q8_0"), ("Q4_0", "Q4_0")):
+        world.files[f"tiny-{quant}.gguf"] = tiny_model(format_name=format_name, n_layers=24).read_bytes() + bytes(
+            9 << 20
+        )
+    whole = sum(map(len, world.files.values()))
+
+    def fit(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", FIT, "owner/repo", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=pull.environment, check=False)  # type: ignore[attr-defined]
+
+    found = json.loads(fit("--json", "-c", "300").stdout)
+    assert world.n_sent < whole / 10
+    assert [row["quant"] for row in found["variants"]] == ["Q4_0", "Q8_0", "F32"]
+    assert found["best"] == "F32"
+    assert all(row["fits"] and row["largest_context"] == 512 for row in found["variants"])
+    assert found["kv_bytes_per_token"] == 24 * 2 * 2 * 16 * 2
+    speeds = [row["tokens_per_second"] for row in found["variants"]]
+    assert speeds == sorted(speeds, reverse=True)
+    table = fit().stdout.splitlines()
+    assert len(table) == 2 + 3 + 1
+    assert table[-1].endswith("halfbyte run owner/repo:F32")
+    world.no_ranges = True
+    assert "whole files only" in fit().stderr
+    world.files = {"damaged-Q4_0.gguf": b"GGUF" + bytes(100)}
+    world.no_ranges = False
+    assert "GGUF version 0" in fit().stderr

@@ -20,6 +20,7 @@ import uvicorn
 
 from halfbyte import LLM
 from halfbyte.chat.tools import Message, ToolCall
+from halfbyte.cli.main import main
 from halfbyte.cli.serve import ollama_address
 from halfbyte.hub import find_stored, list_stored
 from halfbyte.server.app import create_app
@@ -365,6 +366,15 @@ def test_models_come_and_go(client: ollama.Client, pool: CatalogPool) -> None:
     assert pool.loaded()[0].keep_alive_s == 5400
     client.generate("two", "x", keep_alive=-1, options=GREEDY)
     assert pool.loaded()[0].keep_alive_s is None
+
+
+def test_ps(url: str, client: ollama.Client, capsys: pytest.CaptureFixture[str]) -> None:
+    client.generate("one", keep_alive=60)
+    assert main(["ps", "--url", url, "--json"]) == 0
+    assert "one:latest" in [m["name"] for m in json.loads(capsys.readouterr().out)]
+    assert main(["ps", "--url", url]) == 0
+    assert "one:latest" in capsys.readouterr().out
+    assert main(["ps", "--url", "http://127.0.0.1:9"]) == 1
 
 
 def test_many_clients_and_more_models_than_places(url: str) -> None:

@@ -53,16 +53,20 @@ def is_reference(text: str) -> bool:
     return _REFERENCE.fullmatch(text) is not None
 
 
+def split_reference(reference: str) -> tuple[str, str, str]:
+    """Repository, revision and what is wanted of it (a quantization, a file, or ""). Raises ModelNotFoundError."""
+    match = _REFERENCE.fullmatch(reference)
+    if not match:
+        raise ModelNotFoundError(f'"{reference}" names no repository.', hint="Write owner/repo or owner/repo:QUANT.")
+    return match["repo"], match["rev"] or "main", match["path"] or match["choice"] or ""
+
+
 def fetch(reference: str, tell: DownloadProgress, *, refresh: bool = False) -> Path:
     """The GGUF file, or the folder of safetensors files, that a reference names.
 
     What the cache holds is taken without asking the hub, unless refresh is set.
     """
-    match = _REFERENCE.fullmatch(reference)
-    if not match:
-        raise ModelNotFoundError(f'"{reference}" names no repository.', hint="Write owner/repo or owner/repo:QUANT.")
-    repo, revision = match["repo"], match["rev"] or "main"
-    wanted = match["path"] or match["choice"] or ""
+    repo, revision, wanted = split_reference(reference)
     if not refresh and (path := _cached(repo, revision, wanted)):
         return path
     try:
@@ -102,6 +106,21 @@ def list_files(repo: str, revision: str = "main") -> Repository:
     address = hub.hf_hub_url(repo, "x", revision=commit)[:-1]
     token = hub.get_token()
     return Repository(repo, commit, tuple(files), address, {"Authorization": f"Bearer {token}"} if token else {})
+
+
+def remote_files(repository: Repository, names: Iterable[str], folder: Path) -> list[RemoteFile]:
+    """Files of a repository, to be put into a folder."""
+    known = {f.name: f for f in repository.files}
+    return [
+        RemoteFile(
+            repository.address + quote(name),
+            folder / Path(name).name,
+            known[name].n_bytes,
+            known[name].digest,
+            repository.headers,
+        )
+        for name in names
+    ]
 
 
 def fetch_files(repository: Repository, names: Iterable[str], revision: str, tell: DownloadProgress) -> None:

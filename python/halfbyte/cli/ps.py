@@ -1,0 +1,32 @@
+"""List the models that a running server holds in memory."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from halfbyte.cli.common import human_bytes, print_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--url", help="the server's address (OLLAMA_HOST, else port 11434 of this machine)")
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from halfbyte.cli.serve import ollama_address
+    from halfbyte.hub.web import get_json
+
+    host, port = ollama_address(os.environ.get("OLLAMA_HOST", ""), "127.0.0.1")
+    url = arguments.url or f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+    models = get_json(f"{url.rstrip('/')}/api/ps")["models"]
+    if arguments.json:
+        print_json(models)
+        return 0
+    for m in models:
+        print(
+            f"{m['name']:<24} {human_bytes(m['size']):>10}  context {m['context_length']:>6}  until {m['expires_at']}"
+        )
+    if not models:
+        print("No model is loaded.")
+    return 0
