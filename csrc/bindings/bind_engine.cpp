@@ -105,7 +105,8 @@ std::pair<uint64_t, uint64_t> submit(Engine& e, std::vector<int32_t> prompt, con
                                      std::shared_ptr<Mailbox> mailbox, int64_t max_tokens, int64_t min_tokens,
                                      std::vector<int32_t> stop_tokens, std::vector<py::bytes> stop_strings,
                                      bool include_stop, const std::string& overflow, int64_t n_keep, int32_t priority,
-                                     std::string client, bool prompt_logprobs, const py::list& processors,
+                                     std::string client, bool prompt_logprobs, int64_t beam_width, int64_t n_hypotheses,
+                                     double length_penalty, bool early_stopping, const py::list& processors,
                                      const py::object& mask_function) {
   require(overflow == "error" || overflow == "slide", "overflow is \"%s\"; \"error\" or \"slide\" was expected.",
           overflow.c_str());
@@ -122,6 +123,10 @@ std::pair<uint64_t, uint64_t> submit(Engine& e, std::vector<int32_t> prompt, con
   request.priority = priority;
   request.client = std::move(client);
   request.prompt_logprobs = prompt_logprobs;
+  request.beam_width = beam_width;
+  request.n_hypotheses = n_hypotheses;
+  request.length_penalty = length_penalty;
+  request.early_stopping = early_stopping;
   if (!processors.empty()) request.processor = std::make_shared<PythonProcessor>(processors);
   if (!mask_function.is_none()) request.mask = std::make_shared<PythonMask>(mask_function);
   uint64_t seed = 0;
@@ -144,6 +149,16 @@ py::dict event_to_python(const Event& event) {
   out["stop_string"] = py::bytes(event.stop_string);
   out["stop_token"] = event.stop_token;
   out["prompt_logprobs"] = event.prompt_logprobs;
+  py::list hypotheses;
+  for (const engine::Hypothesis& each : event.hypotheses) {
+    py::dict hypothesis;
+    hypothesis["tokens"] = each.tokens;
+    hypothesis["bytes"] = py::bytes(each.bytes);
+    hypothesis["score"] = each.score;
+    hypothesis["finish"] = finish_name(each.finish);
+    hypotheses.append(hypothesis);
+  }
+  out["hypotheses"] = hypotheses;
   out["error"] = event.finish == engine::FinishReason::error
                      ? error_to_python(Error(static_cast<ErrorKind>(event.error_kind), event.error))
                      : py::none();
@@ -228,7 +243,8 @@ void register_engine(py::module_& m) {
            py::arg("max_tokens") = -1, py::arg("min_tokens") = 0, py::arg("stop_tokens") = std::vector<int32_t>(),
            py::arg("stop_strings") = std::vector<py::bytes>(), py::arg("include_stop") = false,
            py::arg("overflow") = "error", py::arg("n_keep") = 0, py::arg("priority") = 0, py::arg("client") = "",
-           py::arg("prompt_logprobs") = false, py::arg("processors") = py::list(),
+           py::arg("prompt_logprobs") = false, py::arg("beam_width") = 1, py::arg("n_hypotheses") = 1,
+           py::arg("length_penalty") = 1.0, py::arg("early_stopping") = false, py::arg("processors") = py::list(),
            py::arg("mask_function") = py::none(),
            "Queues a request whose events go to the mailbox; returns (id, seed used).")
       .def("cancel", &Engine::cancel, py::arg("id"), "Ends a request within one step. Unknown ids are ignored.")

@@ -153,7 +153,7 @@ const EngineOptions& Engine::options() const {
 uint64_t Engine::submit(Request request, std::shared_ptr<Mailbox> mailbox, uint64_t* seed) {
   State& s = *state_;
   require(mailbox != nullptr, "A request needs a mailbox for its events.");
-  check_request(request, s.weights->config.n_vocab, s.options.n_ctx);
+  check_request(request, s.weights->config.n_vocab, s.options);
   if (!request.sampling.seed) request.sampling.seed = random_seed();
   if (seed != nullptr) *seed = *request.sampling.seed;
   auto active = std::make_unique<Active>(

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/masks.h"
+#include "engine/options.h"
 #include "sampling/chain.h"
 #include "sampling/params.h"
 
@@ -43,8 +44,21 @@ struct Request {
   int32_t priority = 0;          // higher first
   std::string client;            // requests of one client share its turn
   bool prompt_logprobs = false;  // log p of each prompt token after the first
+  // Above 1: beam search. Takes no sampling parameters, processor, mask, stop strings or sliding context.
+  int64_t beam_width = 1;
+  int64_t n_hypotheses = 1;     // of the beams' results that are reported
+  double length_penalty = 1.0;  // hypotheses are compared by score / length^length_penalty
+  bool early_stopping = false;  // ends when beam_width hypotheses have; else when no better one is in sight
   std::shared_ptr<LogitsProcessor> processor;
   std::shared_ptr<TokenMask> mask;
+};
+
+// A result of beam search.
+struct Hypothesis {
+  std::vector<int32_t> tokens;
+  std::string bytes;                         // less a stop token's
+  double score = 0;                          // sum of log probabilities / length^length_penalty
+  FinishReason finish = FinishReason::none;  // stop | length
 };
 
 // One step's news of a request.
@@ -61,9 +75,10 @@ struct Event {
   std::string error;                   // message when finish == error
   int error_kind = 0;                  // ErrorKind
   std::vector<float> prompt_logprobs;  // with the last prompt token
+  std::vector<Hypothesis> hypotheses;  // of beam search, with its last event; best first
 };
 
 // Throws invalid_argument | context_overflow.
-void check_request(const Request& request, int64_t n_vocab, int64_t n_ctx);
+void check_request(const Request& request, int64_t n_vocab, const EngineOptions& options);
 
 }  // namespace halfbyte::engine

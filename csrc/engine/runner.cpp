@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <functional>
+#include <set>
 
 #include "base/error.h"
 #include "engine/batch.h"
@@ -59,11 +60,28 @@ void Runner::add(std::unique_ptr<Active> active) {
                       .priority = r.priority,
                       .client = std::hash<std::string>{}(r.client),
                       .every_logit = r.prompt_logprobs});
+  if (r.beam_width > 1) {
+    const int64_t n_room = options_.n_ctx + 1 - static_cast<int64_t>(r.prompt.size());
+    active->beams.emplace(r, r.max_tokens < 0 ? n_room : std::min(r.max_tokens, n_room));
+    active->beams->start(id);
+  }
   active_.emplace(id, std::move(active));
+}
+
+// The request that a planned sequence belongs to.
+Active& Runner::owner(uint64_t sequence) {
+  const auto beam = beam_owners_.find(sequence);
+  return *active_.at(beam != beam_owners_.end() ? beam->second : sequence);
 }
 
 void Runner::finish(Active& a, Event event) {
   scheduler_.finish(a.id);
+  if (a.beams) {
+    for (const BeamSearch::Beam& beam : a.beams->beams()) {
+      scheduler_.finish(beam.sequence);
+      beam_owners_.erase(beam.sequence);
+    }
+  }
   speculator_.finish(a.id);
   post(a, std::move(event));
   active_.erase(a.id);
@@ -102,15 +120,17 @@ std::vector<PlannedRows> Runner::plan() {
 void Runner::propose(int64_t n_streams) {
   std::vector<DraftSlot> slots;
   for (const auto& [id, a] : active_) {
-    if (!scheduler_.is_streaming(id) || scheduler_.n_drafts(id) > 0) continue;
+    if (a->beams || !scheduler_.is_streaming(id) || scheduler_.n_drafts(id) > 0) continue;
     const auto n_tokens = static_cast<int64_t>(scheduler_.tokens(id).size());
     const int64_t most = std::min(a->answer.n_left(), options_.n_ctx - n_tokens) - 1;
     if (most > 0) slots.push_back({id, most, {}});
   }
   speculator_.propose(slots, n_streams, cost_);
   for (const DraftSlot& slot : slots) scheduler_.draft(slot.id, slot.drafts);
-  for (const auto& [id, a] : active_)
-    a->answer.prepare_masks(masks_, scheduler_.tokens(id).last(static_cast<size_t>(scheduler_.n_drafts(id))));
+  for (const auto& [id, a] : active_) {
+    if (!a->beams)
+      a->answer.prepare_masks(masks_, scheduler_.tokens(id).last(static_cast<size_t>(scheduler_.n_drafts(id))));
+  }
 }
 
 void Runner::step(FunctionRef<void(std::vector<uint64_t>)> planned, const bool* stop) {
@@ -122,7 +142,7 @@ void Runner::step(FunctionRef<void(std::vector<uint64_t>)> planned, const bool* 
     return deliver();
   }
   std::vector<uint64_t> ids;
-  for (const PlannedRows& rows : rows_of_step) ids.push_back(rows.id);
+  for (const PlannedRows& rows : rows_of_step) ids.push_back(owner(rows.id).id);
   planned(std::move(ids));
 
   const Clock::time_point start = Clock::now();
@@ -133,9 +153,9 @@ void Runner::step(FunctionRef<void(std::vector<uint64_t>)> planned, const bool* 
     const auto* known = dynamic_cast<const Error*>(&error);
     // Stopped: the rows are planned again, or their requests cancelled.
     if (known != nullptr && known->kind() == ErrorKind::cancelled) return;
-    for (const PlannedRows& rows : rows_of_step) {
-      if (const auto found = active_.find(rows.id); found != active_.end()) fail(*found->second, error);
-    }
+    std::set<uint64_t> failed;
+    for (const PlannedRows& rows : rows_of_step) failed.insert(owner(rows.id).id);
+    for (const uint64_t id : failed) fail(*active_.at(id), error);
     return deliver();
   }
   observe(rows_of_step, std::chrono::duration<double>(Clock::now() - start).count());
@@ -161,12 +181,14 @@ void Runner::observe(const std::vector<PlannedRows>& plan, double seconds) {
 
 // What the computed rows of one sequence bring: a token, or progress. logits: (rows.n_logits, n_vocab).
 void Runner::take_rows(const PlannedRows& rows, std::span<float> logits) {
-  Active& a = *active_.at(rows.id);
+  Active& a = owner(rows.id);
+  a.n_prompt_cached = scheduler_.n_cached(rows.id);
+  if (a.beams && rows.is_newest) return search(a, rows.id, logits);
   const auto n_vocab = static_cast<size_t>(weights_->config.n_vocab);
   if (a.answer.request().prompt_logprobs && rows.role == ops::Role::prefill) score_prompt(a, rows, logits);
   if (rows.is_newest) return draw(a, rows.role == ops::Role::prefill ? logits.last(n_vocab) : logits);
   Event event;
-  report_progress(a, event);
+  report_progress(a, rows.id, event);
   post(a, std::move(event));
 }
 
@@ -182,11 +204,11 @@ void Runner::score_prompt(Active& a, const PlannedRows& rows, std::span<const fl
   }
 }
 
-void Runner::report_progress(Active& a, Event& event) {
+void Runner::report_progress(Active& a, uint64_t sequence, Event& event) {
   const auto n_prompt = static_cast<int64_t>(a.answer.request().prompt.size());
-  a.n_prompt_reported = std::max(a.n_prompt_reported, std::min(n_prompt, scheduler_.n_computed(a.id)));
+  a.n_prompt_reported = std::max(a.n_prompt_reported, std::min(n_prompt, scheduler_.n_computed(sequence)));
   event.n_prompt_done = a.n_prompt_reported;
-  event.n_prompt_cached = scheduler_.n_cached(a.id);
+  event.n_prompt_cached = a.n_prompt_cached;
 }
 
 // Draws tokens from the rows of the newest token and its drafts, as long as the drafts are what is drawn.
@@ -194,7 +216,7 @@ void Runner::draw(Active& a, std::span<float> logits) {
   const auto n_vocab = static_cast<size_t>(weights_->config.n_vocab);
   const bool slides = a.answer.request().overflow == Overflow::slide;
   Event event;
-  report_progress(a, event);
+  report_progress(a, a.id, event);
   if (a.answer.generated().empty()) {
     event.prompt_logprobs = a.prompt_logprobs;
     speculator_.restart(a.id, scheduler_.tokens(a.id));
@@ -230,6 +252,37 @@ void Runner::draw(Active& a, std::span<float> logits) {
   stats_.n_drafted_tokens += static_cast<uint64_t>(n_drafts);
   stats_.n_accepted_tokens += static_cast<uint64_t>(n_right);
   post(a, std::move(event));
+}
+
+// One beam's logits; when all are there, the beams move on.
+void Runner::search(Active& a, uint64_t sequence, std::span<const float> logits) {
+  if (!a.beams->report(sequence, logits)) return;
+  stats_.n_generated_tokens += a.beams->beams().size();
+  std::vector<uint64_t> sequences;
+  for (const BeamSearch::Move& move : a.beams->step()) {
+    if (a.beams->is_done() || move.tokens.empty()) {
+      scheduler_.finish(move.sequence);
+      beam_owners_.erase(move.sequence);
+      continue;
+    }
+    // Copies first: the original has to stay as it is until they are made.
+    for (const int32_t token : std::span(move.tokens).first(move.tokens.size() - 1)) {
+      const uint64_t id = next_beam_++;
+      if (const auto copy = scheduler_.fork(move.sequence, id)) kv_.copy_block(copy->from, copy->to);
+      beam_owners_[id] = a.id;
+      scheduler_.append(id, token);
+      sequences.push_back(id);
+    }
+    scheduler_.append(move.sequence, move.tokens.back());
+    sequences.push_back(move.sequence);
+  }
+  if (!a.beams->is_done()) return a.beams->adopt(sequences);
+  Event event;
+  event.n_prompt_done = static_cast<int64_t>(a.answer.request().prompt.size());
+  event.n_prompt_cached = a.n_prompt_cached;
+  event.hypotheses = a.beams->results(options_.token_bytes);
+  event.finish = event.hypotheses.front().finish;
+  finish(a, std::move(event));
 }
 
 // Overflow::slide: the first n_keep tokens and the newest half of the rest become the new prompt.

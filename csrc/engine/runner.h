@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -11,6 +12,7 @@
 #include "base/function_ref.h"
 #include "cache/kv_store.h"
 #include "engine/answer.h"
+#include "engine/beam.h"
 #include "engine/cost.h"
 #include "engine/forward.h"
 #include "engine/mailbox.h"
@@ -36,7 +38,9 @@ struct Active {
   Answer answer;
   std::vector<float> prompt_logprobs;
   int64_t n_prompt_reported = 0;
+  int64_t n_prompt_cached = 0;
   int64_t dropped = 0;
+  std::optional<BeamSearch> beams;
 };
 
 // Not thread-safe. Events are collected during a step and go out together at its end.
@@ -64,6 +68,7 @@ class Runner {
  private:
   void post(const Active& a, Event event);
   void deliver();
+  Active& owner(uint64_t sequence);
   void finish(Active& a, Event event);
   void fail(Active& a, const std::exception& error, Event event = {});
   std::vector<PlannedRows> plan();
@@ -72,7 +77,8 @@ class Runner {
   void take_rows(const PlannedRows& rows, std::span<float> logits);
   void draw(Active& a, std::span<float> logits);
   void slide(Active& a);
-  void report_progress(Active& a, Event& event);
+  void search(Active& a, uint64_t sequence, std::span<const float> logits);
+  void report_progress(Active& a, uint64_t sequence, Event& event);
   void score_prompt(Active& a, const PlannedRows& rows, std::span<const float> logits);
 
   const EngineOptions& options_;
@@ -86,6 +92,8 @@ class Runner {
   EngineStats stats_;
   MaskWorker masks_;
   std::unordered_map<uint64_t, std::unique_ptr<Active>> active_;
+  std::unordered_map<uint64_t, uint64_t> beam_owners_;  // sequence of a beam -> request
+  uint64_t next_beam_ = uint64_t{1} << 63;              // sequence ids that no request has
   std::vector<std::pair<std::shared_ptr<Mailbox>, Event>> outbox_;
 };
 

@@ -38,8 +38,11 @@ void apply_bias_and_bans(std::span<float> logits, const Params& params, const Hi
     if (!word.empty() && stands_before_end(word, history)) ban(logits, word.back());
   }
   if (mask != nullptr) {
-    for (size_t i = 0; i < logits.size(); ++i) {
-      if ((mask[i / 32] >> i % 32 & 1) == 0) logits[i] = -INFINITY;
+    for (size_t first = 0; first < logits.size(); first += 32) {
+      const uint32_t bits = mask[first / 32];
+      if (bits == ~0u) continue;
+      const std::span<float> word = logits.subspan(first, std::min<size_t>(32, logits.size() - first));
+      for (size_t i = 0; i < word.size(); ++i) word[i] = (bits >> i & 1) != 0 ? word[i] : -INFINITY;
     }
   }
 }

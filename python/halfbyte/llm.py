@@ -302,7 +302,10 @@ class LLM:
         core = params.to_core(lambda text: self.tokenizer.encode(text, add_bos=False))
         form = form if form is not None else self.plain_form(params)
         running = []
-        for i in range(params.n):
+        if params.best_of is not None and params.logprobs is None:
+            core.n_logprobs = 0
+        is_search = params.beam_width > 1
+        for i in range(1 if is_search else params.best_of or params.n):
             if params.seed is not None:
                 core.seed = (params.seed + i) % (1 << 64)
             box = mailbox if mailbox is not None else _core.Mailbox()
@@ -319,6 +322,10 @@ class LLM:
                 n_keep=params.n_keep,
                 priority=params.priority,
                 prompt_logprobs=params.prompt_logprobs,
+                beam_width=params.beam_width,
+                n_hypotheses=params.n if is_search else 1,
+                length_penalty=params.length_penalty,
+                early_stopping=params.early_stopping,
                 processors=list(params.logits_processors),
                 mask_function=form.plan.begin() if form.plan is not None else None,
             )
@@ -333,7 +340,10 @@ class LLM:
             outputs = []
             for running in requests:
                 answers = [r.wait() for r in running]
-                answers[0].others = answers[1:]
+                if answers[0].params.best_of is not None:
+                    answers.sort(key=lambda answer: answer.score or 0.0, reverse=True)
+                    del answers[answers[0].params.n :]
+                answers[0].others += answers[1:]
                 outputs.append(answers[0])
             return outputs
         except BaseException:
@@ -343,8 +353,8 @@ class LLM:
             raise
 
     def _stream(self, ids: list[int], params: SamplingParams, form: AnswerForm | None = None) -> Iterator[Piece]:
-        if params.n != 1:
-            raise InvalidArgumentError("A stream gives one answer: n must be 1.")
+        if params.n != 1 or params.best_of is not None or params.beam_width > 1:
+            raise InvalidArgumentError("A stream gives one answer, as it is drawn: no n, best_of or beam_width.")
         (answer,) = self.submit(ids, params, form=form)
         try:
             yield from answer.pieces()

@@ -114,6 +114,8 @@ class Output:
     reasoning: str = ""
     tool_calls: list[ToolCall] = field(default_factory=list)
     parse: Callable[[str], Any] | None = field(default=None, repr=False)
+    #: What best_of (mean log probability) and beam search (log probability / length ** length_penalty) chose it by.
+    score: float | None = None
 
     @property
     def parsed(self) -> Any:

@@ -28,6 +28,10 @@ _ALIASES = {
 class SamplingParams:
     """Sampling and stopping of one request. Neutral values switch a stage off.
 
+    n answers come as one result and its `others`; best_of draws more and keeps the n of highest mean log probability.
+    beam_width above 1 searches for the n answers of highest log probability / length ** length_penalty instead of
+    drawing them, and stops when there are beam_width (early_stopping), or none can be better.
+
     temperature <= 0 is greedy. top_k <= 0, top_p >= 1, min_p <= 0, typical_p >= 1, top_n_sigma <= 0,
     xtc_probability <= 0, dry_multiplier <= 0, mirostat 0 are off. max_tokens None means until the model stops or the
     context is full. seed None draws one; the result reports it. logprobs n gives the n most likely tokens beside the
@@ -67,6 +71,10 @@ class SamplingParams:
     logprobs: int | None = None
 
     n: int = 1
+    best_of: int | None = None
+    beam_width: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool = False
     max_tokens: int | None = None
     min_tokens: int = 0
     stop: str | Sequence[str] = ()
@@ -84,6 +92,12 @@ class SamplingParams:
     def __post_init__(self) -> None:
         if self.n < 1:
             raise InvalidArgumentError(f"n is {self.n}; at least 1 was expected.")
+        if self.best_of is not None and self.best_of < self.n:
+            raise InvalidArgumentError(f"best_of is {self.best_of}; at least n, which is {self.n}, was expected.")
+        if self.beam_width < 1 or (self.beam_width > 1 and self.n > self.beam_width):
+            raise InvalidArgumentError(f"beam_width is {self.beam_width}; at least n, which is {self.n}, was expected.")
+        if self.beam_width > 1 and self.best_of is not None:
+            raise InvalidArgumentError("best_of draws answers, beam_width searches for them: choose one.")
         if self.max_tokens is not None and self.max_tokens < 0:
             raise InvalidArgumentError(f"max_tokens is {self.max_tokens}; a count or None was expected.")
         if self.reasoning_budget is not None and self.reasoning_budget < 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from halfbyte import _core
@@ -40,6 +41,9 @@ class Running:
         self._parse = form.parse
         self.message = Message()
         self._ids: list[int] = []
+        self._others: list[dict[str, Any]] = []  # of beam search
+        self._score: float | None = None
+        self._sum_logprobs = 0.0
         self._logprobs: list[Logprob] = []
         self.prompt_logprobs: list[float] = []
         self.usage = Usage(prompt_tokens=n_prompt)
@@ -71,6 +75,10 @@ class Running:
         if event["error"] is not None:
             raise event["error"]
         n_known = len(self._logprobs)
+        if event["hypotheses"]:
+            self._others = event["hypotheses"][1:]
+            event = {**event, **_as_event(event["hypotheses"][0])}
+            self._score = event["score"]
         new_ids = self._take(event)
         data = event["bytes"] if self._with_shown is None else self._with_shown(new_ids, event["bytes"])
         text = self._text.feed(data) + (self._text.flush() if finish else "")
@@ -108,6 +116,7 @@ class Running:
         if self._params.logprobs is not None:
             self._logprobs += [Logprob(s["token"], s["logprob"], s["top_logprobs"]) for s in event["samples"]]
         self._ids += new_ids
+        self._sum_logprobs += sum(sample["logprob"] for sample in event["samples"])
         self.usage.completion_tokens = len(self._ids)
         return new_ids
 
@@ -115,8 +124,10 @@ class Running:
         ids, reason = self._ids, None
         if event["finish"] == "stop":
             reason = event["stop_string"].decode("utf-8", "replace") if event["stop_string"] else event["stop_token"]
+        if self._params.best_of is not None:
+            self._score = self._sum_logprobs / max(1, len(ids))
         n_new = self.usage.prompt_tokens - self.usage.cached_tokens
-        return Output(
+        output = Output(
             text=self.message.content,
             reasoning=self.message.reasoning,
             tool_calls=self.message.tool_calls,
@@ -130,4 +141,31 @@ class Running:
             params=self._params,
             logprobs=self._logprobs if self._params.logprobs is not None else None,
             prompt_logprobs=self.prompt_logprobs if self._params.prompt_logprobs else None,
+            score=self._score,
         )
+        for other in self._others:
+            output.others.append(
+                replace(
+                    output,
+                    text=other["bytes"].decode("utf-8", "replace"),
+                    token_ids=other["tokens"],
+                    finish_reason=other["finish"],
+                    stop_reason=other["tokens"][-1] if other["finish"] == "stop" else None,
+                    usage=replace(self.usage, completion_tokens=len(other["tokens"])),
+                    others=[],
+                    score=other["score"],
+                )
+            )
+        return output
+
+
+def _as_event(hypothesis: Mapping[str, Any]) -> dict[str, Any]:
+    """A result of beam search as the event of an answer that was drawn at once."""
+    tokens = hypothesis["tokens"]
+    return {
+        "samples": [{"token": token, "logprob": 0.0, "top_logprobs": []} for token in tokens],
+        "bytes": hypothesis["bytes"],
+        "finish": hypothesis["finish"],
+        "stop_token": tokens[-1] if hypothesis["finish"] == "stop" else -1,
+        "score": hypothesis["score"],
+    }

@@ -352,6 +352,10 @@ class Engine:
         priority: typing.SupportsInt | typing.SupportsIndex = 0,
         client: str = "",
         prompt_logprobs: bool = False,
+        beam_width: typing.SupportsInt | typing.SupportsIndex = 1,
+        n_hypotheses: typing.SupportsInt | typing.SupportsIndex = 1,
+        length_penalty: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+        early_stopping: bool = False,
         processors: list = [],
         mask_function: typing.Any = None,
     ) -> tuple[int, int]:
