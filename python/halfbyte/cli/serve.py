@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from halfbyte import _core
 from halfbyte.cli.common import add_model_arguments, download_progress, load_model, model_options, read_text
 from halfbyte.errors import InvalidArgumentError, UnsupportedError
 from halfbyte.llm import LLM
@@ -46,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-origin", action="append", default=[], metavar="ORIGIN", help="web pages that may call (*)"
     )
     doors.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="names the server answers to")
+    scale = parser.add_argument_group("scale-out")
+    scale.add_argument(
+        "--ray", action="store_true", help="run on Ray Serve: this machine, or the cluster at RAY_ADDRESS"
+    )
+    scale.add_argument("--replicas", default="1", metavar="N[:MAX]", help="with --ray: copies, or fewest:most (1)")
     limits = parser.add_argument_group("limits (0: none)")
     limits.add_argument("--max-body", type=int, default=32 << 20, metavar="BYTES", help="largest request (32 MiB)")
     limits.add_argument("--max-prompt", type=int, default=0, metavar="TOKENS", help="longest prompt (0: the context)")
@@ -82,6 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not config.api_keys and not is_local:
         print("halfbyte: no --api-key: everyone who reaches this port may use it.", file=sys.stderr)
     names = tuple(arguments.alias or [_name_of(arguments.model or "smollm2")])
+    if arguments.ray:
+        return _run_on_ray(arguments, names[0], addresses[0], config)
     if arguments.ollama or arguments.models_dir or arguments.max_loaded or arguments.keep_alive:
         app = create_app(_pool(arguments, names), config)
         listen(app, config, addresses, lambda urls: _say(f"Serving models at {' and '.join(urls)}"))
@@ -142,6 +151,37 @@ def ollama_address(text: str, host: str) -> tuple[str, int]:
         return found.hostname or host, 11434 if found.port is None else found.port
     except ValueError:
         raise InvalidArgumentError(f"OLLAMA_HOST is {text!r}; host:port was expected.") from None
+
+
+def _run_on_ray(arguments: argparse.Namespace, name: str, address: tuple[str, int], config: ServerConfig) -> int:
+    try:
+        from halfbyte.server.ray_app import RayModel, serve_with_ray
+    except ModuleNotFoundError as error:
+        raise UnsupportedError(
+            f"--ray needs the package {error.name}.", hint="Install it with: pip install 'halfbyte[ray]'"
+        ) from None
+    if arguments.ollama or arguments.models_dir:
+        raise InvalidArgumentError(
+            "--ray serves one model: --ollama and --models-dir do not go with it.",
+            hint="For several models write a Serve config; halfbyte.server.ray_app shows one.",
+        )
+    asked = re.fullmatch(r"([1-9]\d*)(?::([1-9]\d*))?", arguments.replicas)
+    n_fewest, n_most = (int(asked[1]), int(asked[2] or asked[1])) if asked else (1, 0)
+    if n_most < n_fewest:
+        raise InvalidArgumentError(f"--replicas {arguments.replicas}: N or MIN:MAX was expected, from 1 on.")
+    options = model_options(arguments)
+    n_threads = options.pop("n_threads") or max(1, _core.cpu_info()["cores"] // n_most)
+    model = RayModel(
+        model=arguments.model or "smollm2",
+        name=name,
+        n_threads=n_threads,
+        max_sequences=arguments.max_sequences,
+        min_replicas=n_fewest,
+        max_replicas=n_most,
+        options=options | {"chat_template": arguments.chat_template},
+    )
+    serve_with_ray([model], config, *address, lambda url: _say(f"Serving {name} at {url}"))
+    return 0
 
 
 def _config(arguments: argparse.Namespace, is_local: bool) -> ServerConfig:
