@@ -292,10 +292,19 @@ class LLM:
         return plain_form(params, self.tokenizer, self._n_logits)
 
     def submit(
-        self, ids: list[int], params: SamplingParams, mailbox: Any = None, *, form: AnswerForm | None = None
+        self,
+        ids: list[int],
+        params: SamplingParams,
+        mailbox: Any = None,
+        *,
+        form: AnswerForm | None = None,
+        client: str = "",
     ) -> list[Running]:
-        """Queues params.n answers to a prompt, held to a form (None: that of params.response_format). Their events come to the mailbox that is given (one for any number of
-        requests), and whoever takes them from it gives each to its answer's feed(); without one, each has its own."""
+        """Queues params.n answers to a prompt, held to a form (None: that of params.response_format).
+
+        Their events come to the mailbox that is given (one for any number of requests), and whoever takes them from it
+        gives each to its answer's feed(); without one, each has its own. Requests of one client share its turn.
+        """
         stop_ids = (
             list(params.stop_token_ids) if params.ignore_eos else [*self.tokenizer.end_ids, *params.stop_token_ids]
         )
@@ -321,6 +330,7 @@ class LLM:
                 overflow=params.overflow,
                 n_keep=params.n_keep,
                 priority=params.priority,
+                client=client,
                 prompt_logprobs=params.prompt_logprobs,
                 beam_width=params.beam_width,
                 n_hypotheses=params.n if is_search else 1,

@@ -120,14 +120,16 @@ class Bridge:
         """Answers that are not finished."""
         return len(self._open)
 
-    def submit(self, prompts: Sequence[Prompt]) -> Job:
-        """Queues prompts. Call it in the event loop: no event can then come before its job is known."""
+    def submit(self, prompts: Sequence[Prompt], client: str = "") -> Job:
+        """Queues prompts of a client; clients take turns. Call it in the event loop: no event can then come before its job is known."""
         if self._closing:
             raise CancelledError("The model is being closed.")
         job = Job(self)
         try:
             for prompt in prompts:
-                for answer in self._llm.submit(prompt.ids, prompt.params, self._mailbox, form=prompt.form):
+                for answer in self._llm.submit(
+                    prompt.ids, prompt.params, self._mailbox, form=prompt.form, client=client
+                ):
                     self._open[answer.id] = (job, len(job.answers))
                     job.add(answer)
         except BaseException:

@@ -70,7 +70,7 @@ class Call:
         if config.max_queue and model.bridge.n_open + n_answers > config.max_queue + model.max_sequences:
             raise ApiError(503, "The server has too many requests waiting.", code="overloaded", retry_after_s=1)
         try:
-            job = model.bridge.submit(prompts)
+            job = model.bridge.submit(prompts, self.client)
         except HalfbyteError as error:
             raise ApiError.of(error, param=param) from error
         if config.log_prompts:

@@ -32,6 +32,7 @@ _STATUSES: list[tuple[type[errors.HalfbyteError], int, str | None]] = [
     (errors.UnsupportedError, 400, "unsupported"),
     (errors.TemplateError, 400, None),
     (errors.OutOfMemoryError, 503, "out_of_memory"),
+    (errors.BusyError, 503, "overloaded"),
     (errors.CancelledError, 503, "cancelled"),
 ]
 
@@ -61,7 +62,8 @@ class ApiError(HTTPException):
         """The refusal that an error of halfbyte amounts to."""
         for kind, status, code in _STATUSES:
             if isinstance(error, kind):
-                return cls(status, str(error), param=param, code=code)
+                wait_s = 1.0 if isinstance(error, errors.BusyError) else None
+                return cls(status, str(error), param=param, code=code, retry_after_s=wait_s)
         return cls(500, str(error))
 
     @property

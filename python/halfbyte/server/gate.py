@@ -15,6 +15,7 @@ from halfbyte.server.access import Keys, Limits, check_host, check_origin
 from halfbyte.server.call import Call
 from halfbyte.server.errors import ApiError
 from halfbyte.server.responses import Json
+from halfbyte.server.traces import open_traces
 
 if TYPE_CHECKING:
     from halfbyte.server.app import Server
@@ -34,6 +35,7 @@ class Gate:
         self._app, self._server, self._open_paths = app, server, open_paths
         self._keys = Keys(server.config.api_keys)
         self._limits = Limits(server.config)
+        self._traces = open_traces()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -69,7 +71,7 @@ class Gate:
             call.close()
             if entered:
                 self._limits.leave(call.client, usage.prompt_tokens + usage.completion_tokens)
-            self._tell(call, scope, status)
+            self._tell(call, scope, headers, status)
 
     def _admit(self, call: Call, scope: Scope, headers: MutableHeaders) -> None:
         check_host(self._server.config, headers)
@@ -99,7 +101,7 @@ class Gate:
 
         return receive_bounded
 
-    def _tell(self, call: Call, scope: Scope, status: int) -> None:
+    def _tell(self, call: Call, scope: Scope, headers: Headers, status: int) -> None:
         seconds = time.perf_counter() - call.started
         self._server.metrics.request(scope.get("route"), scope["method"], status, seconds)
         usage = call.usage()
@@ -116,6 +118,8 @@ class Gate:
             facts["client_gone"] = True
         if call.jobs:
             facts |= {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
+        if self._traces is not None:
+            self._traces.record(scope.get("route"), headers, seconds, facts)
         # Probes ask every few seconds: their lines are for those who look for them.
         level = logging.DEBUG if scope["path"] in _PROBES and status == 200 else logging.INFO
         log.log(level, "request", extra={"facts": facts})
