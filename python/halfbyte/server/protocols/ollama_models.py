@@ -287,7 +287,7 @@ async def delete(request: Request, body: Named) -> Response:
 @router.post("/api/push")
 async def push() -> Response:
     """There is no registry to push to."""
-    raise ApiError(501, "models are not pushed from here")
+    raise ApiError(403, "models are not pushed from here")
 
 
 def _store_of(call: Call) -> CatalogPool:
@@ -313,7 +313,7 @@ def _blob_path(digest: str) -> Path:
     return models_folder() / ".blobs" / f"{digest.replace(':', '-')}.gguf"
 
 
-@router.head("/api/blobs/{digest}")
+@router.head("/api/blobs/{digest}", include_in_schema=False)
 async def has_blob(request: Request, digest: str) -> Response:
     """Whether a file was uploaded."""
     _store_of(Call.of(request))
