@@ -6,6 +6,7 @@
 #include "bindings/bind.h"
 #include "formats/registry.h"
 #include "quantize/encoders.h"
+#include "quantize/importance.h"
 #include "quantize/requantize.h"
 
 namespace halfbyte::bindings {
@@ -79,6 +80,28 @@ void register_quantize(py::module_& m) {
   m.def("measure_loss", &measure_loss, py::arg("data"), py::arg("from_format"), py::arg("n_cols"), py::arg("to_format"),
         py::arg("importance") = py::none(), py::kw_only(), py::arg("max_rows") = 256, py::arg("n_threads") = 0,
         "(sum importance (decoded - w)^2, sum importance w^2) of requantize() on at most max_rows rows.");
+  using quantize::ImportanceCollector;
+  py::class_<ImportanceCollector>(m, "ImportanceCollector",
+                                  "Sums the squares of what enters each matrix while a model reads texts.")
+      .def(py::init([](const std::shared_ptr<model::Weights>& weights, int n_threads, int64_t n_ctx) {
+             const py::gil_scoped_release release;
+             return std::make_unique<ImportanceCollector>(weights, n_threads, n_ctx);
+           }),
+           py::arg("model"), py::kw_only(), py::arg("n_threads") = 0, py::arg("n_ctx") = 512)
+      .def("add", &ImportanceCollector::add, py::arg("tokens"), py::call_guard<py::gil_scoped_release>(),
+           "Reads a text of its own: 1 to n_ctx tokens.")
+      .def(
+          "squares",
+          [](const ImportanceCollector& c) {
+            py::dict out;
+            for (const auto& [name, squares] : c.squares()) {
+              out[py::str(name)] = py::make_tuple(
+                  py::array_t<double>(static_cast<py::ssize_t>(squares.sums.size()), squares.sums.data()),
+                  squares.n_rows);
+            }
+            return out;
+          },
+          "dict of tensor name -> (sums of squares: float64 (n_cols), rows seen).");
   m.def(
       "can_quantize", [](const std::string& name) { return quantize::can_encode(format_named(name)); },
       py::arg("format"), "Whether requantize() can write the format.");

@@ -108,6 +108,19 @@ struct ValueWriter {
   }
 };
 
+// Readers of split models insist on the widths of these three.
+bool write_split_key(Writer& out, const std::string& key, const MetaValue& value) {
+  const auto* number = std::get_if<uint64_t>(&value);
+  if (number == nullptr) return false;
+  if (key == "split.no" || key == "split.count")
+    out.number<uint32_t>(2), out.number(static_cast<uint16_t>(*number));
+  else if (key == "split.tensors.count")
+    out.number<uint32_t>(5), out.number(static_cast<int32_t>(*number));
+  else
+    return false;
+  return true;
+}
+
 void write_array(Writer& out, const MetaArray& array) {
   const auto header = [&](uint32_t type) { out.number(type), out.number<uint64_t>(array.size()); };
   switch (array.type) {
@@ -176,7 +189,7 @@ void write_gguf(const std::string& path, const Metadata& metadata, const std::ve
   out.number<uint64_t>(metadata.values.size());
   for (const auto& [key, value] : metadata.values) {
     out.text(key);
-    std::visit(ValueWriter{out}, value);
+    if (!write_split_key(out, key, value)) std::visit(ValueWriter{out}, value);
   }
   uint64_t offset = 0;
   const auto aligned = [&](uint64_t n) {

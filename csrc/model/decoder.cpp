@@ -158,6 +158,10 @@ cache::KvStore Decoder::make_kv(ops::KvType k_type, ops::KvType v_type, int32_t 
   return cache::KvStore(kv_layouts(k_type, v_type), n_blocks, std::move(memories));
 }
 
+void Decoder::set_observer(LinearObserver* observer) {
+  for (const std::unique_ptr<Stage>& stage : state_->stages) stage->set_observer(observer);
+}
+
 std::span<const float> Decoder::forward(const Batch& batch, cache::KvStore& kv, const bool* cancelled) {
   return state_->run(batch, kv, StepOutput::logits, cancelled);
 }

@@ -9,6 +9,7 @@
 #include "cache/kv_store.h"
 #include "model/arch.h"
 #include "model/batch.h"
+#include "model/observer.h"
 #include "model/weights.h"
 
 namespace halfbyte::model {
@@ -26,6 +27,9 @@ class Decoder {
 
   // A cache of n_blocks blocks, each layer's in the memory of the backend that computes it.
   cache::KvStore make_kv(ops::KvType k_type, ops::KvType v_type, int32_t n_blocks) const;
+
+  // Tells `observer` (nullptr: nobody) what enters the layers' matrices from now on. Only for models on the host.
+  void set_observer(LinearObserver* observer);
 
   // Runs the batch, writing K and V of its rows into `kv`. Returns logits (batch.logit_rows.size(), n_vocab) f32, valid
   // until the next call. `cancelled`, when given, is asked between layers; true ends the call with Error(cancelled).

@@ -68,6 +68,9 @@ Buffer Stage::floats(int64_t n) const {
 }
 
 void Stage::project(const float* in, int64_t in_stride, std::initializer_list<ops::Projection> projections) {
+  if (observer_ != nullptr) {
+    for (const ops::Projection& p : projections) observer_->observe(*p.weight, in, in_stride, plan_->runs.back().end);
+  }
   ops_.linear(context_, in, in_stride, plan_->runs, std::span(projections.begin(), projections.size()));
 }
 
@@ -175,6 +178,9 @@ void Stage::feed_forward(size_t index, const float* input, float* out, bool accu
     const float* gate = gate_up_.as<float>();
     ops_.glu(context_, c.activation, gate, 2 * n_ff, gate + n_ff, 2 * n_ff, hidden, n_ff, plan_->runs.back().end, n_ff);
   } else if (w.gate) {
+    if (observer_ != nullptr) {
+      for (const ops::Matrix* m : {&w.gate, &w.up}) observer_->observe(*m, input, c.n_embd, plan_->runs.back().end);
+    }
     ops_.linear_glu(context_, input, c.n_embd, plan_->runs, w.gate, data_or_null(w.gate_bias), w.up,
                     data_or_null(w.up_bias), c.activation, hidden, n_ff);
   } else {

@@ -9,6 +9,7 @@
 
 #include "cache/kv_store.h"
 #include "model/batch.h"
+#include "model/observer.h"
 #include "model/rope_tables.h"
 #include "model/weights.h"
 
@@ -31,6 +32,9 @@ class Stage {
   Stage(const Weights& weights, const ops::Ops& ops, ThreadPool& pool, int64_t begin, int64_t end, int64_t max_rows,
         int64_t max_logit_rows, const std::vector<RopeTable>& ropes, const std::vector<size_t>& rope_of);
   ~Stage();
+
+  // Tells `observer` (nullptr: nobody) of every layer's matrix products from now on. Only on a host backend.
+  void set_observer(LinearObserver* observer) { observer_ = observer; }
 
   // Fills the residual stream: from tokens, or from the stage before.
   void embed(const Batch& batch);
@@ -62,6 +66,7 @@ class Stage {
   std::vector<float> magnitudes_;
   const std::vector<size_t>& rope_of_;
   const StepPlan* plan_ = nullptr;  // of the running step
+  LinearObserver* observer_ = nullptr;
 
   // Activations, f32 row-major, in the backend's memory; n is the batch's rows.
   Buffer x_;              // (n, n_embd) the residual stream

@@ -187,6 +187,7 @@ class Loader {
   ops::Matrix packed(const std::string& name, int64_t n_rows, int64_t n_cols) {
     const ops::MatrixSource source = matrix(name, n_rows, n_cols);
     ops::Matrix m = ops_->pack(source, options_.keep_raw, pool_);
+    m.name = name;
     weights_->packed_bytes += m.layout == ops::Layout::raw ? 0 : m.bytes();
     done_bytes_ += static_cast<int64_t>(source.bytes.size());
     if (m.layout != ops::Layout::raw && name != "token_embd.weight") source_->release_pages(*source_->find(name));

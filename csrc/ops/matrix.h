@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "base/buffer.h"
 #include "formats/format.h"
@@ -28,6 +29,7 @@ enum class Layout : uint8_t {
 
 // Made by a backend's pack(). Owns its bytes unless the layout is raw.
 struct Matrix {
+  std::string name;                         // of the tensor in its file
   const formats::Format* format = nullptr;  // where the weights came from: picks decoder and kernel family
   Layout layout = Layout::raw;
   int64_t n_rows = 0;

@@ -18,7 +18,7 @@ _NEEDS_IMPORTANCE = re.compile(r"IQ1_|IQ2_|IQ3_XXS")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", metavar="IN", help="a .gguf file (F16, BF16 or F32 is best)")
-    parser.add_argument("rest", nargs="+", metavar="[OUT] TYPE", help="the file to write, and its type, such as Q4_K_M")
+    parser.add_argument("rest", nargs="*", metavar="[OUT] TYPE", help="the file to write, and its type, such as Q4_K_M")
     parser.add_argument("--imatrix", action="append", default=[], metavar="FILE", help="importance matrix (repeatable)")
     parser.add_argument(
         "--tensor-type",
@@ -92,8 +92,9 @@ def _outputs(arguments: argparse.Namespace) -> tuple[Path | None, str | None]:
     """The file to write (None for a dry run) and the type (None when a target chooses)."""
     words = list(arguments.rest)
     has_target = arguments.target_size is not None or arguments.target_bpw is not None
-    type_name = None if has_target else words.pop()
-    if len(words) > 1 or (not words and not arguments.dry_run) or (has_target and arguments.pure):
+    type_name = words.pop() if words and not has_target else None
+    no_type = type_name is None and not has_target
+    if no_type or len(words) > 1 or (not words and not arguments.dry_run) or (has_target and arguments.pure):
         raise InvalidArgumentError(
             "quantize takes IN OUT TYPE, or IN OUT with --target-size or --target-bpw.",
             hint="For example: halfbyte quantize model-f16.gguf model-q4_k_m.gguf Q4_K_M",

@@ -183,8 +183,7 @@ def format_for(mix_name: str, name: str, role: str, place: Place, *, stacked: bo
     if mix.base in ("F32", "F16", "BF16"):
         return mix.base
     if role == "head":
-        chosen = mix.rules.get("head", "Q6_K")
-        return chosen if isinstance(chosen, str) else mix.base
+        return str(mix.rules.get("head", "Q6_K"))
     if "dense" in mix.rules and not stacked:
         return str(mix.rules["dense"])
     experts = place.facts.n_experts
@@ -194,8 +193,8 @@ def format_for(mix_name: str, name: str, role: str, place: Place, *, stacked: bo
         if role == "o":
             return "Q5_K" if mix_name in _LIFTED_WITH_EIGHT_EXPERTS else mix.base
     rule = mix.rules.get(role, mix.rules.get("v") if role == "qkv" else None)
-    chosen = rule(place) if callable(rule) else rule
-    chosen = chosen or mix.base
+    found = rule(place) if callable(rule) else rule
+    chosen = found or mix.base
     # In models of the 70B class v is an eighth of q: better bits there cost next to nothing.
     if role in ("v", "qkv") and place.facts.n_layers == 80 and place.facts.heads_per_kv_head == 8:
         chosen = "Q5_K" if chosen in ("Q3_K", "Q4_K") else chosen

@@ -1,0 +1,17 @@
+// Who wants to see what enters a model's matrices (importance matrices are made of it).
+#pragma once
+
+#include <cstdint>
+
+#include "ops/matrix.h"
+
+namespace halfbyte::model {
+
+class LinearObserver {
+ public:
+  virtual ~LinearObserver() = default;
+  // Called before x (n_rows, weight.n_cols; row r at x + r * stride, host memory) is multiplied with a layer's matrix.
+  virtual void observe(const ops::Matrix& weight, const float* x, int64_t stride, int64_t n_rows) = 0;
+};
+
+}  // namespace halfbyte::model

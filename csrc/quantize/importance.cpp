@@ -1,0 +1,65 @@
+// Runs chunks through a decoder of its own and sums in f32 over a batch's rows, in double over batches.
+#include "quantize/importance.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "base/error.h"
+
+namespace halfbyte::quantize {
+
+namespace {
+
+constexpr int64_t kBatchRows = 256;
+
+int32_t blocks_for(int64_t n_ctx) {
+  require(n_ctx >= 1 && n_ctx <= 1 << 24, "Texts of %lld tokens; 1 to 16777216 are allowed.",
+          static_cast<long long>(n_ctx));
+  return static_cast<int32_t>((n_ctx + ops::kKvBlockTokens - 1) / ops::kKvBlockTokens);
+}
+
+}  // namespace
+
+ImportanceCollector::ImportanceCollector(std::shared_ptr<const model::Weights> weights, int n_threads, int64_t n_ctx)
+    : weights_(std::move(weights)),
+      decoder_(weights_, n_threads, kBatchRows, kBatchRows, n_ctx),
+      kv_(decoder_.make_kv(ops::KvType::f16, ops::KvType::f16, blocks_for(n_ctx))),
+      blocks_(static_cast<size_t>(blocks_for(n_ctx))) {
+  std::iota(blocks_.begin(), blocks_.end(), 0);
+  decoder_.set_observer(this);
+}
+
+void ImportanceCollector::add(const std::vector<int32_t>& tokens) {
+  const auto n = static_cast<int64_t>(tokens.size());
+  require(n >= 1 && n <= static_cast<int64_t>(blocks_.size()) * ops::kKvBlockTokens, "A text of %lld tokens.",
+          static_cast<long long>(n));
+  for (int64_t first = 0; first < n; first += kBatchRows) {
+    const int64_t count = std::min(kBatchRows, n - first);
+    model::Batch batch;
+    for (int64_t i = 0; i < count; ++i) {
+      batch.tokens.push_back(tokens[static_cast<size_t>(first + i)]);
+      batch.positions.push_back(static_cast<int32_t>(first + i));
+      batch.logit_rows.push_back(static_cast<int32_t>(i));
+    }
+    batch.sequences.push_back({0, count, first, ops::Role::prefill, blocks_});
+    // What enters the output matrix is what hidden() returns; computing the logits would be waste.
+    const std::span<const float> rows = decoder_.hidden(batch, kv_);
+    observe(weights_->output, rows.data(), decoder_.config().n_embd, count);
+  }
+}
+
+void ImportanceCollector::observe(const ops::Matrix& weight, const float* x, int64_t stride, int64_t n_rows) {
+  const auto n_cols = static_cast<size_t>(weight.n_cols);
+  row_sums_.assign(n_cols, 0.0f);
+  float* sums = row_sums_.data();
+  for (int64_t row = 0; row < n_rows; ++row) {
+    const float* values = x + row * stride;
+    for (size_t i = 0; i < n_cols; ++i) sums[i] += values[i] * values[i];
+  }
+  ColumnSquares& squares = squares_[weight.name];
+  squares.sums.resize(n_cols);
+  for (size_t i = 0; i < n_cols; ++i) squares.sums[i] += sums[i];
+  squares.n_rows += n_rows;
+}
+
+}  // namespace halfbyte::quantize

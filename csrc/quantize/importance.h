@@ -1,0 +1,42 @@
+// Collects what importance matrices are made of: the squares of what enters each matrix while a model reads text.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model/decoder.h"
+
+namespace halfbyte::quantize {
+
+// Of one tensor: the sum of squared inputs of each column, and over how many rows.
+struct ColumnSquares {
+  std::vector<double> sums;  // (n_cols)
+  int64_t n_rows = 0;
+};
+
+class ImportanceCollector : private model::LinearObserver {
+ public:
+  // n_ctx: the longest text that add() takes. Throws Error(invalid_argument).
+  ImportanceCollector(std::shared_ptr<const model::Weights> weights, int n_threads, int64_t n_ctx);
+
+  // Reads a text of its own: 1 to n_ctx tokens.
+  void add(const std::vector<int32_t>& tokens);
+
+  // Tensor name -> what was seen so far; the output matrix under its tensor's name.
+  const std::map<std::string, ColumnSquares>& squares() const { return squares_; }
+
+ private:
+  void observe(const ops::Matrix& weight, const float* x, int64_t stride, int64_t n_rows) override;
+
+  std::shared_ptr<const model::Weights> weights_;
+  model::Decoder decoder_;
+  cache::KvStore kv_;
+  std::vector<int32_t> blocks_;
+  std::vector<float> row_sums_;
+  std::map<std::string, ColumnSquares> squares_;
+};
+
+}  // namespace halfbyte::quantize
