@@ -11,7 +11,8 @@
 namespace halfbyte::bindings {
 
 py::dict sample_to_python(const sampling::Sample& sample);  // bind_sampling.cpp
-py::object error_to_python(const Error& error);             // bind_errors.cpp
+py::list tops_to_python(const std::vector<sampling::TokenLogprob>& tops);
+py::object error_to_python(const Error& error);  // bind_errors.cpp
 
 namespace {
 
@@ -149,6 +150,9 @@ py::dict event_to_python(const Event& event) {
   out["stop_string"] = py::bytes(event.stop_string);
   out["stop_token"] = event.stop_token;
   out["prompt_logprobs"] = event.prompt_logprobs;
+  py::list prompt_tops;
+  for (const auto& tops : event.prompt_tops) prompt_tops.append(tops_to_python(tops));
+  out["prompt_top_logprobs"] = prompt_tops;
   py::list hypotheses;
   for (const engine::Hypothesis& each : event.hypotheses) {
     py::dict hypothesis;

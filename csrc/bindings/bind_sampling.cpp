@@ -68,13 +68,17 @@ Params from_keywords(const py::kwargs& keywords) {
 
 }  // namespace
 
+py::list tops_to_python(const std::vector<sampling::TokenLogprob>& tops) {
+  py::list out;
+  for (const sampling::TokenLogprob& t : tops) out.append(py::make_tuple(t.token, t.logprob));
+  return out;
+}
+
 py::dict sample_to_python(const sampling::Sample& sample) {
   py::dict out;
   out["token"] = sample.token;
   out["logprob"] = sample.logprob;
-  py::list top;
-  for (const sampling::TokenLogprob& t : sample.top_logprobs) top.append(py::make_tuple(t.token, t.logprob));
-  out["top_logprobs"] = top;
+  out["top_logprobs"] = tops_to_python(sample.top_logprobs);
   return out;
 }
 

@@ -72,10 +72,11 @@ struct Event {
   FinishReason finish = FinishReason::none;
   std::string stop_string;  // which one matched
   int32_t stop_token = -1;
-  std::string error;                   // message when finish == error
-  int error_kind = 0;                  // ErrorKind
-  std::vector<float> prompt_logprobs;  // with the last prompt token
-  std::vector<Hypothesis> hypotheses;  // of beam search, with its last event; best first
+  std::string error;                                             // message when finish == error
+  int error_kind = 0;                                            // ErrorKind
+  std::vector<float> prompt_logprobs;                            // with the last prompt token
+  std::vector<std::vector<sampling::TokenLogprob>> prompt_tops;  // beside each, the n_logprobs most likely tokens
+  std::vector<Hypothesis> hypotheses;                            // of beam search, with its last event; best first
 };
 
 // Throws invalid_argument | context_overflow.

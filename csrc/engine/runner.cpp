@@ -192,14 +192,16 @@ void Runner::take_rows(const PlannedRows& rows, std::span<float> logits) {
   post(a, std::move(event));
 }
 
-void Runner::score_prompt(Active& a, const PlannedRows& rows, std::span<const float> logits) {
+void Runner::score_prompt(Active& a, const PlannedRows& rows, std::span<float> logits) {
   const std::vector<int32_t>& prompt = a.answer.request().prompt;
   const auto n_vocab = static_cast<size_t>(weights_->config.n_vocab);
   for (int64_t i = 0; i < rows.n_rows; ++i) {
     const auto next = static_cast<size_t>(rows.first_position + i + 1);
     if (next < prompt.size() && a.prompt_logprobs.size() + 1 == next) {
-      a.prompt_logprobs.push_back(
-          log_softmax_at(logits.subspan(static_cast<size_t>(i) * n_vocab, n_vocab), prompt[next]));
+      const std::span<float> row = logits.subspan(static_cast<size_t>(i) * n_vocab, n_vocab);
+      a.prompt_logprobs.push_back(log_softmax_at(row, prompt[next]));
+      const int32_t n_top = a.answer.request().sampling.n_logprobs;
+      if (n_top > 0) a.prompt_tops.push_back(sampling::most_likely(row, static_cast<size_t>(n_top)));
     }
   }
 }
@@ -219,6 +221,7 @@ void Runner::draw(Active& a, std::span<float> logits) {
   report_progress(a, a.id, event);
   if (a.answer.generated().empty()) {
     event.prompt_logprobs = a.prompt_logprobs;
+    event.prompt_tops = a.prompt_tops;
     speculator_.restart(a.id, scheduler_.tokens(a.id));
   }
   if (a.answer.n_left() == 0) {

@@ -37,6 +37,7 @@ struct Active {
   std::shared_ptr<Mailbox> mailbox;
   Answer answer;
   std::vector<float> prompt_logprobs;
+  std::vector<std::vector<sampling::TokenLogprob>> prompt_tops;
   int64_t n_prompt_reported = 0;
   int64_t n_prompt_cached = 0;
   int64_t dropped = 0;
@@ -79,7 +80,7 @@ class Runner {
   void slide(Active& a);
   void search(Active& a, uint64_t sequence, std::span<const float> logits);
   void report_progress(Active& a, uint64_t sequence, Event& event);
-  void score_prompt(Active& a, const PlannedRows& rows, std::span<const float> logits);
+  void score_prompt(Active& a, const PlannedRows& rows, std::span<float> logits);
 
   const EngineOptions& options_;
   std::shared_ptr<const model::Weights> weights_;

@@ -84,16 +84,6 @@ float log_sum_exp(std::span<const float> logits) {
   return highest + static_cast<float>(std::log(sum));
 }
 
-std::vector<TokenLogprob> top_logprobs(std::span<float> logits, size_t n, float normalizer) {
-  std::vector<Candidate> storage;
-  Candidates candidates(logits, storage);
-  std::vector<TokenLogprob> out;
-  if (n == 0) return out;
-  candidates.select_top(n);
-  for (const Candidate& c : candidates.list()) out.push_back({c.token, c.logit - normalizer});
-  return out;
-}
-
 // Index of the highest logit, the lowest id among equals; -1 when none can be chosen.
 int32_t argmax(std::span<const float> logits) {
   float highest = -INFINITY;
@@ -105,6 +95,17 @@ int32_t argmax(std::span<const float> logits) {
 }
 
 }  // namespace
+
+std::vector<TokenLogprob> most_likely(std::span<float> logits, size_t n) {
+  std::vector<TokenLogprob> out;
+  if (n == 0) return out;
+  const float normalizer = log_sum_exp(logits);
+  std::vector<Candidate> storage;
+  Candidates candidates(logits, storage);
+  candidates.select_top(n);
+  for (const Candidate& c : candidates.list()) out.push_back({c.token, c.logit - normalizer});
+  return out;
+}
 
 struct Chain::State {
   Params params;
@@ -177,7 +178,7 @@ Sample Chain::sample(std::span<float> logits, std::span<const int32_t> prompt, s
   std::vector<float> raw;
   if (s.params.n_logprobs >= 0) {
     normalizer = log_sum_exp(logits);
-    sample.top_logprobs = top_logprobs(logits, static_cast<size_t>(s.params.n_logprobs), normalizer);
+    sample.top_logprobs = most_likely(logits, static_cast<size_t>(s.params.n_logprobs));
     raw.assign(logits.begin(), logits.end());
   }
   const History history{prompt, generated};

@@ -17,6 +17,9 @@ struct TokenLogprob {
   float logprob = 0.0f;
 };
 
+// The n most likely tokens of a row of logits, best first.
+std::vector<TokenLogprob> most_likely(std::span<float> logits, size_t n);
+
 struct Sample {
   int32_t token = 0;
   float logprob = 0.0f;                    // of `token` under softmax of the raw logits (bias and masks not applied)

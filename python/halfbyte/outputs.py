@@ -110,6 +110,7 @@ class Output:
     params: SamplingParams
     logprobs: list[Logprob] | None = None
     prompt_logprobs: list[float] | None = None
+    prompt_top_logprobs: list[list[tuple[int, float]]] | None = None
     others: list[Output] = field(default_factory=list)
     reasoning: str = ""
     tool_calls: list[ToolCall] = field(default_factory=list)

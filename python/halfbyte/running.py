@@ -46,6 +46,7 @@ class Running:
         self._sum_logprobs = 0.0
         self._logprobs: list[Logprob] = []
         self.prompt_logprobs: list[float] = []
+        self.prompt_top_logprobs: list[list[tuple[int, float]]] = []
         self.usage = Usage(prompt_tokens=n_prompt)
         self._start = time.perf_counter()
         self._first = self._last = self._start
@@ -109,6 +110,7 @@ class Running:
         self.usage.cached_tokens = max(self.usage.cached_tokens, event["n_prompt_cached"])
         self.usage.dropped_tokens = event["dropped"]
         self.prompt_logprobs += event["prompt_logprobs"]
+        self.prompt_top_logprobs += event["prompt_top_logprobs"]
         new_ids = [sample["token"] for sample in event["samples"]]
         if new_ids:
             self._first = now if not self._ids else self._first
@@ -141,6 +143,7 @@ class Running:
             params=self._params,
             logprobs=self._logprobs if self._params.logprobs is not None else None,
             prompt_logprobs=self.prompt_logprobs if self._params.prompt_logprobs else None,
+            prompt_top_logprobs=self.prompt_top_logprobs or None,
             score=self._score,
         )
         for other in self._others:

@@ -109,6 +109,10 @@ def test_a_prompt_can_be_scored_without_an_answer(live: Live) -> None:
     assert answer.choices[0].text == "abcd"
     logprobs = answer.choices[0].logprobs
     assert logprobs is not None
+    rows = live.llm.forward(live.llm.tokenize("abcd"))[:-1]  # what is likely after each token
+    best = rows.max(axis=1) - np.log(np.exp(rows).sum(axis=1))
+    tops = (logprobs.top_logprobs or [])[4 - len(best) :]
+    assert [max(top.values()) for top in tops] == pytest.approx(best.tolist(), abs=1e-4)
     assert len(logprobs.token_logprobs or []) == 4
 
 

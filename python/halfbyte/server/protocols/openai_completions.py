@@ -130,7 +130,7 @@ def _choice(run: _Run, index: int, answer: int, output: Output) -> dict[str, Any
     logprobs = None
     if run.body.logprobs is not None:
         entries = [(e.token, e.logprob, e.top) for e in _entries(run, output.logprobs or [], output.finish_reason)]
-        before = _prompt_entries(run, answer, output.prompt_logprobs or []) if run.body.echo else []
+        before = _prompt_entries(run, answer) if run.body.echo else []
         logprobs = completion_logprobs(run.model.llm.tokenizer, [*before, *entries], 0)
     return {
         "index": index,
@@ -145,13 +145,12 @@ def _entries(run: _Run, entries: list[Any], reason: str | None) -> list[Any]:
     return without_end(run.model.llm.tokenizer, entries, ended=reason == "stop")
 
 
-def _prompt_entries(run: _Run, answer: int, logprobs: list[float]) -> list[tuple[int, float | None, None]]:
-    ids, tokenizer = run.prompts[answer // run.best_of], run.model.llm.tokenizer
-    return [
-        (token, logprob, None)
-        for token, logprob in zip(ids, [None, *logprobs], strict=False)
-        if not tokenizer.is_control(token)
-    ]
+def _prompt_entries(run: _Run, index: int) -> list[Any]:
+    """Token, log probability and likeliest tokens of each place in an answer's prompt; the first has none."""
+    answer, tokenizer = run.job.answers[index], run.model.llm.tokenizer
+    ids, tops = run.prompts[index // run.best_of], answer.prompt_top_logprobs or [[]] * len(answer.prompt_logprobs)
+    places = zip(ids, [None, *answer.prompt_logprobs], [None, *tops], strict=True)
+    return [place for place in places if not tokenizer.is_control(place[0])]
 
 
 async def _stream(run: _Run, frame: dict[str, Any]) -> AsyncIterator[bytes]:
@@ -167,7 +166,7 @@ async def _stream(run: _Run, frame: dict[str, Any]) -> AsyncIterator[bytes]:
             offsets[index] = 0
             text = run.echoed(index) + text
             if run.body.echo and run.body.logprobs is not None:
-                entries = [*_prompt_entries(run, index, run.job.answers[index].prompt_logprobs), *entries]
+                entries = [*_prompt_entries(run, index), *entries]
         logprobs = None
         if run.body.logprobs is not None:
             logprobs = completion_logprobs(tokenizer, entries, offsets[index])
