@@ -12,6 +12,11 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__linux__) && defined(__aarch64__)
+#include <sys/auxv.h>
+#elif defined(__APPLE__) && defined(__aarch64__)
+#include <sys/sysctl.h>
+#endif
 #if defined(__linux__) && defined(__x86_64__)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -21,7 +26,8 @@ namespace halfbyte {
 
 namespace {
 
-constexpr std::array<std::string_view, 5> kNames = {"reference", "avx2", "avx_vnni", "avx512", "amx"};
+constexpr std::array<std::string_view, 7> kNames = {"reference", "avx2", "avx_vnni",    "avx512",
+                                                    "amx",       "neon", "neon_dotprod"};
 
 struct Detection {
   std::vector<CpuLevel> supported = {CpuLevel::reference};
@@ -115,6 +121,34 @@ Detection detect() {
   } else {
     found.supported.push_back(CpuLevel::amx);
     found.reason = "The CPU has every level that halfbyte knows.";
+  }
+  return found;
+}
+
+#elif defined(__aarch64__)
+
+bool has_dot_product() {
+#if defined(__linux__)
+  constexpr unsigned long kDotProduct = 1ul << 20;  // HWCAP_ASIMDDP
+  return (getauxval(AT_HWCAP) & kDotProduct) != 0;
+#elif defined(__APPLE__)
+  int value = 0;
+  size_t size = sizeof value;
+  return sysctlbyname("hw.optional.arm.FEAT_DotProd", &value, &size, nullptr, 0) == 0 && value != 0;
+#else
+  return false;
+#endif
+}
+
+Detection detect() {
+  Detection found;
+  found.name = "64-bit ARM";
+  found.supported.push_back(CpuLevel::neon);
+  if (has_dot_product()) {
+    found.supported.push_back(CpuLevel::neon_dotprod);
+    found.reason = "The CPU has every level that halfbyte knows for ARM.";
+  } else {
+    found.reason = "The CPU has no dot product instructions.";
   }
   return found;
 }

@@ -7,10 +7,10 @@
 
 namespace halfbyte {
 
-// Ordered: a CPU that has a level has all lower ones. `reference` is plain C++ for any machine.
-enum class CpuLevel { reference, avx2, avx_vnni, avx512, amx };
+// Ordered within a processor family: reference (plain C++, any machine) and then x86's or ARM's.
+enum class CpuLevel { reference, avx2, avx_vnni, avx512, amx, neon, neon_dotprod };
 
-// "reference", "avx2", "avx_vnni", "avx512", "amx".
+// The enumerator's own name.
 std::string_view cpu_level_name(CpuLevel level);
 
 // The level in use: the best one supported, lowered by HALFBYTE_ISA or set_cpu_level_limit().

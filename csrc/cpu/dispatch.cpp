@@ -13,14 +13,15 @@ namespace halfbyte::cpu {
 
 namespace {
 
-constexpr int kLevels = 5;
-
 Kernels kernels_of(CpuLevel level) {
   Kernels kernels;
 #if defined(__x86_64__)
   if (level >= CpuLevel::avx2) fill_avx2(kernels);
   if (level == CpuLevel::avx_vnni) fill_avx_vnni(kernels);
   if (level >= CpuLevel::avx512) fill_avx512(kernels);
+#elif defined(__aarch64__)
+  if (level == CpuLevel::neon) fill_neon(kernels);
+  if (level == CpuLevel::neon_dotprod) fill_neon_dotprod(kernels);
 #endif
   return kernels;
 }
@@ -85,7 +86,6 @@ double dot_rate(CpuLevel level, int n_threads) {
 }
 
 const ops::Ops& cpu_ops(CpuLevel level) {
-  static_assert(static_cast<int>(CpuLevel::amx) + 1 == kLevels);
   switch (level) {
     case CpuLevel::reference:
       return ops::reference_ops();
@@ -96,6 +96,10 @@ const ops::Ops& cpu_ops(CpuLevel level) {
     case CpuLevel::avx512:
     case CpuLevel::amx:
       return level_ops<static_cast<int>(CpuLevel::avx512)>();
+    case CpuLevel::neon:
+      return level_ops<static_cast<int>(CpuLevel::neon)>();
+    case CpuLevel::neon_dotprod:
+      return level_ops<static_cast<int>(CpuLevel::neon_dotprod)>();
   }
   return ops::reference_ops();
 }

@@ -103,5 +103,7 @@ struct Kernels {
 void fill_avx2(Kernels& kernels);
 void fill_avx_vnni(Kernels& kernels);
 void fill_avx512(Kernels& kernels);
+void fill_neon(Kernels& kernels);
+void fill_neon_dotprod(Kernels& kernels);
 
 }  // namespace halfbyte::cpu

@@ -1,7 +1,11 @@
 // A whole CPU level: every kernel compiled for it, and the table that offers them. A level file defines
 // HALFBYTE_LEVEL (its name), HALFBYTE_FILL (its entry) and its instruction switches, then includes this.
 // Everything but the entry lives in an anonymous namespace: code shared between levels would be merged by the linker.
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#else
 #include <immintrin.h>
+#endif
 
 #include "cpu/kernels.h"
 
@@ -11,6 +15,8 @@ namespace {
 
 #if defined(HALFBYTE_AVX512)
 constexpr int kDirectTokens = 6, kTilePanels = 2, kTileTokens = 6, kFloatTokens = 8;
+#elif defined(__aarch64__)
+constexpr int kDirectTokens = 2, kTilePanels = 1, kTileTokens = 3, kFloatTokens = 3;
 #else
 constexpr int kDirectTokens = 2, kTilePanels = 1, kTileTokens = 4, kFloatTokens = 3;
 #endif

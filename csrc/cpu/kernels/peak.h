@@ -7,7 +7,9 @@ constexpr int kPeakDots = kTilePanels * kTileTokens;
 inline void hide(B64& codes) {
 #if defined(HALFBYTE_AVX512)
   asm volatile("" : "+v"(codes));
-#elif defined(__x86_64__)
+#elif defined(__aarch64__)
+  asm volatile("" : "+w"(codes.v[0]), "+w"(codes.v[1]), "+w"(codes.v[2]), "+w"(codes.v[3]));
+#else
   asm volatile("" : "+x"(codes.a), "+x"(codes.b));
 #endif
 }
