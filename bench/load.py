@@ -199,7 +199,7 @@ def user(text: str) -> dict[str, str]:
 def workload(seed: int, n: int) -> list[Ask]:
     """A mix: half short questions, a quarter long texts to sum up, a quarter chats over one long system prompt."""
     draw = random.Random(seed)
-    system = {"role": "system", "content": prose(draw, 700)}
+    system = {"role": "system", "content": prose(draw, 980)}
     asks = []
     for i in range(n):
         kind = ("short", "chat", "short", "long")[i % 4]
@@ -283,7 +283,7 @@ async def poisson(client: Client, asks: Sequence[Ask], n_clients: int, pause: fl
 async def shared_prefix(client: Client, seed: int, n: int = 5) -> dict[str, float]:
     """TTFT of a fresh system prompt of about a thousand tokens, and the median of the next n requests that share it."""
     draw = random.Random(f"prefix {seed}")
-    system = {"role": "system", "content": prose(draw, 900)}
+    system = {"role": "system", "content": prose(draw, 980)}
     answers = [await client.ask("prefix", (system, user(prose(draw, 12))), 8) for _ in range(n + 1)]
     first, later = answers[0], answers[1:]
     return {
@@ -297,7 +297,7 @@ async def shared_prefix(client: Client, seed: int, n: int = 5) -> dict[str, floa
 async def long_prompt_beside_streams(client: Client, seed: int, n_streams: int = 4) -> dict[str, float]:
     """Median gap of running streams before, and while, a prompt of about 4,000 tokens is read in."""
     draw = random.Random(f"stall {seed}")
-    long = prose(draw, 3300)
+    long = prose(draw, 3900)
     seen: list[tuple[float, float]] = []
 
     async def stream() -> None:

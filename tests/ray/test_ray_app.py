@@ -50,7 +50,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     serve.start(http_options=HTTPOptions(host="127.0.0.1", port=port))
     twin = {"model": str(file), "name": "twin", "min_replicas": 2, "max_replicas": 2}
     single = {"model": str(file), "name": "single"}
-    arguments = RayServer.model_validate({"models": [twin, single], "server": {"api_keys": ("secret",)}})
+    arguments = RayServer.model_validate(
+        {"models": [twin, single], "server": {"api_keys": ("secret",), "max_body_bytes": 1000000}}
+    )
     serve.run(build_app(arguments), name="halfbyte")
 
     def replica_pids(name: str) -> list[int]:
@@ -128,9 +130,10 @@ def test_models_keys_and_errors(cluster: Cluster) -> None:
             assert answer.usage["completion_tokens"] == 20
         unknown = await chat(session, cluster.url, "hello", model="other")
         assert (unknown.status, unknown.error) == (404, 'The model "other" does not exist.')
-        async with session.post(f"{cluster.url}/v1/chat/completions", data=b"{no json") as response:
-            assert response.status == 400
-            assert "error" in await response.json()
+        for body, status in ((b"{no json", 400), (b'{"model": ["twin"], "messages": []}', 400), (b"x" * 2000000, 413)):
+            async with session.post(f"{cluster.url}/v1/chat/completions", data=body) as response:
+                assert response.status == status
+                assert "error" in await response.json()
 
     run(work)
 

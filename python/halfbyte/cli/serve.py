@@ -165,6 +165,8 @@ def _run_on_ray(arguments: argparse.Namespace, name: str, address: tuple[str, in
             "--ray serves one model: --ollama and --models-dir do not go with it.",
             hint="For several models write a Serve config; halfbyte.server.ray_app shows one.",
         )
+    if address[1] == 0:
+        raise InvalidArgumentError("--ray listens on a port that is named.", hint="Give one with --port.")
     asked = re.fullmatch(r"([1-9]\d*)(?::([1-9]\d*))?", arguments.replicas)
     n_fewest, n_most = (int(asked[1]), int(asked[2] or asked[1])) if asked else (1, 0)
     if n_most < n_fewest:

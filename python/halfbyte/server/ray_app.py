@@ -41,7 +41,7 @@ from halfbyte.server.responses import Json
 Messages = list[dict[str, Any]]
 
 # Replicas that may die under one request before it is given up.
-_TRIES = 5
+_TRIES = 3
 # The part of a prompt that decides where it goes: beyond it two chats differ, or share so much that it does not matter.
 _PREFIX_CHARACTERS = 2048
 _HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
@@ -69,6 +69,7 @@ class RayServer(BaseModel):
     """What build_app takes. server: fields of ServerConfig; rate limits hold for each replica."""
 
     models: list[RayModel] = Field(min_length=1)
+    doors: int = Field(default=1, ge=1, description="processes that read requests and pass them on")
     server: dict[str, Any] = {}
 
 
@@ -162,6 +163,10 @@ def _parsed(body: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _refusal(error: ApiError) -> Response:
+    return Json(error.openai(), error.status)
+
+
 # Serve takes a copy of the class where it is decorated: what it uses stands before it.
 door = FastAPI(openapi_url=None)
 
@@ -171,8 +176,8 @@ door = FastAPI(openapi_url=None)
 class Door:
     """Reads which model a request is for and what its prompt begins with, and passes it to a replica."""
 
-    def __init__(self, replicas: dict[str, DeploymentHandle]) -> None:
-        self._replicas = replicas
+    def __init__(self, replicas: dict[str, DeploymentHandle], max_body_bytes: int) -> None:
+        self._replicas, self._max_body_bytes = replicas, max_body_bytes
 
     @door.get("/health")
     async def health(self) -> Response:
@@ -184,8 +189,8 @@ class Door:
 
     @door.get("/metrics")
     async def metrics(self) -> Response:
-        error = ApiError(404, "Every replica counts for itself: Ray's own metrics tell of requests and replicas.")
-        return Json(error.openai(), error.status)
+        text = "Every replica counts for itself: Ray's own metrics tell of requests and replicas."
+        return _refusal(ApiError(404, text))
 
     @door.get("/v1/models")
     async def models(self, request: Request) -> Response:
@@ -201,14 +206,20 @@ class Door:
 
     @door.api_route("/{path:path}", methods=["GET", "HEAD", "POST", "DELETE", "OPTIONS"])
     async def forward(self, request: Request) -> Response:
-        body = await request.body()
+        read = bytearray()
+        async for part in request.stream():
+            read += part
+            if len(read) > self._max_body_bytes:
+                return _refusal(ApiError(413, f"The body is larger than {self._max_body_bytes} bytes."))
+        body = bytes(read)
         asked = _parsed(body)
-        name = asked.get("model") or request.url.path.removeprefix("/v1/models/")
+        name = asked.get("model")
+        if not name or not isinstance(name, str):
+            # No request for a model, or a bad one: any replica knows what to say.
+            listed = request.url.path.removeprefix("/v1/models/")
+            name = listed if listed in self._replicas else next(iter(self._replicas))
         if name not in self._replicas:
-            if asked.get("model"):
-                error = ApiError(404, f'The model "{name}" does not exist.', code="model_not_found")
-                return Json(error.openai(), error.status)
-            name = next(iter(self._replicas))
+            return _refusal(ApiError(404, f'The model "{name}" does not exist.', code="model_not_found"))
         return await self._pass(request, name, body, affinity_of(asked))
 
     async def _pass(self, request: Request, name: str, body: bytes, affinity: str = "") -> StreamingResponse:
@@ -268,11 +279,12 @@ def build_app(arguments: RayServer) -> serve.Application:
         replicas[model.shown] = deployment.bind(model, config)
     n_requests = sum((model.max_sequences + config.max_queue) * model.max_replicas for model in arguments.models)
     door_before = Door.options(  # type: ignore[attr-defined]
+        num_replicas=arguments.doors,
         max_ongoing_requests=n_requests,
         graceful_shutdown_timeout_s=config.shutdown_timeout_s,
         ray_actor_options={"num_cpus": 0},
     )
-    return door_before.bind(replicas)
+    return door_before.bind(replicas, config.max_body_bytes)
 
 
 def serve_with_ray(
@@ -292,8 +304,7 @@ def serve_with_ray(
     stop.wait()
 
     def end() -> None:
-        serve.delete("halfbyte")  # answers that run are finished; shutdown() alone would cut them off
-        serve.shutdown()
+        serve.delete("halfbyte")  # answers that run are finished first; other applications of a shared cluster stay
         ray.shutdown()
 
     ending = threading.Thread(target=end, daemon=True)

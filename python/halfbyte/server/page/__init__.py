@@ -58,7 +58,7 @@ def load() -> Page:
         "cross-origin-opener-policy": "same-origin",
         "cache-control": "no-cache",
         "vary": "accept-encoding",
-        "etag": f'"{hashlib.sha256(body).hexdigest()[:32]}"',
+        "etag": f'W/"{hashlib.sha256(body).hexdigest()[:32]}"',
     }
     return Page(body, gzip.compress(body, mtime=0), headers)
 
