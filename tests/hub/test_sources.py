@@ -100,8 +100,13 @@ def test_the_hub_and_its_cache(world: World, pull: Pull, reference: str, name: s
     asked = len(world.asked)
     assert pull(reference, "resolve") == str(path)
     assert len(world.asked) == asked, "what the cache holds is not asked for"
-    assert pull(reference, HF_HUB_OFFLINE="1") == str(path)
-    assert pull(reference, HF_ENDPOINT="http://127.0.0.1:9") == str(path)
+
+
+def test_without_a_network(world: World, pull: Pull) -> None:
+    hold_repository(world)
+    path = pull("owner/repo")
+    assert pull("owner/repo", HF_HUB_OFFLINE="1") == path
+    assert pull("owner/repo", HF_ENDPOINT="http://127.0.0.1:9") == path
 
 
 def test_other_tools_find_what_was_pulled(world: World, pull: Pull, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from halfbyte.hub import (
     find_stored,
     get_stored,
     list_stored,
+    prune,
     remove_stored,
     stored_files,
 )
@@ -123,7 +124,11 @@ def test_a_file_that_someone_put_there_is_a_model(tiny_model: Callable[..., Path
     assert [m.name for m in list_stored()] == ["mine"]
     (store / "mine" / "model.json").write_text("{")
     with pytest.raises(FormatError, match="damaged"):
-        list_stored()
+        find_stored("mine")
+    assert list_stored() == []
+    prune()
+    assert (store / "mine" / "m.gguf").exists()
+    assert all(find_stored(name) is None for name in ("", ".", "..", "/", "a" * 300, "../models", "mine/../mine"))
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../a", "a/../b", ".a", "a/b/c/d", "a:b:c", "a" * 200, "a\n", "é", "a/"])

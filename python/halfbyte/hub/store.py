@@ -91,21 +91,25 @@ def checked_name(name: str) -> str:
 
 
 def list_stored() -> list[StoredModel]:
-    """Every model in the store, by name. Models whose files are gone are left out."""
+    """Every model in the store, by name. Models that are damaged or whose files are gone are left out."""
     folder = models_folder()
     if not folder.is_dir():
         return []
-    if any(folder.glob(f".incoming/*/{_CARD}")):
-        with _locked():
-            _finish_all()
-    names = sorted(unquote(p.name) for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    return [model for name in names if (model := _read(name)) is not None]
+    _finish_what_was_begun()
+    found = []
+    for name in sorted(unquote(p.name) for p in folder.iterdir() if p.is_dir() and p.name[0] != "."):
+        with suppress(FormatError):
+            found.append(_read(name))
+    return [model for model in found if model is not None]
 
 
 def find_stored(name: str) -> StoredModel | None:
-    """The stored model of that name, or None."""
+    """The stored model of that name, or None. Raises FormatError when its card is damaged."""
     plain = name.removesuffix(":latest")
-    return next((model for model in list_stored() if model.name == plain), None)
+    if not plain or plain[0] in "./" or len(plain) > 120 or not models_folder().is_dir():
+        return None
+    _finish_what_was_begun()
+    return _read(plain)
 
 
 def get_stored(name: str) -> StoredModel:
@@ -178,7 +182,7 @@ def prune() -> list[Path]:
     left = list(folder.glob(".trash/*"))
     with _locked():
         _finish_all()
-        left += [p for p in folder.iterdir() if p.is_dir() and p.name[0] != "." and _read(unquote(p.name)) is None]
+        left += [p for p in folder.iterdir() if p.is_dir() and p.name[0] != "." and _is_empty(p)]
         left += [p for p in folder.glob(".incoming/*") if p.is_dir() and not _is_held(p)]
         litter = [p for pattern in ("*.part", "*.part.json", "*.new", "*.lock") for p in folder.glob(f"*/{pattern}")]
         for path in left:
@@ -186,6 +190,13 @@ def prune() -> list[Path]:
         for path in litter:
             path.unlink(missing_ok=True)
     return left + litter
+
+
+def _is_empty(folder: Path) -> bool:
+    try:
+        return _read(unquote(folder.name)) is None
+    except FormatError:
+        return False  # someone may want to look at it
 
 
 def _is_held(folder: Path) -> bool:
@@ -221,9 +232,7 @@ def _read(name: str) -> StoredModel | None:
             return None
         card, path = Card(model=files[0].name), files[0]
     except (OSError, ValueError, AttributeError, TypeError):
-        raise FormatError(
-            f"{folder / _CARD} is damaged.", hint=f'Delete the model ("{name}") by deleting the folder.'
-        ) from None
+        raise FormatError(f"{folder / _CARD} is damaged.", hint="Delete the folder.") from None
     parts = list(path.iterdir()) if path.is_dir() else all_parts(path)
     try:
         info = [part.stat() for part in parts]
@@ -242,8 +251,9 @@ def _take(source: Path, folder: Path, prefix: str) -> str:
     real = source.resolve()
     if real.is_file():
         with suppress(OSError):
-            os.link(real, folder / (prefix + source.name))
-            return prefix + source.name
+            name = prefix + re.sub(r"^adapter-\d+-", "", source.name)  # a copy of a copy keeps its name
+            os.link(real, folder / name)
+            return name
     return str(source.absolute())
 
 
@@ -258,6 +268,12 @@ def _locked() -> Iterator[None]:
     models_folder().mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(models_folder() / ".lock"):
         yield
+
+
+def _finish_what_was_begun() -> None:
+    if any(models_folder().glob(f".incoming/*/{_CARD}")):
+        with _locked():
+            _finish_all()
 
 
 def _finish_all() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from halfbyte.errors import ModelNotFoundError
-from halfbyte.hub import ModelFiles, StoredModel, list_stored, open_model, stored_files
+from halfbyte.hub import ModelFiles, StoredModel, find_stored, list_stored, open_model, stored_files
 from halfbyte.hub.variants import all_parts
 
 
@@ -53,15 +53,20 @@ class Catalog:
 
     def find(self, name: str | None) -> Entry:
         """The model of that name (":latest" says nothing); None: the first. Raises ModelNotFoundError."""
+        plain = (name or next(iter(self.fixed), "")).removesuffix(":latest")
+        for known in (plain, f"{plain}:latest"):
+            if known in self.fixed:
+                first = next(n for n, reference in self.fixed.items() if reference == self.fixed[known])
+                return Entry(first, self.fixed[known])
+        if self.folder is None and self.with_store and (model := find_stored(plain)) is not None:
+            return Entry(model.name, stored=model, created=model.modified)
         entries = self.entries()
         if not name and entries:
             return next(iter(entries.values()))
-        plain = (name or "").removesuffix(":latest")
-        for known in (plain, f"{plain}:latest"):
-            if known in entries:
-                return entries[known]
+        if plain in entries:
+            return entries[plain]
         known = ", ".join(list(entries)[:20]) or "none"
-        raise ModelNotFoundError(f'The model "{(name or "")[:120]}" does not exist.', hint=f"Served here: {known}.")
+        raise ModelNotFoundError(f'The model "{plain[:120]}" does not exist.', hint=f"Served here: {known}.")
 
 
 def _is_model(path: Path) -> bool:
