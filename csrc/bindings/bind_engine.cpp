@@ -221,7 +221,8 @@ void register_engine(py::module_& m) {
       .def(py::init([](const std::shared_ptr<model::Weights>& weights, int n_threads, int64_t n_ctx, int64_t kv_tokens,
                        const std::string& k_type, const std::string& v_type, int64_t n_batch, int64_t max_sequences,
                        int64_t max_waiting, bool prefix_cache, bool prompt_lookup, int64_t max_drafts,
-                       const std::shared_ptr<model::Weights>& draft_model, const std::vector<py::bytes>& token_bytes) {
+                       const std::optional<std::shared_ptr<model::Weights>>& draft_model,
+                       const std::vector<py::bytes>& token_bytes) {
              engine::EngineOptions options;
              options.n_threads = n_threads;
              options.n_ctx = n_ctx;
@@ -236,12 +237,13 @@ void register_engine(py::module_& m) {
              options.max_drafts = max_drafts;
              for (const py::bytes& bytes : token_bytes) options.token_bytes.emplace_back(std::string_view(bytes));
              const py::gil_scoped_release release;
-             return std::unique_ptr<Engine, Release>(new Engine(weights, std::move(options), draft_model));
+             return std::unique_ptr<Engine, Release>(
+                 new Engine(weights, std::move(options), draft_model.value_or(nullptr)));
            }),
            py::arg("model"), py::kw_only(), py::arg("n_threads") = 0, py::arg("n_ctx") = 0, py::arg("kv_tokens") = 0,
            py::arg("k_type") = "f16", py::arg("v_type") = "f16", py::arg("n_batch") = 512,
            py::arg("max_sequences") = 64, py::arg("max_waiting") = 0, py::arg("prefix_cache") = true,
-           py::arg("prompt_lookup") = true, py::arg("max_drafts") = 8, py::arg("draft_model") = nullptr,
+           py::arg("prompt_lookup") = true, py::arg("max_drafts") = 8, py::arg("draft_model") = py::none(),
            py::arg("token_bytes") = std::vector<py::bytes>())
       .def("submit", &submit, py::arg("prompt"), py::arg("params"), py::arg("mailbox"), py::kw_only(),
            py::arg("max_tokens") = -1, py::arg("min_tokens") = 0, py::arg("stop_tokens") = std::vector<int32_t>(),

@@ -12,6 +12,7 @@ namespace {
 constexpr double kDecay = 0.98;     // a step's weight after each later one
 constexpr double kLearn = 0.25;     // share of a new observation in the prompt table
 constexpr double kRowShare = 0.15;  // of a one-row step, assumed for another row until widths have varied
+constexpr double kSurprise = 2.0;   // a step that took longer than so many times the expected was disturbed
 constexpr int64_t kFirstRows = 32;  // prompt rows of the first mixed step
 constexpr double kSlowdown = 1.8;   // of streams beside prompts; below 2 to leave room for error
 
@@ -24,6 +25,7 @@ int bucket_of(int64_t n_rows) {
 void StepCost::observe(int64_t n_prompt_rows, int64_t n_stream_rows, double seconds) {
   if (n_prompt_rows == 0) {
     const auto n = static_cast<double>(n_stream_rows);
+    if (weight_ > 5) seconds = std::min(seconds, kSurprise * stream_seconds(n_stream_rows));
     weight_ = weight_ * kDecay + 1;
     rows_ = rows_ * kDecay + n;
     rows_squared_ = rows_squared_ * kDecay + n * n;
@@ -34,7 +36,7 @@ void StepCost::observe(int64_t n_prompt_rows, int64_t n_stream_rows, double seco
   if (n_stream_rows > 0 && weight_ == 0) return;  // what is the streams' share?
   const double row = std::max(0.0, seconds - stream_seconds(n_stream_rows)) / static_cast<double>(n_prompt_rows);
   double& known = prompt_row_seconds_[static_cast<size_t>(std::min(kBuckets - 1, bucket_of(n_prompt_rows)))];
-  known = known == 0 ? row : known + kLearn * (row - known);
+  known = known == 0 ? row : known + kLearn * (std::min(row, kSurprise * known) - known);
 }
 
 double StepCost::stream_row_seconds() const {

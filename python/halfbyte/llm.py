@@ -42,6 +42,9 @@ class LLM:
     n_ctx: longest prompt and answer together (None: the model's, bounded by memory). n_batch: tokens of a step.
     n_threads: None for all cores. kv_type: f16, bf16, f32, q8_0 or q4_0. seed: default of requests without one.
     mmap: pack nothing; slower, least memory. chat_template: a known name, or Jinja text.
+    max_sequences run at once, others wait their turn; above max_waiting (0: any number) they raise BusyError.
+    prompt_lookup guesses tokens that the text so far suggests, where that pays; a draft_model (a small model with the
+    same vocabulary) guesses instead. Neither changes an answer.
     Raises a HalfbyteError for anything it cannot load.
     """
 
@@ -55,7 +58,10 @@ class LLM:
         n_gpu_layers: int | str = "auto",
         kv_type: str = "f16",
         max_sequences: int = 64,
+        max_waiting: int = 0,
         prefix_cache: bool = True,
+        prompt_lookup: bool = True,
+        draft_model: str | Path | None = None,
         seed: int | None = None,
         mmap: bool = False,
         quant: str | None = None,
@@ -96,7 +102,10 @@ class LLM:
             n_ctx=n_ctx or self.card.parameters.get("num_ctx", 0),
             n_batch=n_batch,
             max_sequences=max_sequences,
+            max_waiting=max_waiting,
             prefix_cache=prefix_cache,
+            prompt_lookup=prompt_lookup,
+            draft_model=None if draft_model is None else _open_draft(draft_model, self.tokenizer, n_threads or 0),
             k_type=kv_type,
             v_type=kv_type,
             token_bytes=self.tokenizer.output_bytes,
@@ -404,6 +413,19 @@ def _is_batch(prompt: Any) -> bool:
         return False
     items = list(prompt)
     return not items or isinstance(items[0], str) or not isinstance(items[0], (int, np.integer))
+
+
+def _open_draft(model: str | Path, tokenizer: Tokenizer, n_threads: int) -> Any:
+    """The weights of a model that guesses ahead for one with this tokenizer."""
+    from halfbyte.hub import open_model
+
+    weights, its_tokenizer = _open(open_model(str(model)).path, None, n_threads=n_threads)
+    if its_tokenizer.output_bytes != tokenizer.output_bytes:
+        raise InvalidArgumentError(
+            f"The draft model {model} has another vocabulary than the model.",
+            hint="Choose a smaller model of the same family.",
+        )
+    return weights
 
 
 def _refuse_unknown(name: str) -> None:

@@ -1,5 +1,6 @@
 // Several threads use one engine: engine_stress FILE. Requests run, stop, are cancelled; the blocks must all come back.
 #include <cstdio>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -11,12 +12,27 @@ namespace {
 
 using namespace halfbyte;
 
+// Allows even tokens after odd ones, and odd ones after even.
+class EveryOther : public engine::TokenMask {
+ public:
+  std::span<const uint32_t> allowed(std::span<const int32_t> generated) override {
+    words_.assign(16, !generated.empty() && generated.back() % 2 == 0 ? 0xAAAAAAAAu : 0x55555555u);
+    return words_;
+  }
+
+ private:
+  std::vector<uint32_t> words_;
+};
+
 void client(engine::Engine& engine, int seed) {
   for (int i = 0; i < 12; ++i) {
     engine::Request request;
     for (int t = 0; t < 5 + (seed * 7 + i * 3) % 40; ++t) request.prompt.push_back((t * 5 + seed) % 250);
     request.sampling.seed = static_cast<uint64_t>(seed);
     request.max_tokens = 3 + i;
+    request.client = std::to_string(seed % 2);
+    if (i % 6 == 1) request.beam_width = 2;
+    if (i % 6 == 2) request.mask = std::make_shared<EveryOther>();
     const auto mailbox = std::make_shared<engine::Mailbox>();
     const uint64_t id = engine.submit(request, mailbox);
     bool ended = false, cancelled = false;
@@ -47,7 +63,7 @@ int main(int argc, char** argv) {
     engine_options.n_ctx = 128;
     engine_options.kv_tokens = 256;  // tight: preemption happens
     engine_options.n_batch = 32;
-    engine::Engine engine(weights, engine_options);
+    engine::Engine engine(weights, engine_options, round == 1 ? weights : nullptr);
     std::vector<std::thread> clients;
     for (int c = 0; c < 4; ++c) clients.emplace_back([&engine, c] { client(engine, c); });
     for (std::thread& c : clients) c.join();

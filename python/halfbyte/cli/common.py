@@ -31,6 +31,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = Fal
     parser.add_argument(
         "--kv-type", default="f16", choices=["f16", "bf16", "f32", "q8_0", "q4_0"], help="keys and values"
     )
+    parser.add_argument("-md", "--draft-model", metavar="MODEL", help="a small model of the same family guesses ahead")
     parser.add_argument("--quant", metavar="TYPE", help="quantize a folder's weights on loading (q8_0, q4_0, ...)")
     parser.add_argument("--no-mmap", action="store_true", help="pack the weights (the default); see --mmap")
     parser.add_argument("--mmap", action="store_true", help="pack nothing: least memory, slower")
@@ -117,6 +118,7 @@ def model_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "kv_type": arguments.kv_type,
         "mmap": arguments.mmap,
         "quant": arguments.quant,
+        "draft_model": arguments.draft_model,
     }
 
 
