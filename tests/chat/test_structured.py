@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypedDict
 
+import numpy as np
 import pytest
 
 from halfbyte import LLM, SamplingParams
@@ -241,7 +242,6 @@ def script(llm: LLM, template: str, text: str, **options: Any) -> tuple[Guide, l
     assert form.plan is not None
     guide = form.plan.begin()
     ids = llm.tokenizer.encode(text, add_bos=False, parse_special=True)
-    import numpy as np
 
     def may_come(piece: str) -> bool:
         (token,) = llm.tokenizer.encode(piece, add_bos=False, parse_special=True)
@@ -267,36 +267,30 @@ def test_free_text_is_held_from_a_trigger_on(llm: LLM) -> None:
         assert not held("z"), example.dialect
 
 
-def test_a_guide_follows_answers_that_are_taken_back(llm: LLM) -> None:
-    import numpy as np
-
-    guide, ids, _ = script(
-        llm,
-        "<think></think>",
-        '<think>ab</think>\n{"a": 1',
-        response_format={"properties": {"a": {"type": "integer"}}, "required": ["a"], "type": "object"},
-    )
+@pytest.mark.parametrize(
+    "text", ['<think>ab</think>\n{"a": 1', '<think>ab</think>{"a": 12}</s></s>', '{"a": 7}</s>', "<think>abcdefgh"]
+)
+def test_a_guide_follows_answers_that_are_taken_back(llm: LLM, text: str) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    options = {"response_format": schema, "reasoning_budget": 5}
+    guide, ids, _ = script(llm, "<think></think>", text, **options)
     arrays = [np.array(ids[:n], dtype=np.int32) for n in range(len(ids) + 1)]
-    fresh = {
-        n: (
-            None
-            if (
-                m := script(
-                    llm,
-                    "<think></think>",
-                    "",
-                    response_format={"properties": {"a": {"type": "integer"}}, "required": ["a"], "type": "object"},
-                )[0](arrays[n])
-            )
-            is None
-            else m.copy()
-        )
-        for n in range(len(arrays))
-    }
-    for n in (len(ids), 3, 5, len(ids), len(ids) - 1, 0, len(ids)):
+
+    def fresh(n: int) -> list[int] | None:
+        mask = script(llm, "<think></think>", "", **options)[0](arrays[n])
+        return None if mask is None else mask.tolist()
+
+    expected = [fresh(n) for n in range(len(arrays))]
+    for n in (len(ids), 3, 5, len(ids), len(ids) - 1, len(ids) - 2, 0, len(ids), 1, len(ids)):
         mask = guide(arrays[n])
-        assert (mask is None) == (fresh[n] is None), n
-        assert mask is None or (mask == fresh[n]).all(), n
+        assert (None if mask is None else mask.tolist()) == expected[n], n
+    before = guide(arrays[-2])
+    other = (
+        ids[-1] if before is None else int(np.flatnonzero(np.unpackbits(before.view(np.uint8), bitorder="little"))[-1])
+    )
+    guide(np.array([*ids[:-1], other], dtype=np.int32))
+    mask = guide(arrays[-1])
+    assert (None if mask is None else mask.tolist()) == expected[-1]
 
 
 def test_reasoning_comes_before_a_form(llm: LLM) -> None:

@@ -125,7 +125,9 @@ class Guide:
 
     def _rewind(self, n_keep: int) -> None:
         n_back = len(self._seen) - n_keep
-        if self._matcher is not None and n_back <= self._n_matched and self._matcher.rollback(n_back):
+        # At the very beginning reasoning may still come: that is no place of the matcher.
+        can_roll = self._matcher is not None and n_keep > 0 and n_back <= self._n_matched
+        if can_roll and self._matcher is not None and self._matcher.rollback(n_back):
             self._n_matched -= n_back
             del self._seen[n_keep:]
             return

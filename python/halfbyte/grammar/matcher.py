@@ -63,6 +63,7 @@ class Matcher:
     def __init__(self, matcher: Any, tokenizer: Tokenizer, n_logits: int) -> None:
         self._matcher, self._tokenizer, self._n_logits = matcher, tokenizer, n_logits
         self._mask = np.zeros(-(-n_logits // 32), dtype=np.uint32)
+        self._n_after_end = 0
         self._n_bytes = (tokenizer.n_vocab + 31) // 32 * 4
 
     @classmethod
@@ -88,13 +89,17 @@ class Matcher:
         return bool(self._matcher.consume_tokens(list(tokens)))
 
     def consume(self, token: int) -> None:
-        """Moves over a token that was drawn."""
-        if not self._matcher.is_stopped():
+        """Moves over a token that was drawn; past the end, any."""
+        if self._matcher.is_stopped():
+            self._n_after_end += 1
+        else:
             self._matcher.consume_token(token)
 
     def rollback(self, n: int) -> bool:
         """Takes the last n tokens back; False where that cannot be."""
-        return bool(self._matcher.rollback(n))
+        n_after_end = min(n, self._n_after_end)
+        self._n_after_end -= n_after_end
+        return n == n_after_end or bool(self._matcher.rollback(n - n_after_end))
 
     def mask(self) -> Mask:
         """What may come next; valid until the next call. Raises InvalidArgumentError when nothing may: the answer must

@@ -20,8 +20,9 @@ class _Forced:
     def begin(self) -> _Forced:
         return self
 
-    def __call__(self, generated: Any) -> Mask:
-        return only(self._tokens[len(generated)], self._n_logits)
+    def __call__(self, generated: Any) -> Mask | None:
+        n = len(generated)
+        return only(self._tokens[n], self._n_logits) if n < len(self._tokens) else None
 
 
 def likelihoods(llm: LLM, prompt: list[int], continued: Sequence[list[int]], per_token: bool) -> list[float]:
