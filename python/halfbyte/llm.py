@@ -45,6 +45,7 @@ class LLM:
     max_sequences run at once, others wait their turn; above max_waiting (0: any number) they raise BusyError.
     prompt_lookup guesses tokens that the text so far suggests, where that pays; a draft_model (a small model with the
     same vocabulary) guesses instead. Neither changes an answer.
+    deterministic: "strict": results depend on the request alone, to the bit, on every CPU level; it costs nothing.
     Raises a HalfbyteError for anything it cannot load.
     """
 
@@ -66,11 +67,16 @@ class LLM:
         mmap: bool = False,
         quant: str | None = None,
         chat_template: str | None = None,
+        deterministic: str = "strict",
         progress: Progress | None = None,
         **unknown: Any,
     ) -> None:
         if unknown:
             _refuse_unknown(next(iter(unknown)))
+        if deterministic != "strict":
+            raise InvalidArgumentError(
+                f'deterministic is {deterministic!r}; "strict" is the only numerics there is.', hint="Leave it out."
+            )
         if n_gpu_layers not in ("auto", 0) and not (isinstance(n_gpu_layers, int) and n_gpu_layers <= 0):
             raise InvalidArgumentError(
                 f"n_gpu_layers is {n_gpu_layers}; this build computes on the CPU only.", hint='Use "auto" or 0.'
