@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -367,6 +368,29 @@ def test_models_come_and_go(client: ollama.Client, pool: CatalogPool) -> None:
     assert pool.loaded()[0].keep_alive_s == 5400
     client.generate("two", "x", keep_alive=-1, options=GREEDY)
     assert pool.loaded()[0].keep_alive_s is None
+
+
+def test_idle_models_are_dropped_and_come_back(client: ollama.Client, pool: CatalogPool) -> None:
+    first = client.generate("one", "Hello", options=GREEDY, keep_alive=0.01).response
+    deadline = time.monotonic() + 30
+    while "one" in [m.name for m in pool.loaded()]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    again = client.generate("one", "Hello", options=GREEDY)
+    assert again.response == first
+    assert again.load_duration
+    assert again.load_duration > 100_000
+
+
+def test_a_damaged_file_fails_alone(client: ollama.Client, pool: CatalogPool) -> None:
+    assert pool.catalog.folder is not None
+    damaged = pool.catalog.folder / "damaged.gguf"
+    damaged.write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises(ollama.ResponseError, match="damaged"):
+        client.generate("damaged", "Hello")
+    assert "damaged:latest" not in [m.model for m in client.list().models]
+    assert client.generate("one", "Hello", options=GREEDY).done
+    damaged.unlink()
 
 
 def test_ps(url: str, client: ollama.Client, capsys: pytest.CaptureFixture[str]) -> None:
