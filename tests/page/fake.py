@@ -102,6 +102,9 @@ class Fake:
             yield event({"content": "Half an ans"})
             yield b'data: {"error": {"message": "The engine stopped."}}\n\n'
             return
+        if question == "vanish":
+            yield event({"content": "Half an ans"})
+            raise ConnectionAbortedError  # uvicorn cuts the connection
         if question == "forever":
             try:
                 while True:

@@ -300,6 +300,23 @@ def test_a_server_that_goes_and_comes_back(fake: Fake, browser: Any) -> None:
         page.close()
 
 
+def test_a_connection_that_breaks_keeps_what_came(page: Page) -> None:
+    answer = ask(page, "vanish")
+    expect(answer.get_by_role("alert")).to_have_text("The connection to the server was lost.")
+    expect(answer).to_contain_text("Half an ans")
+    expect(page.get_by_text("The server does not answer")).to_be_hidden()  # it does, when asked again
+    expect(ask(page, "hello")).to_contain_text("You said: hello")
+
+
+def test_a_browser_that_keeps_nothing_still_chats(open_page: Callable[..., Page], url: str) -> None:
+    page = open_page()
+    page.add_init_script("Storage.prototype.setItem = () => { throw new Error('full') }")
+    page.add_init_script("IDBDatabase.prototype.transaction = () => { throw new Error('full') }")
+    page.goto(url)
+    expect(page.get_by_text("This browser does not keep the conversation: full")).to_be_visible()
+    expect(ask(page, "hello")).to_contain_text("You said: hello")
+
+
 def test_export_and_import(page: Page, open_page: Callable[..., Page], tmp_path: Path) -> None:
     ask(page, "hello")
     dialog = open_settings(page)

@@ -47,9 +47,14 @@ export async function* streamChat(
     signal,
   });
   if (!answer.body) throw new ApiError(answer.status, "The server sent an empty answer.");
-  for await (const data of events(answer.body)) {
-    if (data === "[DONE]") return;
-    yield readChunk(data);
+  try {
+    for await (const data of events(answer.body)) {
+      if (data === "[DONE]") return;
+      yield readChunk(data);
+    }
+  } catch (error) {
+    if (error instanceof ApiError || signal.aborted) throw error;
+    throw new ApiError(0, "The connection to the server was lost.");
   }
   throw new ApiError(answer.status, "The server ended the answer before it was complete.");
 }

@@ -28,6 +28,7 @@ class Chat {
   /** Conversations with a running answer stay in memory when another one is shown. */
   #live = new Map<string, Conversation>();
   #noticeTimer = 0;
+  #connectTimer = 0;
 
   model = $derived(this.models.includes(settings.model) ? settings.model : (this.models[0] ?? ""));
   running = $derived(this.current.id in this.runs);
@@ -45,14 +46,21 @@ class Chat {
 
   /** Asks for the models; goes on asking while the server does not answer. */
   async connect(): Promise<void> {
+    clearTimeout(this.#connectTimer);
     try {
       this.models = await listModels(settings.key);
       this.server = "ready";
     } catch (error) {
       const status = error instanceof ApiError ? error.status : 0;
-      this.server = status === 401 || status === 403 ? "locked" : "away";
-      if (this.server === "away") setTimeout(() => void this.connect(), RECONNECT_MS);
+      if (status === 401 || status === 403) this.server = "locked";
+      else this.#away();
     }
+  }
+
+  #away(): void {
+    this.server = "away";
+    clearTimeout(this.#connectTimer);
+    this.#connectTimer = setTimeout(() => void this.connect(), RECONNECT_MS);
   }
 
   new(): void {
@@ -215,10 +223,7 @@ class Chat {
   #failed(answer: Message, error: unknown): void {
     answer.error = error instanceof Error ? error.message : String(error);
     if (error instanceof ApiError && (error.status === 401 || error.status === 403)) this.server = "locked";
-    if (error instanceof ApiError && error.status === 0) {
-      this.server = "away";
-      setTimeout(() => void this.connect(), RECONNECT_MS);
-    }
+    if (error instanceof ApiError && error.status === 0) this.#away();
   }
 
   async #change(id: string, change: (conversation: Conversation) => void): Promise<void> {

@@ -1,7 +1,14 @@
 // Copying, also where the page came over plain HTTP and the browser keeps its clipboard API back.
 
 export async function copy(text: string): Promise<void> {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  try {
+    return await navigator.clipboard.writeText(text);
+  } catch {
+    copyOldWay(text);
+  }
+}
+
+function copyOldWay(text: string): void {
   const area = document.createElement("textarea");
   area.value = text;
   document.body.append(area);

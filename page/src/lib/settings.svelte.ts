@@ -45,7 +45,11 @@ class Settings {
     $effect(() => {
       const { theme, key, model, system, stop, sampling } = this;
       document.documentElement.dataset.theme = theme;
-      localStorage.setItem("halfbyte", JSON.stringify({ theme, key, model, system, stop, sampling }));
+      try {
+        localStorage.setItem("halfbyte", JSON.stringify({ theme, key, model, system, stop, sampling }));
+      } catch {
+        // A browser that keeps nothing forgets the settings with the page.
+      }
     });
   }
 
