@@ -20,6 +20,7 @@ using engine::Engine;
 using engine::Event;
 using engine::Mailbox;
 using engine::Request;
+using Adapters = std::optional<std::shared_ptr<model::AdapterSet>>;  // None: the plain model
 
 // Calls f(generated, logits) in the engine thread, with a writable view of the logits that is valid during the call.
 class PythonProcessor : public engine::LogitsProcessor {
@@ -108,7 +109,7 @@ std::pair<uint64_t, uint64_t> submit(Engine& e, std::vector<int32_t> prompt, con
                                      bool include_stop, const std::string& overflow, int64_t n_keep, int32_t priority,
                                      std::string client, bool prompt_logprobs, int64_t beam_width, int64_t n_hypotheses,
                                      double length_penalty, bool early_stopping, const py::list& processors,
-                                     const py::object& mask_function) {
+                                     const py::object& mask_function, const Adapters& adapters) {
   require(overflow == "error" || overflow == "slide", "overflow is \"%s\"; \"error\" or \"slide\" was expected.",
           overflow.c_str());
   Request request;
@@ -128,6 +129,7 @@ std::pair<uint64_t, uint64_t> submit(Engine& e, std::vector<int32_t> prompt, con
   request.n_hypotheses = n_hypotheses;
   request.length_penalty = length_penalty;
   request.early_stopping = early_stopping;
+  request.adapters = adapters.value_or(nullptr);
   if (!processors.empty()) request.processor = std::make_shared<PythonProcessor>(processors);
   if (!mask_function.is_none()) request.mask = std::make_shared<PythonMask>(mask_function);
   uint64_t seed = 0;
@@ -181,7 +183,8 @@ py::list take(Mailbox& mailbox, double timeout_s) {
   return out;
 }
 
-py::array_t<float> forward(Engine& e, const std::vector<int32_t>& tokens, const std::string& output) {
+py::array_t<float> forward(Engine& e, const std::vector<int32_t>& tokens, const std::string& output,
+                           const Adapters& adapters) {
   const auto kind = output == "hidden"          ? engine::ForwardOutput::hidden
                     : output == "next_logprobs" ? engine::ForwardOutput::next_logprobs
                                                 : engine::ForwardOutput::logits;
@@ -190,7 +193,7 @@ py::array_t<float> forward(Engine& e, const std::vector<int32_t>& tokens, const 
   auto values = std::make_unique<std::vector<float>>();
   {
     const py::gil_scoped_release release;
-    *values = e.forward(tokens, kind);
+    *values = e.forward(tokens, kind, adapters.value_or(nullptr).get());
   }
   std::vector<float>* owned = values.release();
   const py::capsule owner(owned, [](void* p) { delete static_cast<std::vector<float>*>(p); });
@@ -251,10 +254,10 @@ void register_engine(py::module_& m) {
            py::arg("overflow") = "error", py::arg("n_keep") = 0, py::arg("priority") = 0, py::arg("client") = "",
            py::arg("prompt_logprobs") = false, py::arg("beam_width") = 1, py::arg("n_hypotheses") = 1,
            py::arg("length_penalty") = 1.0, py::arg("early_stopping") = false, py::arg("processors") = py::list(),
-           py::arg("mask_function") = py::none(),
+           py::arg("mask_function") = py::none(), py::arg("adapters") = py::none(),
            "Queues a request whose events go to the mailbox; returns (id, seed used).")
       .def("cancel", &Engine::cancel, py::arg("id"), "Ends a request within one step. Unknown ids are ignored.")
-      .def("forward", &forward, py::arg("tokens"), py::arg("output") = "logits",
+      .def("forward", &forward, py::arg("tokens"), py::arg("output") = "logits", py::arg("adapters") = py::none(),
            "Runs tokens through an empty sequence: logits (n, n_vocab), hidden (n, n_embd) or next_logprobs (n - 1), "
            "float32.")
       .def("check_integrity", &Engine::check_integrity, py::call_guard<py::gil_scoped_release>())

@@ -1,4 +1,5 @@
 // Loaded models: configuration and sizes.
+#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include "base/error.h"
@@ -6,6 +7,7 @@
 #include "bindings/from_python.h"
 #include "bindings/metadata.h"
 #include "files/tensor_source.h"
+#include "model/adapter.h"
 #include "model/weights.h"
 
 namespace halfbyte::bindings {
@@ -56,6 +58,21 @@ std::shared_ptr<Weights> load(std::shared_ptr<files::TensorSource> source, const
   return std::const_pointer_cast<Weights>(model::load_weights(std::move(source), default_ops(), options));
 }
 
+using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
+
+std::shared_ptr<model::Adapter> adapter_from_python(const std::shared_ptr<Weights>& weights,
+                                                    const std::vector<std::tuple<std::string, Floats, Floats>>& parts) {
+  std::vector<model::AdapterPart> converted;
+  for (const auto& [name, a, b] : parts) {
+    require(a.ndim() == 2 && b.ndim() == 2 && a.shape(0) == b.shape(1),
+            "Adapter part %s: a must be (rank, columns) and b (rows, rank).", name.c_str());
+    converted.push_back({name, a.shape(0), a.shape(1), b.shape(0), std::vector<float>(a.data(), a.data() + a.size()),
+                         std::vector<float>(b.data(), b.data() + b.size())});
+  }
+  const py::gil_scoped_release release;
+  return std::const_pointer_cast<model::Adapter>(model::make_adapter(weights, std::move(converted)));
+}
+
 }  // namespace
 
 void register_model(py::module_& m) {
@@ -93,6 +110,19 @@ void register_model(py::module_& m) {
       .def_property_readonly("n_embd", [](const Weights& w) { return w.config.n_embd; })
       .def_property_readonly("n_ctx_train", [](const Weights& w) { return w.config.n_ctx_train; })
       .def_property_readonly("packed_bytes", [](const Weights& w) { return w.packed_bytes; });
+  py::class_<model::Adapter, std::shared_ptr<model::Adapter>>(m, "Adapter",
+                                                              "A low-rank adapter, packed for one model. Immutable.")
+      .def(py::init(&adapter_from_python), py::arg("model"), py::arg("parts"),
+           "parts: list of (name as in \"blk.3.attn_q\", a (rank, columns), b (rows, rank)), float32; w becomes w + b "
+           "a.");
+  py::class_<model::AdapterSet, std::shared_ptr<model::AdapterSet>>(
+      m, "AdapterSet", "The adapters of a request and their strengths. Requests with one set share their prefixes.")
+      .def(
+          py::init([](const std::vector<std::pair<std::shared_ptr<model::Adapter>, float>>& adapters) {
+            return std::make_shared<model::AdapterSet>(
+                std::vector<std::pair<std::shared_ptr<const model::Adapter>, float>>(adapters.begin(), adapters.end()));
+          }),
+          py::arg("adapters"), "adapters: list of (Adapter, strength).");
   m.def(
       "read_config",
       [](const std::string& path) {

@@ -11,9 +11,9 @@ PrefixTree::Run PrefixTree::run_at(std::span<const int32_t> tokens, size_t block
   return run;
 }
 
-std::vector<int32_t> PrefixTree::match(std::span<const int32_t> tokens) {
+std::vector<int32_t> PrefixTree::match(std::span<const int32_t> tokens, int32_t variant) {
   std::vector<int32_t> blocks;
-  int32_t node = -1;
+  int32_t node = -1 - variant;
   ++clock_;
   for (size_t i = 0; (i + 1) * ops::kKvBlockTokens <= tokens.size(); ++i) {
     const auto found = children_.find({node, run_at(tokens, i)});
@@ -27,8 +27,8 @@ std::vector<int32_t> PrefixTree::match(std::span<const int32_t> tokens) {
   return blocks;
 }
 
-int64_t PrefixTree::n_known(std::span<const int32_t> tokens) const {
-  int32_t node = -1;
+int64_t PrefixTree::n_known(std::span<const int32_t> tokens, int32_t variant) const {
+  int32_t node = -1 - variant;
   size_t n = 0;
   for (; (n + 1) * ops::kKvBlockTokens <= tokens.size(); ++n) {
     const auto found = children_.find({node, run_at(tokens, n)});
@@ -38,8 +38,8 @@ int64_t PrefixTree::n_known(std::span<const int32_t> tokens) const {
   return static_cast<int64_t>(n);
 }
 
-void PrefixTree::insert(std::span<const int32_t> tokens, std::span<const int32_t> blocks) {
-  int32_t parent = -1;
+void PrefixTree::insert(std::span<const int32_t> tokens, std::span<const int32_t> blocks, int32_t variant) {
+  int32_t parent = -1 - variant;
   ++clock_;
   for (size_t i = 0; (i + 1) * ops::kKvBlockTokens <= tokens.size() && i < blocks.size(); ++i) {
     const Run run = run_at(tokens, i);

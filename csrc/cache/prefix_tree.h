@@ -20,15 +20,15 @@ class PrefixTree {
   explicit PrefixTree(BlockPool& pool) : pool_(pool) {}
 
   // The blocks of the longest known run of whole blocks that `tokens` starts with; each gets a reference for the
-  // caller.
-  std::vector<int32_t> match(std::span<const int32_t> tokens);
+  // caller. Keys and values of one variant of the model (0: the plain one, else an adapter set) serve no other.
+  std::vector<int32_t> match(std::span<const int32_t> tokens, int32_t variant = 0);
 
   // How many blocks match() would give.
-  int64_t n_known(std::span<const int32_t> tokens) const;
+  int64_t n_known(std::span<const int32_t> tokens, int32_t variant = 0) const;
 
   // Makes the whole blocks of `tokens` known; blocks[i] holds tokens 16i..16i+15. Runs that are known already stay as
   // they are.
-  void insert(std::span<const int32_t> tokens, std::span<const int32_t> blocks);
+  void insert(std::span<const int32_t> tokens, std::span<const int32_t> blocks, int32_t variant = 0);
 
   // Frees up to n blocks; returns how many were freed.
   int64_t evict(int64_t n);
@@ -42,8 +42,8 @@ class PrefixTree {
  private:
   using Run = std::array<int32_t, ops::kKvBlockTokens>;
   struct Node {
-    int32_t parent = -1;
-    int32_t block = -1;  // -1: unused slot
+    int32_t parent = -1;  // a first block's: -1 - variant
+    int32_t block = -1;   // -1: unused slot
     int32_t n_children = 0;
     uint64_t last_used = 0;
     Run run{};
@@ -53,7 +53,7 @@ class PrefixTree {
   BlockPool& pool_;
   std::vector<Node> nodes_;
   std::vector<int32_t> unused_;
-  std::map<std::pair<int32_t, Run>, int32_t> children_;  // (parent or -1, run) -> node
+  std::map<std::pair<int32_t, Run>, int32_t> children_;  // (parent, run) -> node
   uint64_t clock_ = 0;                                   // counts uses, not time
 };
 

@@ -154,6 +154,7 @@ uint64_t Engine::submit(Request request, std::shared_ptr<Mailbox> mailbox, uint6
   State& s = *state_;
   require(mailbox != nullptr, "A request needs a mailbox for its events.");
   check_request(request, s.weights->config.n_vocab, s.options);
+  if (request.adapters != nullptr) check_adapters(*request.adapters, *s.weights);
   if (!request.sampling.seed) request.sampling.seed = random_seed();
   if (seed != nullptr) *seed = *request.sampling.seed;
   auto active = std::make_unique<Active>(
@@ -188,9 +189,11 @@ void Engine::cancel(uint64_t request_id) {
   s.work_arrived.notify_all();
 }
 
-std::vector<float> Engine::forward(const std::vector<int32_t>& tokens, ForwardOutput output) {
+std::vector<float> Engine::forward(const std::vector<int32_t>& tokens, ForwardOutput output,
+                                   const model::AdapterSet* adapters) {
+  if (adapters != nullptr) check_adapters(*adapters, *state_->weights);
   std::vector<float> result;
-  state_->run_job([&] { result = state_->runner.forward(tokens, output); });
+  state_->run_job([&] { result = state_->runner.forward(tokens, output, adapters); });
   return result;
 }
 

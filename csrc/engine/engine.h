@@ -32,7 +32,8 @@ class Engine {
   void cancel(uint64_t request_id);
 
   // Runs tokens through an empty sequence. Waits its turn between steps.
-  std::vector<float> forward(const std::vector<int32_t>& tokens, ForwardOutput output);
+  std::vector<float> forward(const std::vector<int32_t>& tokens, ForwardOutput output,
+                             const model::AdapterSet* adapters = nullptr);
 
   EngineStats stats() const;
   // Throws when the block pool's counts disagree with the sequences that hold blocks. For tests and idle time.

@@ -17,7 +17,7 @@ float log_softmax_at(std::span<const float> logits, int32_t token) {
 
 std::vector<float> run_forward(model::Decoder& decoder, cache::KvStore& kv, cache::BlockPool& pool,
                                FunctionRef<void()> free_blocks, const std::vector<int32_t>& tokens,
-                               ForwardOutput output, int64_t chunk) {
+                               ForwardOutput output, int64_t chunk, const model::AdapterSet* adapters) {
   const auto n = static_cast<int64_t>(tokens.size());
   require(n >= 1, "forward() needs at least one token.");
   const int64_t n_ctx = int64_t{pool.n_blocks()} * ops::kKvBlockTokens;
@@ -55,7 +55,7 @@ std::vector<float> run_forward(model::Decoder& decoder, cache::KvStore& kv, cach
         batch.positions.push_back(static_cast<int32_t>(first + i));
         batch.logit_rows.push_back(static_cast<int32_t>(i));
       }
-      batch.sequences.push_back({0, count, first, ops::Role::prefill, blocks});
+      batch.sequences.push_back({0, count, first, ops::Role::prefill, blocks, adapters});
       const std::span<const float> rows =
           output == ForwardOutput::hidden ? decoder.hidden(batch, kv) : decoder.forward(batch, kv);
       if (output != ForwardOutput::next_logprobs) {

@@ -28,6 +28,6 @@ float log_softmax_at(std::span<const float> logits, int32_t token);
 // Runs tokens through an empty sequence. Blocks come from `pool`; free_blocks() is asked for more when it is empty.
 std::vector<float> run_forward(model::Decoder& decoder, cache::KvStore& kv, cache::BlockPool& pool,
                                FunctionRef<void()> free_blocks, const std::vector<int32_t>& tokens,
-                               ForwardOutput output, int64_t chunk);
+                               ForwardOutput output, int64_t chunk, const model::AdapterSet* adapters);
 
 }  // namespace halfbyte::engine

@@ -10,6 +10,7 @@
 
 #include "engine/masks.h"
 #include "engine/options.h"
+#include "model/adapter.h"
 #include "sampling/chain.h"
 #include "sampling/params.h"
 
@@ -51,6 +52,7 @@ struct Request {
   bool early_stopping = false;  // ends when beam_width hypotheses have; else when no better one is in sight
   std::shared_ptr<LogitsProcessor> processor;
   std::shared_ptr<TokenMask> mask;
+  std::shared_ptr<const model::AdapterSet> adapters;  // nullptr: the plain model
 };
 
 // A result of beam search.

@@ -59,6 +59,7 @@ void Runner::add(std::unique_ptr<Active> active) {
   scheduler_.add(id, {.prompt = r.prompt,
                       .priority = r.priority,
                       .client = std::hash<std::string>{}(r.client),
+                      .variant = r.adapters != nullptr ? r.adapters->id : 0,
                       .every_logit = r.prompt_logprobs});
   if (r.beam_width > 1) {
     const int64_t n_room = options_.n_ctx + 1 - static_cast<int64_t>(r.prompt.size());
@@ -148,7 +149,10 @@ void Runner::step(FunctionRef<void(std::vector<uint64_t>)> planned, const bool* 
   const Clock::time_point start = Clock::now();
   std::span<const float> logits;
   try {
-    logits = decoder_.forward(make_batch(scheduler_, rows_of_step), kv_, stop);
+    model::Batch batch = make_batch(scheduler_, rows_of_step);
+    for (size_t i = 0; i < rows_of_step.size(); ++i)
+      batch.sequences[i].adapters = owner(rows_of_step[i].id).answer.request().adapters.get();
+    logits = decoder_.forward(batch, kv_, stop);
   } catch (const std::exception& error) {
     const auto* known = dynamic_cast<const Error*>(&error);
     // Stopped: the rows are planned again, or their requests cancelled.
@@ -301,10 +305,11 @@ void Runner::slide(Active& a) {
   scheduler_.restart(a.id, std::move(kept));
 }
 
-std::vector<float> Runner::forward(const std::vector<int32_t>& tokens, ForwardOutput output) {
+std::vector<float> Runner::forward(const std::vector<int32_t>& tokens, ForwardOutput output,
+                                   const model::AdapterSet* adapters) {
   return run_forward(
       decoder_, kv_, pool_, [&] { scheduler_.forget_prefixes(); }, tokens, output,
-      std::min(options_.n_batch, kForwardChunk));
+      std::min(options_.n_batch, kForwardChunk), adapters);
 }
 
 EngineStats Runner::stats() const {

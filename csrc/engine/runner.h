@@ -62,7 +62,8 @@ class Runner {
   void step(FunctionRef<void(std::vector<uint64_t>)> planned, const bool* stop);
 
   // See Engine.
-  std::vector<float> forward(const std::vector<int32_t>& tokens, ForwardOutput output);
+  std::vector<float> forward(const std::vector<int32_t>& tokens, ForwardOutput output,
+                             const model::AdapterSet* adapters);
   EngineStats stats() const;
   void check_integrity() const { scheduler_.check_integrity(); }
 

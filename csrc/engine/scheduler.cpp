@@ -159,7 +159,7 @@ void Scheduler::run(Sequence& sequence) {
 
 void Scheduler::wait(Sequence& sequence) {
   sequence.is_running = false;
-  if (limits_.prefix_cache) sequence.n_expected = tree_.n_known(sequence.tokens) * kBlock;
+  if (limits_.prefix_cache) sequence.n_expected = tree_.n_known(sequence.tokens, sequence.spec.variant) * kBlock;
   waiting_.push_back(sequence.id);
 }
 
@@ -196,7 +196,7 @@ void Scheduler::remember(Sequence& sequence) {
   const int64_t n_full = std::min(sequence.n_computed, sequence.n_settled()) / kBlock;
   if (!limits_.prefix_cache || n_full <= sequence.n_known_blocks) return;
   const std::span<const int32_t> tokens(sequence.tokens);
-  tree_.insert(tokens.first(static_cast<size_t>(n_full * kBlock)), sequence.blocks);
+  tree_.insert(tokens.first(static_cast<size_t>(n_full * kBlock)), sequence.blocks, sequence.spec.variant);
   sequence.n_known_blocks = n_full;
 }
 
@@ -231,11 +231,12 @@ bool Scheduler::is_being_computed(const Sequence& sequence) const {
   if (!limits_.prefix_cache) return false;
   const int64_t n_reusable = sequence.n_tokens() - 1;
   const int64_t n_next =
-      (tree_.n_known(std::span(sequence.tokens).first(static_cast<size_t>(n_reusable))) + 1) * kBlock;
+      (tree_.n_known(std::span(sequence.tokens).first(static_cast<size_t>(n_reusable)), sequence.spec.variant) + 1) *
+      kBlock;
   return n_next <= n_reusable && std::any_of(running_.begin(), running_.end(), [&](uint64_t id) {
            const Sequence& other = sequences_.at(id);
            return other.n_computed < other.n_prompt && n_next <= other.n_prompt &&
-                  other.spec.priority >= sequence.spec.priority &&
+                  other.spec.priority >= sequence.spec.priority && other.spec.variant == sequence.spec.variant &&
                   std::equal(sequence.tokens.begin(), sequence.tokens.begin() + n_next, other.tokens.begin());
          });
 }
@@ -257,8 +258,8 @@ bool Scheduler::admit(Sequence& sequence) {
   }
   if (limits_.prefix_cache) {
     // The newest token is always computed: its logits are wanted.
-    sequence.blocks =
-        tree_.match(std::span<const int32_t>(sequence.tokens).first(static_cast<size_t>(sequence.n_tokens() - 1)));
+    const std::span<const int32_t> tokens(sequence.tokens);
+    sequence.blocks = tree_.match(tokens.first(static_cast<size_t>(sequence.n_tokens() - 1)), sequence.spec.variant);
   }
   while (!has_room(sequence, static_cast<int64_t>(sequence.blocks.size()))) {
     if (preempt_last(sequence, true)) continue;

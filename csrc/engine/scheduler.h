@@ -26,6 +26,7 @@ struct SequenceSpec {
   std::vector<int32_t> prompt;
   int32_t priority = 0;      // higher first; may push lower ones out
   uint64_t client = 0;       // clients take turns
+  int32_t variant = 0;       // whose keys and values it may share (see PrefixTree)
   bool every_logit = false;  // logits of every prompt row are wanted, not only the newest token's
 };
 

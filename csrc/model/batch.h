@@ -9,6 +9,8 @@
 
 namespace halfbyte::model {
 
+struct AdapterSet;
+
 // Rows of one sequence in a batch: consecutive positions, one role.
 struct SequenceRows {
   int64_t first_row = 0;
@@ -17,6 +19,7 @@ struct SequenceRows {
   ops::Role role = ops::Role::prefill;
   // KV block of positions 16i..16i+15 at index i; covers position first_position + n_rows - 1.
   std::span<const int32_t> block_table;
+  const AdapterSet* adapters = nullptr;  // what the sequence's request adds to the weights
 };
 
 // A step's work: rows of any mix of sequences. Prefill sequences come before decode sequences.

@@ -88,10 +88,11 @@ void Decoder::State::check(const Batch& batch, const cache::KvStore& kv) const {
 
 // Slots, row runs and attention spans of the batch.
 void Decoder::State::plan(const Batch& batch) {
-  auto& [slots, runs, picked_runs, spans] = step;
+  auto& [slots, runs, picked_runs, spans, parts] = step;
   slots.clear();
   runs.clear();
   spans.clear();
+  parts.clear();
   for (const SequenceRows& s : batch.sequences) {
     for (int64_t p = s.first_position; p < s.first_position + s.n_rows; ++p) {
       const int32_t block = s.block_table[static_cast<size_t>(p / ops::kKvBlockTokens)];
@@ -103,6 +104,15 @@ void Decoder::State::plan(const Batch& batch) {
     else
       runs.push_back({s.first_row, s.first_row + s.n_rows, s.role});
     spans.push_back({s.first_row, s.n_rows, s.first_position, s.role, s.block_table.data()});
+  }
+  const bool is_adapted = std::any_of(batch.sequences.begin(), batch.sequences.end(),
+                                      [](const SequenceRows& s) { return s.adapters != nullptr; });
+  for (const SequenceRows& s : batch.sequences) {
+    if (!is_adapted) break;
+    if (!parts.empty() && parts.back().adapters == s.adapters && parts.back().rows.role == s.role)
+      parts.back().rows.end += s.n_rows;
+    else
+      parts.push_back({{s.first_row, s.first_row + s.n_rows, s.role}, s.adapters});
   }
   picked_runs.clear();
   for (const int32_t row : batch.logit_rows) {

@@ -2,6 +2,7 @@
 #include "model/stage.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "base/error.h"
@@ -135,6 +136,10 @@ void Stage::attention(size_t index, const float* input, const Batch& batch, cach
                 {.weight = &w.v, .bias = data_or_null(w.v_bias), .out = v, .out_stride = v_stride},
             });
   }
+  adapt(index, &LayerAdapter::qkv, input, c.n_embd, q, q_stride);
+  adapt(index, &LayerAdapter::q, input, c.n_embd, q, q_stride);
+  adapt(index, &LayerAdapter::k, input, c.n_embd, k, k_stride);
+  adapt(index, &LayerAdapter::v, input, c.n_embd, v, v_stride);
   norm_heads(q, q_stride, n, shape.n_heads, w.q_norm, w.q_norm_bias);
   norm_heads(k, k_stride, n, shape.n_kv_heads, w.k_norm, w.k_norm_bias);
   if (c.positions == PositionKind::rope && shape.uses_rope) {
@@ -165,6 +170,86 @@ void Stage::attention(size_t index, const float* input, const Batch& batch, cach
             .out_stride = c.n_embd,
             .scale = accumulate ? c.residual_scale : 1.0f,
             .accumulate = accumulate}});
+  adapt(index, &LayerAdapter::o, attended_.as<float>(), o_dim, out, c.n_embd, accumulate ? c.residual_scale : 1.0f);
+}
+
+// out += scale * what the rows' adapters change of a matrix, for the rows that have any.
+void Stage::adapt(size_t index, LowRank LayerAdapter::* which, const float* in, int64_t in_stride, float* out,
+                  int64_t out_stride, float scale) {
+  for (const StepPlan::Part& part : plan_->parts) adapt_part(part, index, which, in, in_stride, out, out_stride, scale);
+}
+
+void Stage::adapt_part(const StepPlan::Part& part, size_t index, LowRank LayerAdapter::* which, const float* in,
+                       int64_t in_stride, float* out, int64_t out_stride, float scale) {
+  if (part.adapters == nullptr) return;
+  const int64_t begin = part.rows.begin, n = part.rows.end - begin;
+  const std::array<ops::RowRun, 1> run = {{{0, n, part.rows.role}}};
+  for (const auto& [adapter, strength] : part.adapters->adapters) {
+    const LowRank& change = adapter->layers[index].*which;
+    if (!change.a) continue;
+    const int64_t rank = change.a.n_rows;
+    if (low_rank_.size() < static_cast<size_t>(n * rank) * sizeof(float)) low_rank_ = floats(n * rank);
+    const ops::Projection down[] = {{.weight = &change.a, .out = low_rank_.as<float>(), .out_stride = rank}};
+    ops_.linear(context_, in + begin * in_stride, in_stride, run, std::span(down));
+    const ops::Projection up[] = {{.weight = &change.b,
+                                   .out = out + begin * out_stride,
+                                   .out_stride = out_stride,
+                                   .scale = scale * strength,
+                                   .accumulate = true}};
+    ops_.linear(context_, low_rank_.as<float>(), rank, run, std::span(up));
+  }
+}
+
+// The MLP's hidden rows of a part. Rows whose adapters change what the activation sees take steps that others fuse: by
+// their own adapters, whatever else is in the batch.
+void Stage::hidden_of_part(const StepPlan::Part& part, size_t index, const float* input) {
+  const Config& c = weights_.config;
+  const LayerWeights& w = weights_.layers[index];
+  const int64_t n_ff = c.layers[index].n_ff, begin = part.rows.begin, n = part.rows.end - begin;
+  const std::array<ops::RowRun, 1> run = {{{0, n, part.rows.role}}};
+  const float* in = input + begin * c.n_embd;
+  float* hidden = mlp_.as<float>() + begin * n_ff;
+  const bool is_changed = part.adapters != nullptr &&
+                          std::any_of(part.adapters->adapters.begin(), part.adapters->adapters.end(),
+                                      [&](const auto& each) { return each.first->layers[index].changes_hidden(); });
+  if (!is_changed && w.gate) {
+    ops_.linear_glu(context_, in, c.n_embd, run, w.gate, data_or_null(w.gate_bias), w.up, data_or_null(w.up_bias),
+                    c.activation, hidden, n_ff);
+    return;
+  }
+  if (!w.gate && !w.gate_up) {
+    const ops::Projection up[] = {{.weight = &w.up,
+                                   .bias = data_or_null(w.up_bias),
+                                   .out = hidden,
+                                   .out_stride = n_ff,
+                                   .activation = is_changed ? ops::Activation::none : c.activation}};
+    ops_.linear(context_, in, c.n_embd, run, std::span(up));
+    if (!is_changed) return;
+    adapt_part(part, index, &LayerAdapter::up, input, c.n_embd, mlp_.as<float>(), n_ff);
+    if (ones_.size() < static_cast<size_t>(n_ff) * sizeof(float)) {
+      const std::vector<float> ones(static_cast<size_t>(n_ff), 1.0f);
+      ones_ = floats(n_ff);
+      ops_.memory->upload(ones_.data(), ones.data(), ones.size() * sizeof(float));
+    }
+    ops_.glu(context_, c.activation, hidden, n_ff, ones_.as<float>(), 0, hidden, n_ff, n, n_ff);
+    return;
+  }
+  const int64_t width = 2 * n_ff, n_rows = plan_->runs.back().end;
+  if (gate_up_.size() < static_cast<size_t>(n_rows * width) * sizeof(float)) gate_up_ = floats(n_rows * width);
+  float* gate = gate_up_.as<float>() + begin * width;
+  if (w.gate_up) {
+    const ops::Projection both[] = {{.weight = &w.gate_up, .out = gate, .out_stride = width}};
+    ops_.linear(context_, in, c.n_embd, run, std::span(both));
+    adapt_part(part, index, &LayerAdapter::gate_up, input, c.n_embd, gate_up_.as<float>(), width);
+  } else {
+    const ops::Projection both[] = {
+        {.weight = &w.gate, .bias = data_or_null(w.gate_bias), .out = gate, .out_stride = width},
+        {.weight = &w.up, .bias = data_or_null(w.up_bias), .out = gate + n_ff, .out_stride = width}};
+    ops_.linear(context_, in, c.n_embd, run, std::span(both));
+    adapt_part(part, index, &LayerAdapter::gate, input, c.n_embd, gate_up_.as<float>(), width);
+    adapt_part(part, index, &LayerAdapter::up, input, c.n_embd, gate_up_.as<float>() + n_ff, width);
+  }
+  ops_.glu(context_, c.activation, gate, width, gate + n_ff, width, hidden, n_ff, n, n_ff);
 }
 
 // out (+)= the MLP of `input` (n, n_embd).
@@ -173,7 +258,9 @@ void Stage::feed_forward(size_t index, const float* input, float* out, bool accu
   const LayerWeights& w = weights_.layers[index];
   const int64_t n_ff = c.layers[index].n_ff;
   float* hidden = mlp_.as<float>();
-  if (w.gate_up) {
+  if (!plan_->parts.empty()) {
+    for (const StepPlan::Part& part : plan_->parts) hidden_of_part(part, index, input);
+  } else if (w.gate_up) {
     project(input, c.n_embd, {{.weight = &w.gate_up, .out = gate_up_.as<float>(), .out_stride = 2 * n_ff}});
     const float* gate = gate_up_.as<float>();
     ops_.glu(context_, c.activation, gate, 2 * n_ff, gate + n_ff, 2 * n_ff, hidden, n_ff, plan_->runs.back().end, n_ff);
@@ -198,6 +285,7 @@ void Stage::feed_forward(size_t index, const float* input, float* out, bool accu
             .out_stride = c.n_embd,
             .scale = accumulate ? c.residual_scale : 1.0f,
             .accumulate = accumulate}});
+  adapt(index, &LayerAdapter::down, hidden, n_ff, out, c.n_embd, accumulate ? c.residual_scale : 1.0f);
 }
 
 void Stage::layer(size_t index, const Batch& batch, cache::KvStore& kv) {
@@ -272,7 +360,7 @@ void Stage::finish(const Batch& batch, StepOutput wanted) {
 uint64_t Stage::step_key(const Batch& batch, cache::KvStore& kv, bool is_last, StepOutput wanted) const {
   const bool repeats = std::all_of(batch.sequences.begin(), batch.sequences.end(),
                                    [](const SequenceRows& s) { return s.role == ops::Role::decode && s.n_rows == 1; });
-  if (!repeats) return 0;
+  if (!repeats || !plan_->parts.empty()) return 0;
   uint64_t key = 1469598103934665603u;  // FNV-1a over the numbers
   const uint64_t numbers[] = {
       static_cast<uint64_t>(batch.n_rows()),

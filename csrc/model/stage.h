@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cache/kv_store.h"
+#include "model/adapter.h"
 #include "model/batch.h"
 #include "model/observer.h"
 #include "model/rope_tables.h"
@@ -21,6 +22,12 @@ struct StepPlan {
   std::vector<ops::RowRun> runs;          // of the batch's rows
   std::vector<ops::RowRun> picked_runs;   // of the rows that want logits
   std::vector<ops::AttentionSpan> spans;  // of the batch's sequences
+  // Rows that share role and adapters, covering the batch; empty when no row has any.
+  struct Part {
+    ops::RowRun rows;
+    const AdapterSet* adapters = nullptr;
+  };
+  std::vector<Part> parts;
 };
 
 // What the last stage ends with, for the rows that want it.
@@ -54,6 +61,11 @@ class Stage {
   void norm(const float* in, float* out, int64_t n_rows, const Vector& weight, const Vector& bias);
   void norm_heads(float* rows, int64_t stride, int64_t n, int n_heads, const Vector& weight, const Vector& bias);
   void attention(size_t index, const float* input, const Batch& batch, cache::KvStore& kv, float* out, bool accumulate);
+  void adapt(size_t index, LowRank LayerAdapter::* which, const float* in, int64_t in_stride, float* out,
+             int64_t out_stride, float scale = 1.0f);
+  void adapt_part(const StepPlan::Part& part, size_t index, LowRank LayerAdapter::* which, const float* in,
+                  int64_t in_stride, float* out, int64_t out_stride, float scale = 1.0f);
+  void hidden_of_part(const StepPlan::Part& part, size_t index, const float* input);
   void feed_forward(size_t index, const float* input, float* out, bool accumulate);
   void layer(size_t index, const Batch& batch, cache::KvStore& kv);
   void finish(const Batch& batch, StepOutput wanted);
@@ -76,6 +88,8 @@ class Stage {
   Buffer attended_;       // (n, n_heads * head_dim_v)
   Buffer mlp_;            // (n, n_ff)
   Buffer gate_up_;        // (n, 2 n_ff) where the file fuses them
+  Buffer low_rank_;       // (n, rank) of an adapter, grown on demand
+  Buffer ones_;           // (n_ff), made when an adapter needs it
   Buffer picked_;         // (logit rows, n_embd)
   Buffer logits_;         // (logit rows, n_vocab), grown on demand
   mutable Buffer moved_;  // what passes through the host on its way from a device

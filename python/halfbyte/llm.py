@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from halfbyte import _core
+from halfbyte.adapters import Adapters, LoraChoice
 from halfbyte.chat import ChatTemplate, chosen_template
 from halfbyte.chat.answer import AnswerForm, chat_form, plain_form
 from halfbyte.chat.prompt import AnyTemplate, prompt_ids
@@ -41,6 +42,7 @@ class LLM:
     quant: the type that a folder's matrices get on loading (q8_0, q4_0, ...); None leaves them as they are.
     n_ctx: longest prompt and answer together (None: the model's, bounded by memory). n_batch: tokens of a step.
     n_threads: None for all cores. kv_type: f16, bf16, f32, q8_0 or q4_0. seed: default of requests without one.
+    lora: adapters (PEFT folders or GGUF files) with their strengths, which answers have unless they choose others.
     mmap: pack nothing; slower, least memory. chat_template: a known name, or Jinja text.
     max_sequences run at once, others wait their turn; above max_waiting (0: any number) they raise BusyError.
     prompt_lookup guesses tokens that the text so far suggests, where that pays; a draft_model (a small model with the
@@ -66,6 +68,7 @@ class LLM:
         seed: int | None = None,
         mmap: bool = False,
         quant: str | None = None,
+        lora: Mapping[str, float] | Sequence[str | Path] | None = None,
         chat_template: str | None = None,
         deterministic: str = "strict",
         progress: Progress | None = None,
@@ -91,6 +94,10 @@ class LLM:
         self.seed = seed
         self._weights, self.tokenizer = _open(self.path, quant, n_threads=n_threads or 0, mmap=mmap, progress=progress)
         metadata, self._n_logits = self._weights.metadata, int(self._weights.n_vocab)
+        #: Adapters that are loaded; generate(..., lora=) chooses among them.
+        self.adapters = Adapters(self._weights, metadata)
+        for path, strength in {**dict.fromkeys(map(str, files.adapters), 1.0), **_strengths(lora)}.items():
+            self.adapters.default[self.adapters.load(path)] = strength
         self.metadata: dict[str, Any] = {k: v for k, v in metadata.items() if not k.startswith("tokenizer.ggml.")}
         if self.tokenizer.n_vocab > self._weights.n_vocab:
             raise InvalidArgumentError(
@@ -189,9 +196,10 @@ class LLM:
 
     # Numbers ------------------------------------------------------------------------------------------------------
 
-    def forward(self, tokens: Prompt) -> npt.NDArray[np.float32]:
+    def forward(self, tokens: Prompt, *, lora: LoraChoice | None = None) -> npt.NDArray[np.float32]:
         """Logits of every token: float32, shape (n_tokens, n_vocab)."""
-        return np.asarray(self.engine.forward(self._prompt_ids(tokens), output="logits"))
+        adapters = self.adapters.chosen(lora)
+        return np.asarray(self.engine.forward(self._prompt_ids(tokens), output="logits", adapters=adapters))
 
     def logprobs(self, tokens: Prompt) -> npt.NDArray[np.float32]:
         """log p of each token after the first, given those before: float32, shape (n_tokens - 1)."""
@@ -221,6 +229,7 @@ class LLM:
         """Stops what runs and gives the memory back. Idempotent."""
         self._engine = None
         self._weights = None
+        self.adapters = Adapters(None, {})
 
     def __enter__(self) -> LLM:
         return self
@@ -324,6 +333,7 @@ class LLM:
             list(params.stop_token_ids) if params.ignore_eos else [*self.tokenizer.end_ids, *params.stop_token_ids]
         )
         core = params.to_core(lambda text: self.tokenizer.encode(text, add_bos=False))
+        adapters = self.adapters.chosen(params.lora)
         form = form if form is not None else self.plain_form(params)
         running = []
         if params.best_of is not None and params.logprobs is None:
@@ -352,6 +362,7 @@ class LLM:
                 length_penalty=params.length_penalty,
                 early_stopping=params.early_stopping,
                 processors=list(params.logits_processors),
+                adapters=adapters,
                 mask_function=form.plan.begin() if form.plan is not None else None,
             )
             running.append(Running(self.engine, request, box, seed, len(ids), params, self.tokenizer, form))
@@ -397,6 +408,12 @@ class ChatPrompt:
     ids: list[int]
     text: str
     form: AnswerForm
+
+
+def _strengths(lora: Mapping[str, float] | Sequence[str | Path] | None) -> dict[str, float]:
+    if isinstance(lora, Mapping):
+        return {str(path): float(strength) for path, strength in lora.items()}
+    return {str(path): 1.0 for path in lora or ()}
 
 
 def _open(path: Path, quant: str | None, **options: Any) -> tuple[Any, Tokenizer]:

@@ -37,7 +37,8 @@ class SamplingParams:
     context is full. seed None draws one; the result reports it. logprobs n gives the n most likely tokens beside the
     chosen one's. overflow "slide" drops the oldest tokens (after the first n_keep) when the context is full; "error"
     ends the answer there. response_format is what the answer must look like (halfbyte.grammar.constraint_of says in
-    which forms); reasoning_budget is the most tokens of reasoning in a chat's answer.
+    which forms); reasoning_budget is the most tokens of reasoning in a chat's answer. lora names loaded adapters with
+    their strengths ({"poet": 0.5}), or one of them; None is the model's default, {} the plain model.
     """
 
     temperature: float = 0.8
@@ -88,6 +89,7 @@ class SamplingParams:
     logits_processors: Sequence[LogitsProcessor] = ()
     response_format: Any = None
     reasoning_budget: int | None = None
+    lora: str | Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         if self.n < 1:

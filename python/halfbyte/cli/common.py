@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from halfbyte.adapters import parse_lora
 from halfbyte.errors import FileError, InvalidArgumentError
 from halfbyte.llm import LLM
 from halfbyte.params import SamplingParams
@@ -32,6 +33,9 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = Fal
         "--kv-type", default="f16", choices=["f16", "bf16", "f32", "q8_0", "q4_0"], help="keys and values"
     )
     parser.add_argument("-md", "--draft-model", metavar="MODEL", help="a small model of the same family guesses ahead")
+    parser.add_argument(
+        "--lora", action="append", default=[], metavar="FILE[=X]", help="an adapter and its strength (may be repeated)"
+    )
     parser.add_argument("--quant", metavar="TYPE", help="quantize a folder's weights on loading (q8_0, q4_0, ...)")
     parser.add_argument("--no-mmap", action="store_true", help="pack the weights (the default); see --mmap")
     parser.add_argument("--mmap", action="store_true", help="pack nothing: least memory, slower")
@@ -119,6 +123,7 @@ def model_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "mmap": arguments.mmap,
         "quant": arguments.quant,
         "draft_model": arguments.draft_model,
+        "lora": parse_lora(arguments.lora),
     }
 
 
