@@ -125,7 +125,7 @@ def answers(llm: Any, choices: list[Any]) -> list[list[int]]:
     out: list[Any] = [None] * len(choices)
 
     def ask(i: int) -> None:
-        out[i] = llm.generate(IDS + [i % 3], temperature=0, max_tokens=12, lora=choices[i], ignore_eos=True).token_ids
+        out[i] = llm.generate([*IDS, i % 3], temperature=0, max_tokens=12, lora=choices[i], ignore_eos=True).token_ids
 
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(choices))]
     for thread in threads:
@@ -143,7 +143,7 @@ def test_requests_with_different_adapters_share_steps_and_change_no_bit(llm: Any
             for name in ("one", "two"):
                 single.adapters.load(places[name])
             alone.append(
-                single.generate(IDS + [i % 3], temperature=0, max_tokens=12, lora=choice, ignore_eos=True).token_ids
+                single.generate([*IDS, i % 3], temperature=0, max_tokens=12, lora=choice, ignore_eos=True).token_ids
             )
     assert answers(llm, choices) == alone
     assert answers(llm, choices) == alone  # now from the prefix cache
