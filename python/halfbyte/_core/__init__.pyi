@@ -337,7 +337,7 @@ class Engine:
     """
     Runs requests on a model in one thread of its own. Thread-safe.
     """
-    def __init__(self, model: Model, *, n_threads: typing.SupportsInt | typing.SupportsIndex = 0, n_ctx: typing.SupportsInt | typing.SupportsIndex = 0, kv_tokens: typing.SupportsInt | typing.SupportsIndex = 0, k_type: str = 'f16', v_type: str = 'f16', n_batch: typing.SupportsInt | typing.SupportsIndex = 512, max_sequences: typing.SupportsInt | typing.SupportsIndex = 64, max_waiting: typing.SupportsInt | typing.SupportsIndex = 0, prefix_cache: bool = True, prompt_lookup: bool = True, max_drafts: typing.SupportsInt | typing.SupportsIndex = 8, draft_model: Model = None, token_bytes: collections.abc.Sequence[bytes] = []) -> None:
+    def __init__(self, model: Model, *, n_threads: typing.SupportsInt | typing.SupportsIndex = 0, n_ctx: typing.SupportsInt | typing.SupportsIndex = 0, kv_tokens: typing.SupportsInt | typing.SupportsIndex = 0, k_type: str = 'f16', v_type: str = 'f16', n_batch: typing.SupportsInt | typing.SupportsIndex = 512, max_sequences: typing.SupportsInt | typing.SupportsIndex = 64, max_waiting: typing.SupportsInt | typing.SupportsIndex = 0, prefix_cache: bool = True, prompt_lookup: bool = True, max_drafts: typing.SupportsInt | typing.SupportsIndex = 8, draft_model: Model | None = None, token_bytes: collections.abc.Sequence[bytes] = []) -> None:
         ...
     def cancel(self, id: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
