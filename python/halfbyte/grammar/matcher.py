@@ -38,7 +38,7 @@ def vocabulary_of(tokenizer: Tokenizer) -> Any:
         def __call__(self, text: str | bytes) -> list[int]:
             return tokenizer.encode(text.decode("utf-8", "replace") if isinstance(text, bytes) else text, add_bos=False)
 
-    return LLTokenizer(TokenizerWrapper(Adapter()), eos_token=tokenizer.end_ids or None)
+    return LLTokenizer(TokenizerWrapper(Adapter()))
 
 
 @lru_cache(maxsize=8)
@@ -63,7 +63,8 @@ class Matcher:
     def __init__(self, matcher: Any, tokenizer: Tokenizer, n_logits: int) -> None:
         self._matcher, self._tokenizer, self._n_logits = matcher, tokenizer, n_logits
         self._mask = np.zeros(-(-n_logits // 32), dtype=np.uint32)
-        self._n_after_end = 0
+        self._ends = tokenizer.end_ids
+        self._n_after_end = 0  # end tokens, and what a caller draws after one
         self._n_bytes = (tokenizer.n_vocab + 31) // 32 * 4
 
     @classmethod
@@ -90,7 +91,7 @@ class Matcher:
 
     def consume(self, token: int) -> None:
         """Moves over a token that was drawn; past the end, any."""
-        if self._matcher.is_stopped():
+        if self._n_after_end or token in self._ends or self._matcher.is_stopped():
             self._n_after_end += 1
         else:
             self._matcher.consume_token(token)
@@ -105,12 +106,12 @@ class Matcher:
         """What may come next; valid until the next call. Raises InvalidArgumentError when nothing may: the answer must
         not pass for one that satisfies the grammar."""
         self._mask[:] = 0
-        if not self._matcher.is_stopped():
+        if not self._n_after_end and not self._matcher.is_stopped():
             self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._n_bytes)
         if self._matcher.is_error():
             raise InvalidArgumentError(f"No answer satisfies the constraint: {short(self._matcher.get_error())}")
         if self._matcher.is_accepting() or not self._mask.any():
-            for token in self._tokenizer.end_ids:
+            for token in self._ends:
                 self._mask[token // 32] |= np.uint32(1 << token % 32)
         return self._mask
 
