@@ -190,6 +190,27 @@ def test_large_bodies_are_refused(serve: Serve) -> None:
         assert http.post("/v1/completions", json={"prompt": "a", "max_tokens": 1}).status_code == 200
 
 
+def test_bodies_that_stand_still_are_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("halfbyte.server.gate._BODY_STALL_S", 0.05)
+    parts = urlsplit(serve().url)
+    with socket.create_connection((parts.hostname, parts.port), timeout=30) as connection:
+        connection.sendall(
+            f"POST /v1/completions HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-length: 100\r\n\r\n{{".encode()
+        )
+        assert b" 408 " in connection.recv(1000)
+
+
+def test_clients_that_read_nothing_are_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("halfbyte.server.responses._STALL_S", 0.05)
+    live = serve(**ROOM)
+    bias = {str(i): -100 for i in live.llm.tokenizer.end_ids}
+    body = {"prompt": "abc", "max_tokens": 90_000, "stream": True, "logit_bias": bias}
+    with raw_post(live, "/v1/completions", body):
+        wait_until(lambda: live.llm.stats()["n_running"] > 0)
+        wait_until(lambda: live.llm.stats()["n_running"] == 0)
+    assert live.llm.stats()["n_generated_tokens"] < 80_000
+
+
 def test_long_prompts_and_answers_are_limited(serve: Serve) -> None:
     client = serve(ServerConfig(max_prompt_tokens=10, max_output_tokens=3, max_choices=4)).openai()
     with pytest.raises(openai.BadRequestError, match="takes 10"):

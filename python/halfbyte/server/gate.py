@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("halfbyte.server")
 
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+# A body that stands still for so long is not coming.
+_BODY_STALL_S = 30.0
 _PROBES = ("/health", "/metrics")
 # What curl and simple clients call a JSON body when nobody tells them.
 _UNTOLD_TYPES = ("", "application/x-www-form-urlencoded", "text/plain")
@@ -89,11 +92,15 @@ class Gate:
         announced = headers.get("content-length", "")
         if limit and announced.isdigit() and int(announced[:20]) > limit:
             raise _too_large(limit)
-        n_bytes = 0
+        n_bytes, is_whole = 0, False
 
         async def receive_bounded() -> Message:
-            nonlocal n_bytes
-            message = await receive()
+            nonlocal n_bytes, is_whole
+            try:
+                message = await asyncio.wait_for(receive(), None if is_whole else _BODY_STALL_S)
+            except TimeoutError:
+                raise ApiError(408, "The body did not arrive.", code="request_timeout") from None
+            is_whole = not message.get("more_body", False)
             n_bytes += len(message.get("body", b""))
             if limit and n_bytes > limit:
                 raise _too_large(limit)
