@@ -23,7 +23,8 @@ Floats = npt.NDArray[np.float32]
 def log_softmax(logits: Floats) -> Floats:
     """Of each row: float32, the sum in double."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
-    return (shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True, dtype=np.float64))).astype(np.float32)
+    sums = np.exp(shifted).sum(axis=-1, keepdims=True, dtype=np.float64)
+    return np.asarray(shifted - np.log(sums), np.float32)
 
 
 class LogitsWriter:
@@ -113,13 +114,13 @@ class Divergence:
         for first in range(0, len(targets), 32):  # bounded memory for large vocabularies
             part = slice(first, first + 32)
             p, q = base[part], log_softmax(logits[part])
-            self.kl.append(np.sum(np.exp(p) * (p - q), axis=1, dtype=np.float64).astype(np.float32))
+            self.kl.append(np.asarray(np.sum(np.exp(p) * (p - q), axis=1, dtype=np.float64), np.float32))
             self.same_top += int(np.count_nonzero(p.argmax(axis=1) == q.argmax(axis=1)))
             rows = np.arange(len(q))
             ours, theirs = q[rows, targets[part]], p[rows, targets[part]]
             self.nll -= float(ours.sum(dtype=np.float64))
             self.base_nll -= float(theirs.sum(dtype=np.float64))
-            self.probability_changes.append(np.exp(ours) - np.exp(theirs))
+            self.probability_changes.append(np.asarray(np.exp(ours) - np.exp(theirs)))
 
     def summary(self) -> dict[str, Any]:
         """The figures: perplexities, KL divergence (mean, its error, percentiles), top-1 agreement, change of p."""

@@ -177,7 +177,7 @@ def is_quantizable(name: str, shape: tuple[int, ...]) -> bool:
     return sum(axis > 1 for axis in shape) >= 2 and name.endswith("weight") and not _LEFT_ALONE.search(name)
 
 
-def format_for(mix_name: str, name: str, role: str, place: Place, *, stacked: bool) -> str:
+def format_for(mix_name: str, role: str, place: Place, *, stacked: bool) -> str:
     """The format that a mix gives a tensor; stacked: it holds several experts."""
     mix = MIXES[mix_name]
     if mix.base in ("F32", "F16", "BF16"):

@@ -94,7 +94,7 @@ def overrides_of(texts: Iterable[str]) -> list[tuple[re.Pattern[str], str]]:
     return out
 
 
-def facts_of(metadata: Mapping[str, Any], tensors: Sequence[Any], has_importance: bool) -> Facts:
+def facts_of(metadata: Mapping[str, Any], has_importance: bool) -> Facts:
     """What the mixes' rules look at, from a file's metadata."""
     arch = metadata.get("general.architecture", "")
 
@@ -126,9 +126,8 @@ def plan_quantization(
     overrides: (pattern searched in the name, format), the first match counts. head, embedding: formats of the output
     matrix (also of the embedding that serves as one) and of the token embedding. pure: no exceptions of the mix.
     """
-    metadata = source.metadata
     tensors = source.tensors
-    facts = facts_of(metadata, tensors, has_importance)
+    facts = facts_of(source.metadata, has_importance)
     tied = all(t.name != "output.weight" for t in tensors)
     layers: dict[str, list[int]] = {}
     for t in tensors:
@@ -155,7 +154,7 @@ def plan_quantization(
                 wanted = MIXES[mix].base
             if wanted is None:
                 stacked = len(shape) > 2 and shape[2] > 1
-                wanted = format_for(mix, t.name, "head" if is_head else role, place, stacked=stacked)
+                wanted = format_for(mix, "head" if is_head else role, place, stacked=stacked)
                 if (
                     is_head
                     and MIXES[mix].base not in ("F32", "F16", "BF16")
