@@ -83,6 +83,17 @@ def test_statistics_are_the_definitions() -> None:
     assert found["perplexity"] == pytest.approx(np.exp(-log_q[range(50), targets].mean()), rel=1e-5)
 
 
+def test_the_floor_of_saved_logits_counts_nothing(tmp_path: Path) -> None:
+    logits = np.full((3, 50_000), -40, np.float32)  # a few likely tokens among many that are out of the question
+    logits[:, :5] = 0
+    with LogitsWriter(tmp_path / "l", list(range(8)), 8, 50_000, 1) as writer:
+        writer.add(logits, [1, 2, 3])
+        writer.finish()
+    result = Divergence()
+    result.add(LogitsReader(tmp_path / "l").chunk(0), logits, np.array([1, 2, 3], np.int32))
+    assert abs(result.summary()["mean_kl_divergence"]) < 1e-4
+
+
 def test_bad_bases_are_refused(
     tiny_model: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

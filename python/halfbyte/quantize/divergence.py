@@ -114,7 +114,9 @@ class Divergence:
         for first in range(0, len(targets), 32):  # bounded memory for large vocabularies
             part = slice(first, first + 32)
             p, q = base[part], log_softmax(logits[part])
-            self.kl.append(np.asarray(np.sum(np.exp(p) * (p - q), axis=1, dtype=np.float64), np.float32))
+            # What was saved at the floor says only "less than this"; over a large vocabulary it would add up.
+            terms = np.where(p > -_DEEPEST, np.exp(p) * (p - q), np.float32(0))
+            self.kl.append(np.asarray(terms.sum(axis=1, dtype=np.float64), np.float32))
             self.same_top += int(np.count_nonzero(p.argmax(axis=1) == q.argmax(axis=1)))
             rows = np.arange(len(q))
             ours, theirs = q[rows, targets[part]], p[rows, targets[part]]
