@@ -309,3 +309,11 @@ def test_embeddings_can_be_shortened(live: Live) -> None:
     (one,) = live.openai().embeddings.create(model="tiny", input=live.llm.tokenize("abc"), dimensions=10).data
     full = live.llm.embed("abc")[0, :10]
     assert np.allclose(one.embedding, full / np.linalg.norm(full), atol=1e-5)
+
+
+def test_reasoning_has_a_budget_in_chats_only(live: Live) -> None:
+    client = live.openai()
+    common: dict[str, Any] = {"model": "tiny", "max_tokens": 4, "extra_body": {"reasoning_budget": 2}}
+    assert client.chat.completions.create(messages=HI, **common).choices
+    with pytest.raises(openai.BadRequestError, match="needs a chat"):
+        client.completions.create(prompt="x", **common)

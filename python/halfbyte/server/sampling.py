@@ -71,6 +71,7 @@ class SamplingFields(Body):
     bad_words: Annotated[list[str], Field(max_length=1024)] | None = None
     ignore_eos: bool | None = None
     min_tokens: Annotated[int, Field(ge=0, le=1 << 30)] | None = None
+    reasoning_budget: Annotated[int, Field(ge=0, le=1 << 30)] | None = None
     priority: Annotated[int, Field(ge=-(1 << 30), le=1 << 30)] | None = None
 
     def to_params(self, defaults: SamplingParams, config: ServerConfig, **more: Any) -> SamplingParams:

@@ -105,6 +105,9 @@ async def messages(request: Request, body: MessagesRequest) -> Response:
     ask.params = body.to_params(
         model.llm.defaults, call.server.config, max_tokens=body.max_tokens, stop=body.stop_sequences
     )
+    budget = (body.thinking or {}).get("budget_tokens")
+    if isinstance(budget, int) and budget >= 0:
+        ask.params = ask.params.replace(reasoning_budget=budget)
     run = await start_chat(call, model, ask)
     frame: dict[str, Any] = {
         "id": f"msg_{call.id}",
