@@ -42,7 +42,8 @@ double BeamSearch::normalized(double score, size_t length) const {
 }
 
 void BeamSearch::end(const Beam& beam, FinishReason reason) {
-  Hypothesis hypothesis{.tokens = beam.tokens, .score = normalized(beam.score, beam.tokens.size()), .finish = reason};
+  Hypothesis hypothesis{
+      .tokens = beam.tokens, .bytes = {}, .score = normalized(beam.score, beam.tokens.size()), .finish = reason};
   const auto place = std::find_if(ended_.begin(), ended_.end(),
                                   [&](const Hypothesis& other) { return hypothesis.score > other.score; });
   ended_.insert(place, std::move(hypothesis));
