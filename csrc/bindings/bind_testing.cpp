@@ -34,6 +34,26 @@ struct Run {
     context.scratch = ops.create_scratch(pool);
   }
   ~Run() { ops.destroy_scratch(context.scratch); }
+
+  Buffer upload(const Floats& values) const {
+    const auto n_bytes = static_cast<size_t>(values.nbytes());
+    Buffer buffer = ops.memory->allocate(n_bytes, "A test's operand");
+    ops.memory->upload(buffer.data(), values.data(), n_bytes);
+    return buffer;
+  }
+  Floats download(const Buffer& buffer, std::vector<py::ssize_t> shape) const {
+    Floats out(std::move(shape));
+    ops.memory->download(out.mutable_data(), buffer.data(), static_cast<size_t>(out.nbytes()));
+    return out;
+  }
+  // Waits for a device to end what it was given; `out` is some result of it.
+  void finish(const Buffer& out) const {
+    float first = 0.0f;
+    if (!ops.memory->is_host) ops.memory->download(&first, out.data(), sizeof first);
+  }
+  Buffer floats(py::ssize_t n) const {
+    return ops.memory->allocate(static_cast<size_t>(n) * sizeof(float), "A test's result");
+  }
 };
 
 ops::Matrix packed(Run& run, const std::string& format_name, const py::bytes& blocks, int64_t n_rows, int64_t n_cols,
@@ -63,42 +83,77 @@ py::tuple linear(const std::string& level, const std::string& format, const py::
   const formats::Format* f = formats::find_format(format);
   require(f != nullptr && x.shape(1) % f->block_weights == 0, "%s rows of %zd columns.", format.c_str(), x.shape(1));
   const int64_t n_rows = static_cast<int64_t>(std::string_view(blocks).size()) / f->row_bytes(x.shape(1));
+  require(n_rows >= 1 && x.shape(0) >= 1, "%lld rows times %zd tokens.", static_cast<long long>(n_rows), x.shape(0));
   const ops::Matrix w = packed(run, format, blocks, n_rows, x.shape(1), keep_raw);
-  Floats out(std::vector<py::ssize_t>{x.shape(0), n_rows});
-  const ops::Projection p[] = {{.weight = &w, .out = out.mutable_data(), .out_stride = n_rows}};
+  const Buffer in = run.upload(x);
+  Buffer out = run.floats(x.shape(0) * n_rows);
+  const ops::Projection p[] = {{.weight = &w, .out = out.as<float>(), .out_stride = n_rows}};
   const ops::RowRun runs[] = {{0, x.shape(0), ops::Role::prefill}};
   double best = 0;
   {
     const py::gil_scoped_release release;
     best = fastest(n_repeats, [&] {
-      run.ops.linear(run.context, x.data(), x.shape(1), std::span<const ops::RowRun>(runs),
+      run.ops.linear(run.context, in.as<float>(), x.shape(1), std::span<const ops::RowRun>(runs),
                      std::span<const ops::Projection>(p));
+      run.finish(out);
     });
   }
-  return py::make_tuple(out, best, w.bytes());
+  return py::make_tuple(run.download(out, {x.shape(0), n_rows}), best, w.bytes());
+}
+
+// act(x @ gate.T) * (x @ up.T); gate and up may be of different formats.
+Floats linear_glu(const std::string& level, const std::string& gate_format, const py::bytes& gate_blocks,
+                  const std::string& up_format, const py::bytes& up_blocks, const Floats& x, int activation) {
+  Run run(level, 1);
+  const formats::Format* f = formats::find_format(gate_format);
+  require(f != nullptr && x.shape(1) % f->block_weights == 0, "%s rows of %zd columns.", gate_format.c_str(),
+          x.shape(1));
+  const int64_t n_rows = static_cast<int64_t>(std::string_view(gate_blocks).size()) / f->row_bytes(x.shape(1));
+  const ops::Matrix gate = packed(run, gate_format, gate_blocks, n_rows, x.shape(1), false);
+  const ops::Matrix up = packed(run, up_format, up_blocks, n_rows, x.shape(1), false);
+  const Buffer in = run.upload(x);
+  Buffer out = run.floats(x.shape(0) * n_rows);
+  const ops::RowRun runs[] = {{0, x.shape(0), ops::Role::decode}};
+  run.ops.linear_glu(run.context, in.as<float>(), x.shape(1), std::span<const ops::RowRun>(runs), gate, nullptr, up,
+                     nullptr, static_cast<ops::Activation>(activation), out.as<float>(), n_rows);
+  return run.download(out, {x.shape(0), n_rows});
 }
 
 Floats norm(const std::string& level, bool layer, const Floats& x, const Floats& weight, float eps) {
   Run run(level, 1);
-  Floats out(std::vector<py::ssize_t>{x.shape(0), x.shape(1)});
-  run.ops.norm(run.context, layer ? ops::NormKind::layer : ops::NormKind::rms, x.data(), x.shape(1), out.mutable_data(),
-               x.shape(1), x.shape(0), x.shape(1), weight.data(), nullptr, eps);
-  return out;
+  const Buffer in = run.upload(x), scale = run.upload(weight);
+  Buffer out = run.floats(x.size());
+  run.ops.norm(run.context, layer ? ops::NormKind::layer : ops::NormKind::rms, in.as<float>(), x.shape(1),
+               out.as<float>(), x.shape(1), x.shape(0), x.shape(1), scale.as<float>(), nullptr, eps);
+  return run.download(out, {x.shape(0), x.shape(1)});
 }
 
 Floats glu(const std::string& level, int activation, const Floats& gate, const Floats& up) {
   Run run(level, 1);
-  Floats out(std::vector<py::ssize_t>{gate.shape(0), gate.shape(1)});
-  run.ops.glu(run.context, static_cast<ops::Activation>(activation), gate.data(), gate.shape(1), up.data(),
-              gate.shape(1), out.mutable_data(), gate.shape(1), gate.shape(0), gate.shape(1));
-  return out;
+  const Buffer first = run.upload(gate), second = run.upload(up);
+  Buffer out = run.floats(gate.size());
+  run.ops.glu(run.context, static_cast<ops::Activation>(activation), first.as<float>(), gate.shape(1),
+              second.as<float>(), gate.shape(1), out.as<float>(), gate.shape(1), gate.shape(0), gate.shape(1));
+  return run.download(out, {gate.shape(0), gate.shape(1)});
+}
+
+// Rotates x (n_tokens, n_heads, head_dim) at the given positions.
+Floats rope(const std::string& level, bool adjacent, const Floats& x, const Floats& inv_freq, const Ints& positions) {
+  Run run(level, 1);
+  Buffer rows = run.upload(x);
+  const Buffer frequencies = run.upload(inv_freq);
+  const ops::RopeArgs args = {adjacent ? ops::RopeKind::adjacent : ops::RopeKind::halves,
+                              static_cast<int>(2 * inv_freq.size()), frequencies.as<float>(), 1.0f};
+  run.ops.rope(run.context, args, rows.as<float>(), x.shape(1) * x.shape(2), x.shape(0), static_cast<int>(x.shape(1)),
+               static_cast<int>(x.shape(2)), positions.data());
+  return run.download(rows, {x.shape(0), x.shape(1), x.shape(2)});
 }
 
 // Stores k, v (n_kv, n_kv_heads, dim) at positions 0.. of a sequence whose blocks are `table`, then runs queries
 // (n_rows, n_heads, dim) at first_position.. over them.
 py::tuple attention(const std::string& level, const std::string& kv_type, const Floats& q, const Floats& k,
                     const Floats& v, const Ints& table, int64_t first_position, float scale, float softcap,
-                    int64_t window, const std::optional<Floats>& sinks, int n_threads, int n_repeats) {
+                    int64_t window, const std::optional<Floats>& sinks, int n_threads, int n_repeats, bool is_decode) {
   ops::KvType type;
   require(ops::parse_kv_type(kv_type, type), "There is no KV type %s.", kv_type.c_str());
   Run run(level, n_threads);
@@ -108,15 +163,18 @@ py::tuple attention(const std::string& level, const std::string& kv_type, const 
   std::vector<int64_t> slots;
   for (py::ssize_t i = 0; i < table.size(); ++i) n_blocks = std::max(n_blocks, table.data()[i] + 1);
   for (py::ssize_t p = 0; p < k.shape(0); ++p) slots.push_back(int64_t{table.data()[p / 16]} * 16 + p % 16);
-  Buffer kv(static_cast<size_t>(n_blocks * layout.block_bytes()), "A test's KV cache");
-  std::memset(kv.data(), 0, kv.size());
-  run.ops.store_kv(run.context, layout, kv.data(), k.data(), k.shape(1) * k.shape(2), v.data(), v.shape(1) * v.shape(2),
-                   k.shape(0), slots.data());
-  Floats out(std::vector<py::ssize_t>{q.shape(0), q.shape(1), v.shape(2)});
-  const ops::AttentionSpan span = {0, q.shape(0), first_position, ops::Role::prefill, table.data()};
-  const ops::AttentionArgs args = {.query = q.data(),
+  Buffer kv = run.ops.memory->allocate(static_cast<size_t>(n_blocks * layout.block_bytes()), "A test's KV cache");
+  if (run.ops.memory->is_host) std::memset(kv.data(), 0, kv.size());
+  const Buffer keys = run.upload(k), values = run.upload(v), queries = run.upload(q);
+  run.ops.store_kv(run.context, layout, kv.data(), keys.as<float>(), k.shape(1) * k.shape(2), values.as<float>(),
+                   v.shape(1) * v.shape(2), k.shape(0), slots.data());
+  Buffer out = run.floats(q.shape(0) * q.shape(1) * v.shape(2));
+  const Buffer sink_logits = sinks ? run.upload(*sinks) : Buffer();
+  const ops::AttentionSpan span = {0, q.shape(0), first_position, is_decode ? ops::Role::decode : ops::Role::prefill,
+                                   table.data()};
+  const ops::AttentionArgs args = {.query = queries.as<float>(),
                                    .query_stride = q.shape(1) * q.shape(2),
-                                   .out = out.mutable_data(),
+                                   .out = out.as<float>(),
                                    .out_stride = q.shape(1) * v.shape(2),
                                    .kv = kv.data(),
                                    .layout = layout,
@@ -124,12 +182,15 @@ py::tuple attention(const std::string& level, const std::string& kv_type, const 
                                    .scale = scale,
                                    .softcap = softcap,
                                    .window = window,
-                                   .sinks = sinks ? sinks->data() : nullptr,
+                                   .sinks = sink_logits.as<float>(),
                                    .spans = std::span(&span, 1)};
   const py::gil_scoped_release release;
-  const double best = fastest(n_repeats, [&] { run.ops.attention(run.context, args); });
+  const double best = fastest(n_repeats, [&] {
+    run.ops.attention(run.context, args);
+    run.finish(out);
+  });
   const py::gil_scoped_acquire gil;
-  return py::make_tuple(out, best);
+  return py::make_tuple(run.download(out, {q.shape(0), q.shape(1), v.shape(2)}), best);
 }
 
 }  // namespace
@@ -144,8 +205,13 @@ void register_testing(py::module_& m) {
   t.def("glu", &glu, py::arg("level"), py::arg("activation"), py::arg("gate"), py::arg("up"));
   t.def("attention", &attention, py::arg("level"), py::arg("kv_type"), py::arg("q"), py::arg("k"), py::arg("v"),
         py::arg("table"), py::arg("first_position"), py::arg("scale"), py::arg("softcap") = 0.0f, py::arg("window") = 0,
-        py::arg("sinks") = py::none(), py::arg("n_threads") = 1, py::arg("n_repeats") = 1,
+        py::arg("sinks") = py::none(), py::arg("n_threads") = 1, py::arg("n_repeats") = 1, py::arg("is_decode") = false,
         "(attended values, fastest seconds)");
+  t.def("linear_glu", &linear_glu, py::arg("level"), py::arg("gate_format"), py::arg("gate_blocks"),
+        py::arg("up_format"), py::arg("up_blocks"), py::arg("x"), py::arg("activation"));
+  t.def("rope", &rope, py::arg("level"), py::arg("adjacent"), py::arg("x"), py::arg("inv_freq"), py::arg("positions"));
+  t.def("open_gpu_library", &open_device_library, py::arg("path"),
+        "Takes the GPU backend from another file from now on; an empty path: from the installed one.");
   t.def(
       "set_cpu_level",
       [](const std::string& level) {

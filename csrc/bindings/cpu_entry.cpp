@@ -19,12 +19,13 @@ CpuLevel supported_level(const std::string& name) {
   for (const CpuLevel each : supported_cpu_levels()) {
     if (cpu_level_name(each) == name) return each;
   }
-  throw Error(ErrorKind::invalid_argument, "This machine has no CPU level " + name + ".");
+  throw Error(ErrorKind::invalid_argument, "This machine has no level " + name + ".");
 }
 
 }  // namespace
 
 const ops::Ops& ops_at_level(const std::string& level) {
+  if (level == "cuda" && device_ops() != nullptr) return *device_ops();
   return cpu::cpu_ops(supported_level(level));
 }
 

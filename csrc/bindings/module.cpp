@@ -13,6 +13,7 @@ PYBIND11_MODULE(_core, m) {
   register_engine(m);
   register_quantize(m);
   register_cpu(m);
+  register_cuda(m);
   register_text(m);
   register_testing(m);
 }

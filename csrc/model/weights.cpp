@@ -128,7 +128,7 @@ class Loader {
       long long index = -1;
       const bool in_layer =
           std::sscanf(tensor.name.c_str(), "blk.%lld.", &index) == 1 && index >= 0 && index < n_layers;
-      (in_layer ? bytes[static_cast<size_t>(index)] : rest) += static_cast<int64_t>(tensor.bytes.size());
+      (in_layer ? bytes[static_cast<size_t>(index)] : rest) += tensor.n_bytes();
     }
     double room = 0.8 * static_cast<double>(options_.device->memory->available()) - static_cast<double>(rest);
     int64_t n = 0;
@@ -186,7 +186,7 @@ class Loader {
 
   ops::Matrix packed(const std::string& name, int64_t n_rows, int64_t n_cols) {
     const ops::MatrixSource source = matrix(name, n_rows, n_cols);
-    ops::Matrix m = ops_->pack(source, options_.keep_raw, pool_);
+    ops::Matrix m = ops_->pack(source, options_.keep_raw && ops_->memory->is_host, pool_);
     m.name = name;
     weights_->packed_bytes += m.layout == ops::Layout::raw ? 0 : m.bytes();
     done_bytes_ += static_cast<int64_t>(source.bytes.size());

@@ -3,11 +3,12 @@
 
 #include <cmath>
 
+#include "base/host_device.h"
 #include "ops/ops.h"
 
 namespace halfbyte::ops {
 
-inline float activate(Activation kind, float x) {
+HALFBYTE_HOST_DEVICE inline float activate(Activation kind, float x) {
   switch (kind) {
     case Activation::none:
       return x;

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "base/half.h"
+#include "base/host_device.h"
 #include "ops/kv_layout.h"
 
 namespace halfbyte::ops {
@@ -30,7 +31,7 @@ inline float kv_group_scale(KvType type, const float* x) {
 }
 
 // The code of one number; what is no number gets the middle code.
-inline int kv_code(KvType type, float x, float inverse) {
+HALFBYTE_HOST_DEVICE inline int kv_code(KvType type, float x, float inverse) {
   const float low = type == KvType::q8_0 ? -127.0f : -8.0f, high = type == KvType::q8_0 ? 127.0f : 7.0f;
   const float scaled = x * inverse;
   const float bounded = scaled >= low ? (scaled <= high ? scaled : high) : (scaled < low ? low : 0.0f);

@@ -41,7 +41,8 @@ class LLM:
     model: an alias ("smollm2"), a GGUF file, a Hugging Face model's folder, or a reference as `halfbyte pull` takes it.
     quant: the type that a folder's matrices get on loading (q8_0, q4_0, ...); None leaves them as they are.
     n_ctx: longest prompt and answer together (None: the model's, bounded by memory). n_batch: tokens of a step.
-    n_threads: None for all cores. kv_type: f16, bf16, f32, q8_0 or q4_0. seed: default of requests without one.
+    n_threads: None for all cores. n_gpu_layers: how many of the last layers, "auto": as many as fit the GPU, if any.
+    kv_type: f16, bf16, f32, q8_0 or q4_0. seed: default of requests without one.
     lora: adapters (PEFT folders or GGUF files) with their strengths, which answers have unless they choose others.
     mmap: pack nothing; slower, least memory. chat_template: a known name, or Jinja text.
     max_sequences run at once, others wait their turn; above max_waiting (0: any number) they raise BusyError.
@@ -80,10 +81,9 @@ class LLM:
             raise InvalidArgumentError(
                 f'deterministic is {deterministic!r}; "strict" is the only numerics there is.', hint="Leave it out."
             )
-        if n_gpu_layers not in ("auto", 0) and not (isinstance(n_gpu_layers, int) and n_gpu_layers <= 0):
-            raise InvalidArgumentError(
-                f"n_gpu_layers is {n_gpu_layers}; this build computes on the CPU only.", hint='Use "auto" or 0.'
-            )
+        layers = -1 if n_gpu_layers == "auto" else n_gpu_layers
+        if not isinstance(layers, int) or layers < -1:
+            raise InvalidArgumentError(f'n_gpu_layers is {n_gpu_layers}; a count, or "auto" (-1), was expected.')
         if seed is not None and not 0 <= seed < 1 << 64:
             raise InvalidArgumentError(f"seed is {seed}; 0 to 2**64 - 1, or None, was expected.")
         from halfbyte.hub import ModelFiles, open_model
@@ -92,7 +92,9 @@ class LLM:
         files = model if isinstance(model, ModelFiles) else open_model(str(model))
         self.path, self.card = files.path, files.card
         self.seed = seed
-        self._weights, self.tokenizer = _open(self.path, quant, n_threads=n_threads or 0, mmap=mmap, progress=progress)
+        self._weights, self.tokenizer = _open(
+            self.path, quant, n_threads=n_threads or 0, mmap=mmap, n_gpu_layers=layers, progress=progress
+        )
         metadata, self._n_logits = self._weights.metadata, int(self._weights.n_vocab)
         #: Adapters that are loaded; generate(..., lora=) chooses among them.
         self.adapters = Adapters(self._weights, metadata)

@@ -26,6 +26,7 @@ ARROWS = {
     "files": "base formats",
     "ops": "base formats",
     "cpu": "base formats ops",
+    "cuda": "base formats ops",
     "cache": "base formats ops",
     "sampling": "base",
     "text": "base",
@@ -35,7 +36,7 @@ ARROWS = {
     "bindings": "base formats files ops cache model sampling engine text quantize",
 }
 # The only files that may look into a backend.
-DOORS = {"bindings/cpu_entry.cpp": {"cpu"}}
+DOORS = {"bindings/cpu_entry.cpp": {"cpu"}, "bindings/cuda_entry.cpp": {"cuda"}}
 
 PYTHON_ARROWS = {
     "errors": "",
@@ -60,7 +61,7 @@ PYTHON_ARROWS = {
 
 
 def cpp_files() -> list[Path]:
-    return sorted([*CSRC.rglob("*.h"), *CSRC.rglob("*.cpp")])
+    return sorted(p for kind in ("h", "cpp", "cu", "cuh") for p in CSRC.rglob(f"*.{kind}"))
 
 
 def python_files() -> list[Path]:

@@ -400,6 +400,11 @@ def measure_loss(data: typing_extensions.Buffer, from_format: str, n_cols: typin
     """
     (sum importance (decoded - w)^2, sum importance w^2) of requantize() on at most max_rows rows.
     """
+def gpu_info() -> dict:
+    """
+    The GPU: whether models may use it, else the problem; name, compute capability, bytes of memory.
+    """
+
 def memory_bandwidth(n_threads: typing.SupportsInt | typing.SupportsIndex) -> float:
     """
     Bytes a second that n_threads read together from memory (the best of five passes over 256 MiB).

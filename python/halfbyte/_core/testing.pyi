@@ -124,3 +124,9 @@ def set_cpu_level(level: str) -> None:
     """
     Models loaded from now on use this level.
     """
+
+def open_gpu_library(path: str) -> None:
+    """
+    Takes the GPU backend from another file from now on; an empty path: from the installed one.
+    """
+

@@ -28,7 +28,13 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = Fal
     parser.add_argument("-c", "--ctx-size", type=int, default=0, metavar="N", help="context in tokens (0: the model's)")
     parser.add_argument("-t", "--threads", type=int, default=0, metavar="N", help="threads (0: all cores)")
     parser.add_argument("-b", "--batch-size", type=int, default=512, metavar="N", help="prompt tokens of a step")
-    parser.add_argument("-ngl", "--n-gpu-layers", default="auto", metavar="N", help="layers on the GPU (auto)")
+    parser.add_argument(
+        "-ngl",
+        "--n-gpu-layers",
+        default="auto",
+        metavar="N",
+        help="how many of the last layers the GPU takes (auto: as many as fit)",
+    )
     parser.add_argument(
         "--kv-type", default="f16", choices=["f16", "bf16", "f32", "q8_0", "q4_0"], help="keys and values"
     )
@@ -107,18 +113,17 @@ def model_options(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.ctx_size < 0 or arguments.threads < 0 or arguments.batch_size < 1:
         raise InvalidArgumentError("-c and -t take a count or 0, -b at least 1.")
     layers: int | str = arguments.n_gpu_layers
-    if isinstance(layers, str) and layers.lstrip("-").isdigit():
+    if isinstance(layers, str) and layers.removeprefix("-").isdigit():
         layers = int(layers)
-    if layers != "auto" and layers != 0:
-        raise InvalidArgumentError(
-            f"-ngl {layers}: this build computes on the CPU only.", hint="Leave -ngl out, or give 0."
-        )
+    if layers != "auto" and (isinstance(layers, str) or layers < -1):
+        raise InvalidArgumentError(f"-ngl {layers}: a count of layers, or auto, was expected.")
     if arguments.mlock:
         _lock_memory()
     return {
         "n_ctx": arguments.ctx_size or None,
         "n_threads": arguments.threads or None,
         "n_batch": arguments.batch_size,
+        "n_gpu_layers": layers,
         "kv_type": arguments.kv_type,
         "mmap": arguments.mmap,
         "quant": arguments.quant,

@@ -20,8 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     cpu = _core.cpu_info()
-    gpu = "not used: this build has no GPU backend"
-    gpu += "; an NVIDIA driver is installed" if shutil.which("nvidia-smi") else ", and no NVIDIA driver was found"
+    gpu = _core.gpu_info()
+    if not gpu["used"] and shutil.which("nvidia-smi") is None:
+        gpu["problem"] += "; no NVIDIA driver is installed either (nvidia-smi)"
     facts: dict[str, Any] = {
         "version": halfbyte.__version__,
         "python": sys.version.split()[0],
@@ -46,5 +47,12 @@ def run(arguments: argparse.Namespace) -> int:
         f"bandwidth    {facts['memory_bandwidth_gb_s']} GB/s reading with all cores,"
         f" {facts['memory_bandwidth_one_thread_gb_s']} GB/s with one"
     )
-    print(f"GPU          {gpu}")
+    if gpu["used"]:
+        free = human_bytes(gpu["memory_available_bytes"])
+        print(
+            f"GPU          {gpu['name']} (compute capability {gpu['capability']}),"
+            f" {human_bytes(gpu['memory_bytes'])}, {free} free; layers go there unless -ngl says otherwise"
+        )
+    else:
+        print(f"GPU          not used: {gpu['problem']}")
     return 0

@@ -17,6 +17,7 @@ def load_folder(
     type_name: str | None = None,
     n_threads: int = 0,
     mmap: bool = False,
+    n_gpu_layers: int = -1,
     progress: Callable[[int, int], Any] | None = None,
 ) -> Any:
     """The folder's model, packed for this machine; type_name quantizes its matrices on the way (None: as they are)."""
@@ -28,5 +29,6 @@ def load_folder(
         [tensor.as_row() for tensor in plan.tensors],
         n_threads=n_threads,
         mmap=mmap,
+        n_gpu_layers=n_gpu_layers,
         progress=progress,
     )

@@ -1,0 +1,440 @@
+// Attention on the tensor cores with an online softmax, and the writing of keys and values.
+//
+// A warp takes 16 (row, query head) pairs that share a kv head. Prompt rows: four warps walk over all positions
+// together, sharing the keys and values that they bring into shared memory. Decoding: one warp takes the heads of one
+// row over a chunk of 256 positions, and a second kernel merges the chunks in order. Positions are taken in tiles that
+// begin at multiples of the tile, so that a row's result does not depend on the rows beside it.
+#include <cmath>
+
+#include "cuda/attention.h"
+#include "cuda/device.h"
+#include "cuda/kv_tiles.cuh"
+#include "ops/kv_element.h"
+
+namespace halfbyte::cuda {
+
+namespace {
+
+constexpr int kPairs = 16;  // of a warp
+constexpr float kLog2E = 1.44269504088896f;
+
+struct AttentionJob {
+  const float* query;
+  int64_t query_stride;
+  float* out;
+  int64_t out_stride;
+  const uint8_t* kv;
+  int64_t block_bytes, head_bytes;
+  int key_tile_bytes, key_dim, value_dim;
+  ops::KvType k_type, v_type;
+  int n_heads, group;
+  float scale, softcap;
+  int64_t window;
+  const float* sinks;
+  const Span* spans;
+  int n_spans;
+  int n_chunks;    // decoding: of the longest sequence
+  float* partial;  // decoding: for each row, head and chunk the highest score, the sum of weights, and value_dim sums
+};
+
+// What one block does: pairs [first, end) of a span's n_rows * group, pair = row * group + head in group.
+struct Work {
+  const Span* span;
+  int first, end;
+  int row;  // decoding: counted over all spans
+};
+
+__device__ inline bool find_work(const AttentionJob& job, bool is_decode, int index, int pairs_per_block, Work& work) {
+  int rows_before = 0;
+  for (int i = 0; i < job.n_spans; ++i) {
+    const Span& span = job.spans[i];
+    if ((span.is_decode != 0) != is_decode) continue;
+    if (is_decode) {
+      const int per_row = (job.group + pairs_per_block - 1) / pairs_per_block;
+      if (index < span.n_rows * per_row) {
+        const int row = index / per_row;
+        work = {&span, row * job.group + index % per_row * pairs_per_block, (row + 1) * job.group, rows_before + row};
+        return true;
+      }
+      index -= span.n_rows * per_row;
+      rows_before += span.n_rows;
+    } else {
+      const int n_blocks = (span.n_rows * job.group + pairs_per_block - 1) / pairs_per_block;
+      if (index < n_blocks) {
+        work = {&span, index * pairs_per_block, span.n_rows * job.group, 0};
+        return true;
+      }
+      index -= n_blocks;
+    }
+  }
+  return false;
+}
+
+__device__ inline int64_t first_visible(const AttentionJob& job, int64_t position) {
+  return job.window > 0 && position - job.window + 1 > 0 ? position - job.window + 1 : 0;
+}
+
+__device__ inline float* partial_of(const AttentionJob& job, int row, int head, int chunk) {
+  return job.partial + ((static_cast<int64_t>(row) * job.n_heads + head) * job.n_chunks + chunk) * (job.value_dim + 2);
+}
+
+__device__ inline uint32_t half_pair(float low, float high) {
+  return float_to_half(low) | static_cast<uint32_t>(float_to_half(high)) << 16;
+}
+
+// Two query values as f16, times a factor; zero past the head.
+__device__ inline uint32_t query_pair(const float* head, int d, int dim, float factor) {
+  const float low = head != nullptr && d < dim ? head[d] * factor : 0.0f;
+  const float high = head != nullptr && d + 1 < dim ? head[d + 1] * factor : 0.0f;
+  return bounded_half(low) | static_cast<uint32_t>(bounded_half(high)) << 16;
+}
+
+template <int kDim, int kTokens, int kWarps, bool kDecode>
+__global__ void __launch_bounds__(kWarps * 32) attend(const AttentionJob job) {
+  constexpr int kKeyRow = kTokens + 8, kValueRow = kDim + 8;
+  auto* keys = reinterpret_cast<uint16_t*>(shared_memory());
+  uint16_t* values = keys + kDim * kKeyRow;
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp, warp = thread / kWarp;
+  const int g = lane / 4, t = lane % 4, kv_head = static_cast<int>(blockIdx.y);
+  Work work;
+  if (!find_work(job, kDecode, static_cast<int>(blockIdx.x), kPairs * kWarps, work)) return;
+  const Span& span = *work.span;
+
+  // The block's positions: from the first row's first to the last row's own.
+  const int last_pair = work.first + kPairs * kWarps < work.end ? work.first + kPairs * kWarps - 1 : work.end - 1;
+  int64_t begin = first_visible(job, span.first_position + work.first / job.group);
+  int64_t end = span.first_position + last_pair / job.group + 1;
+  if (kDecode) {
+    const int64_t chunk = blockIdx.z;
+    if (begin < chunk * kChunk) begin = chunk * kChunk;
+    if (end > (chunk + 1) * kChunk) end = (chunk + 1) * kChunk;
+    if (begin >= end) return;  // nothing to see here: merge() knows
+  }
+
+  // The lane's two pairs: rows g and g + 8 of the warp's 16.
+  int heads[2];
+  int64_t rows[2], seen_from[2], seen_to[2];  // positions [from, to)
+  const float* queries[2];
+  for (int r = 0; r < 2; ++r) {
+    const int pair = work.first + kPairs * warp + g + 8 * r;
+    const bool is_real = pair < work.end;
+    const int row = pair / job.group;
+    heads[r] = kv_head * job.group + pair % job.group;
+    rows[r] = is_real ? span.first_row + row : -1;
+    seen_from[r] = first_visible(job, span.first_position + row);
+    seen_to[r] = is_real ? span.first_position + row + 1 : 0;
+    queries[r] =
+        is_real ? job.query + rows[r] * job.query_stride + static_cast<int64_t>(heads[r]) * job.key_dim : nullptr;
+  }
+  const float factor = job.softcap > 0 ? job.scale : job.scale * kLog2E;
+  uint32_t q[kDim / 16][4];
+#pragma unroll
+  for (int d = 0; d < kDim / 16; ++d) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) q[d][i] = query_pair(queries[i % 2], 16 * d + 8 * (i / 2) + 2 * t, job.key_dim, factor);
+  }
+
+  const KvView kv = {job.kv + kv_head * job.head_bytes,
+                     job.block_bytes,
+                     span.table,
+                     job.key_dim,
+                     job.value_dim,
+                     job.key_tile_bytes,
+                     job.k_type,
+                     job.v_type};
+  float highest[2] = {-INFINITY, -INFINITY}, total[2] = {0.0f, 0.0f};
+  float sums[kDim / 8][4] = {};
+  for (int64_t first = begin / kTokens * kTokens; first < end; first += kTokens) {
+    __syncthreads();  // everyone is done with the last tile
+    load_keys<kDim, kTokens>(kv, first, end, thread, kWarps * 32, keys);
+    load_values<kDim, kTokens>(kv, first, end, thread, kWarps * 32, values);
+    __syncthreads();
+
+    float scores[kTokens / 8][4] = {};
+#pragma unroll
+    for (int n = 0; n < kTokens / 16; ++n) {
+#pragma unroll
+      for (int d = 0; d < kDim / 16; ++d) {
+        uint32_t b[4];
+        load_matrices_transposed(b, keys + (16 * d + lane % 16) * kKeyRow + 16 * n + lane / 16 * 8);
+        mma_half(scores[2 * n], q[d], b[0], b[1]);
+        mma_half(scores[2 * n + 1], q[d], b[2], b[3]);
+      }
+    }
+    float now[2] = {highest[0], highest[1]};
+#pragma unroll
+    for (int n = 0; n < kTokens / 8; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int64_t position = first + 8 * n + 2 * t + e % 2;
+        float s = scores[n][e];
+        if (job.softcap > 0) s = job.softcap * kLog2E * tanhf(s / job.softcap);
+        const bool is_seen = position >= seen_from[e / 2] && position < seen_to[e / 2] && position < end;
+        scores[n][e] = is_seen ? s : -INFINITY;
+        now[e / 2] = fmaxf(now[e / 2], scores[n][e]);
+      }
+    }
+    float shift[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      now[r] = fmaxf(now[r], shuffle_xor(now[r], 1));
+      now[r] = fmaxf(now[r], shuffle_xor(now[r], 2));
+      shift[r] = now[r] == -INFINITY ? 0.0f : now[r];
+      const float keep = exp2f(highest[r] - shift[r]);
+      highest[r] = now[r];
+      total[r] *= keep;
+#pragma unroll
+      for (int d = 0; d < kDim / 8; ++d) {
+        sums[d][2 * r] *= keep;
+        sums[d][2 * r + 1] *= keep;
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < kTokens / 8; ++n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        scores[n][e] = exp2f(scores[n][e] - shift[e / 2]);
+        total[e / 2] += scores[n][e];
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < kTokens / 16; ++n) {
+      const uint32_t weights[4] = {
+          half_pair(scores[2 * n][0], scores[2 * n][1]),
+          half_pair(scores[2 * n][2], scores[2 * n][3]),
+          half_pair(scores[2 * n + 1][0], scores[2 * n + 1][1]),
+          half_pair(scores[2 * n + 1][2], scores[2 * n + 1][3]),
+      };
+#pragma unroll
+      for (int d = 0; d < kDim / 16; ++d) {
+        uint32_t b[4];
+        load_matrices_transposed(b, values + (16 * n + lane % 16) * kValueRow + 16 * d + lane / 16 * 8);
+        mma_half(sums[2 * d], weights, b[0], b[1]);
+        mma_half(sums[2 * d + 1], weights, b[2], b[3]);
+      }
+    }
+  }
+
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    total[r] += shuffle_xor(total[r], 1);
+    total[r] += shuffle_xor(total[r], 2);
+    if (rows[r] < 0) continue;
+    float scale = 1.0f;
+    float* to = nullptr;
+    if (kDecode) {
+      to = partial_of(job, work.row, heads[r], static_cast<int>(blockIdx.z));
+      if (t == 0) to[0] = highest[r], to[1] = total[r];
+      to += 2;
+    } else {
+      if (job.sinks != nullptr) {
+        const float sink = job.sinks[heads[r]] * kLog2E, most = fmaxf(highest[r], sink);
+        scale = exp2f(highest[r] - most);
+        total[r] = total[r] * scale + exp2f(sink - most);
+      }
+      scale /= total[r];
+      to = job.out + rows[r] * job.out_stride + static_cast<int64_t>(heads[r]) * job.value_dim;
+    }
+#pragma unroll
+    for (int d = 0; d < kDim / 8; ++d) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const int at = 8 * d + 2 * t + c;
+        if (at < job.value_dim) to[at] = sums[d][2 * r + c] * scale;
+      }
+    }
+  }
+}
+
+// A block a (row, head): merges the row's chunks in order.
+__global__ void merge(const AttentionJob job) {
+  const int head = static_cast<int>(blockIdx.y);
+  Work work;
+  // One index a row here: as if all heads were one group.
+  AttentionJob rows_only = job;
+  rows_only.group = 1;
+  if (!find_work(rows_only, true, static_cast<int>(blockIdx.x), 1, work)) return;
+  const int row = work.first;
+  const int64_t position = work.span->first_position + row;
+  const int first = static_cast<int>(first_visible(job, position) / kChunk), last = static_cast<int>(position / kChunk);
+  float highest = job.sinks != nullptr ? job.sinks[head] * kLog2E : -INFINITY;
+  for (int chunk = first; chunk <= last; ++chunk) highest = fmaxf(highest, partial_of(job, work.row, head, chunk)[0]);
+  float total = job.sinks != nullptr ? exp2f(job.sinks[head] * kLog2E - highest) : 0.0f;
+  for (int chunk = first; chunk <= last; ++chunk) {
+    const float* from = partial_of(job, work.row, head, chunk);
+    total += from[1] * exp2f(from[0] - highest);
+  }
+  float* out = job.out + (work.span->first_row + row) * job.out_stride + static_cast<int64_t>(head) * job.value_dim;
+  for (int d = static_cast<int>(threadIdx.x); d < job.value_dim; d += static_cast<int>(blockDim.x)) {
+    float sum = 0.0f;
+    for (int chunk = first; chunk <= last; ++chunk) {
+      const float* from = partial_of(job, work.row, head, chunk);
+      sum = fmaf(from[2 + d], exp2f(from[0] - highest), sum);
+    }
+    out[d] = sum / total;
+  }
+}
+
+template <int kDim, int kTokens>
+void launch_attention(const AttentionJob& job, int n_kv_heads, int prompt_blocks, int decode_blocks, int decode_rows,
+                      cudaStream_t stream) {
+  constexpr size_t kShared = 2 * (kDim * (kTokens + 8) + kTokens * (kDim + 8));
+  static_assert(kShared <= 48 << 10, "what every device gives without asking");
+  const auto heads = static_cast<unsigned>(n_kv_heads);
+  if (prompt_blocks > 0) {
+    launch(stream, dim3(static_cast<unsigned>(prompt_blocks), heads), dim3(128), kShared,
+           attend<kDim, kTokens, 4, false>, job);
+  }
+  if (decode_blocks > 0) {
+    launch(stream, dim3(static_cast<unsigned>(decode_blocks), heads, static_cast<unsigned>(job.n_chunks)), dim3(32),
+           kShared, attend<kDim, kTokens, 1, true>, job);
+    launch(stream, dim3(static_cast<unsigned>(decode_rows), static_cast<unsigned>(job.n_heads)), dim3(128), 0, merge,
+           job);
+  }
+}
+
+// A warp a (token, kv head): lane l writes dims l, l + 32, ... of the key and the value.
+struct StoreJob {
+  ops::KvLayout layout;
+  int64_t block_bytes, head_bytes, key_tile_bytes;
+  std::byte* kv;
+  const float* k;
+  const float* v;
+  int64_t k_stride, v_stride;
+  const int64_t* slots;
+};
+
+// Where dim d of position t lies among 16-bit or 32-bit numbers: keys have positions side by side, values dims.
+template <bool kKey>
+__device__ inline int number_at(int d, int t, int dim) {
+  return kKey ? d * ops::kKvBlockTokens + t : t * dim + d;
+}
+
+template <bool kKey>
+__device__ inline void store_row(ops::KvType type, int dim, std::byte* tile, int t, const float* from, int lane) {
+  constexpr int kT = ops::kKvBlockTokens;
+  if (type == ops::KvType::f16 || type == ops::KvType::bf16 || type == ops::KvType::f32) {
+    for (int d = lane; d < dim; d += kWarp) {
+      const int at = number_at<kKey>(d, t, dim);
+      if (type == ops::KvType::f32)
+        reinterpret_cast<float*>(tile)[at] = from[d];
+      else
+        reinterpret_cast<uint16_t*>(tile)[at] =
+            type == ops::KvType::f16 ? float_to_half(from[d]) : float_to_bfloat(from[d]);
+    }
+    return;
+  }
+  auto* scales = reinterpret_cast<uint16_t*>(tile);
+  auto* codes = reinterpret_cast<uint8_t*>(tile + 2 * (dim / 32) * kT);
+  for (int group = 0; group < dim / 32; ++group) {
+    const float x = from[32 * group + lane];
+    // The first number of largest magnitude, with its sign.
+    float extreme = fabsf(x) > 0.0f ? x : 0.0f;
+    int at = lane;
+    for (int mask = 1; mask < kWarp; mask *= 2) {
+      const float other = shuffle_xor(extreme, mask);
+      const int other_at = shuffle_xor(at, mask);
+      if (fabsf(other) > fabsf(extreme) || (fabsf(other) == fabsf(extreme) && other_at < at)) {
+        extreme = other;
+        at = other_at;
+      }
+    }
+    const float scale = type == ops::KvType::q8_0 ? fabsf(extreme) / 127.0f : extreme / -8.0f;
+    const int code = ops::kv_code(type, x, scale != 0.0f ? 1.0f / scale : 0.0f);
+    if (lane == 0) scales[kKey ? group * kT + t : t * (dim / 32) + group] = float_to_half(scale);
+    const int d = 32 * group + lane;
+    if (type == ops::KvType::q8_0) {
+      codes[kKey ? (d / 4 * kT + t) * 4 + d % 4 : t * dim + d] = static_cast<uint8_t>(code);
+      continue;
+    }
+    const int high = shuffle_xor(code, kKey ? 4 : 16);
+    const auto both = static_cast<uint8_t>(code | high << 4);
+    if (kKey && d % 8 < 4) codes[(d / 8 * kT + t) * 4 + d % 4] = both;
+    if (!kKey && lane < 16) codes[t * (dim / 2) + 16 * group + lane] = both;
+  }
+}
+
+__global__ void store_rows(const StoreJob job) {
+  const int token = static_cast<int>(blockIdx.x), head = static_cast<int>(blockIdx.y),
+            lane = static_cast<int>(threadIdx.x);
+  const int64_t slot = job.slots[token];
+  if (slot < 0) return;
+  const int t = static_cast<int>(slot % ops::kKvBlockTokens);
+  std::byte* tile = job.kv + slot / ops::kKvBlockTokens * job.block_bytes + head * job.head_bytes;
+  store_row<true>(job.layout.k_type, job.layout.key_dim, tile, t,
+                  job.k + token * job.k_stride + static_cast<int64_t>(head) * job.layout.key_dim, lane);
+  store_row<false>(job.layout.v_type, job.layout.value_dim, tile + job.key_tile_bytes, t,
+                   job.v + token * job.v_stride + static_cast<int64_t>(head) * job.layout.value_dim, lane);
+}
+
+}  // namespace
+
+void attention(const ops::Context& context, const ops::AttentionArgs& args) {
+  Session& session = session_of(context);
+  const ops::KvLayout& layout = args.layout;
+  if (layout.key_dim > 256 || layout.value_dim > 256) {
+    throw Error(ErrorKind::unsupported,
+                format_string("Attention heads of %d and %d dimensions; the GPU computes up to 256.", layout.key_dim,
+                              layout.value_dim),
+                "Use the CPU with -ngl 0.");
+  }
+  AttentionJob job = {};
+  job.query = args.query;
+  job.query_stride = args.query_stride;
+  job.out = args.out;
+  job.out_stride = args.out_stride;
+  job.kv = reinterpret_cast<const uint8_t*>(args.kv);
+  job.block_bytes = layout.block_bytes();
+  job.head_bytes = layout.head_bytes();
+  job.key_tile_bytes = static_cast<int>(layout.key_tile_bytes());
+  job.key_dim = layout.key_dim;
+  job.value_dim = layout.value_dim;
+  job.k_type = layout.k_type;
+  job.v_type = layout.v_type;
+  job.n_heads = args.n_heads;
+  job.group = args.n_heads / layout.n_kv_heads;
+  job.scale = args.scale;
+  job.softcap = args.softcap;
+  job.window = args.window;
+  job.sinks = args.sinks;
+  job.spans = session.spans(args.spans);
+  job.n_spans = static_cast<int>(args.spans.size());
+  job.n_chunks = session.n_chunks(args.spans);
+  const int per_row = (job.group + kPairs - 1) / kPairs;
+  int64_t prompt_blocks = 0, decode_rows = 0;
+  for (const ops::AttentionSpan& span : args.spans) {
+    if (span.role == ops::Role::decode)
+      decode_rows += span.n_rows;
+    else
+      prompt_blocks += (span.n_rows * job.group + 4 * kPairs - 1) / (4 * kPairs);
+  }
+  if (decode_rows > 0) {
+    const int64_t n_partials = decode_rows * args.n_heads * job.n_chunks * (layout.value_dim + 2);
+    job.partial = reinterpret_cast<float*>(
+        session.scratch(Session::Purpose::partial, n_partials * static_cast<int64_t>(sizeof(float))));
+  }
+  const int dim = layout.key_dim > layout.value_dim ? layout.key_dim : layout.value_dim;
+  const auto run = [&](auto launcher) {
+    launcher(job, layout.n_kv_heads, static_cast<int>(prompt_blocks), static_cast<int>(decode_rows * per_row),
+             static_cast<int>(decode_rows), session.stream());
+  };
+  if (dim <= 64)
+    run(launch_attention<64, 64>);
+  else if (dim <= 128)
+    run(launch_attention<128, 64>);
+  else
+    run(launch_attention<256, 32>);
+}
+
+void store_kv(const ops::Context& context, const ops::KvLayout& layout, std::byte* kv, const float* k, int64_t k_stride,
+              const float* v, int64_t v_stride, int64_t n_tokens, const int64_t* slots) {
+  Session& session = session_of(context);
+  if (n_tokens == 0) return;
+  const StoreJob job = {
+      layout,   layout.block_bytes(),          layout.head_bytes(), layout.key_tile_bytes(), kv, k, v, k_stride,
+      v_stride, session.slots(slots, n_tokens)};
+  launch(session.stream(), dim3(static_cast<unsigned>(n_tokens), static_cast<unsigned>(layout.n_kv_heads)), dim3(kWarp),
+         0, store_rows, job);
+}
+
+}  // namespace halfbyte::cuda

@@ -1,0 +1,159 @@
+// Rounds the input once, gathers projections of one kind into one launch.
+//
+// Rows of both roles take the same kernels: a row's sums are added in an order that its matrix alone decides.
+#include "cuda/linear.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "cuda/device.h"
+#include "cuda/elementwise.h"
+#include "cuda/matmul.h"
+
+namespace halfbyte::cuda {
+
+namespace {
+
+Kind kind_of_matrix(const ops::Matrix& m) {
+  Kind kind;
+  require(m.layout == ops::Layout::tiles && packed_kind(*m.format, kind), "A matrix that was not packed for the GPU.");
+  return kind;
+}
+
+OperandType operand_of(Kind kind) {
+  return kind == Kind::f16 ? OperandType::f16 : kind == Kind::bf16 ? OperandType::bf16 : OperandType::int8;
+}
+
+void set_table(const ops::Matrix& m, int row_tile, Part& part) {
+  const Table& table = table_of(*m.format);
+  std::memcpy(part.tables[row_tile].words, table.values, sizeof table.values);
+  part.factors[row_tile] = table.factor;
+}
+
+int row_pairs(int64_t n_rows) {
+  return static_cast<int>(row_tiles_of(n_rows) / 2);
+}
+
+void run(Kind kind, const Job& job, cudaStream_t stream) {
+  using Run = void (*)(const Job&, cudaStream_t);
+  static constexpr Run kRuns[kKinds] = {
+      multiply<Kind::q4_0>,          multiply<Kind::q4_1>,         multiply<Kind::q5_0>,
+      multiply<Kind::q5_1>,          multiply<Kind::q8_0>,         multiply<Kind::table>,
+      multiply<Kind::table_e8m0>,    multiply<Kind::table_half16>, multiply<Kind::table_super>,
+      multiply<Kind::table_super16>, multiply<Kind::q2_k>,         multiply<Kind::q3_k>,
+      multiply<Kind::q4_k>,          multiply<Kind::q5_k>,         multiply<Kind::q6_k>,
+      multiply<Kind::ternary>,       multiply<Kind::f16>,          multiply<Kind::bf16>,
+      multiply<Kind::f32>,
+  };
+  kRuns[static_cast<int>(kind)](job, stream);
+}
+
+// The input of one call, rounded when the first matrix of a type asks for it.
+class Input {
+ public:
+  Input(Session& session, const float* x, int64_t stride, int64_t n_tokens, int64_t n_cols)
+      : session_(session), x_(x), stride_(stride), n_tokens_(n_tokens), n_cols_(n_cols) {}
+
+  void fill(Kind kind, Job& job) {
+    job.n_cols = static_cast<int>(n_cols_);
+    job.n_cells = static_cast<int>(cells_of(kind, n_cols_));
+    job.rows = x_;
+    job.row_stride = stride_;
+    job.x.n_tokens = static_cast<int>(n_tokens_);
+    if (kind == Kind::f32) return;
+    const OperandType type = operand_of(kind);
+    if (!is_made_ || type != type_) {
+      std::byte* codes = session_.scratch(Session::Purpose::codes, operand_code_bytes(type, n_tokens_, n_cols_));
+      std::byte* numbers = session_.scratch(Session::Purpose::numbers, operand_number_bytes(type, n_tokens_, n_cols_));
+      made_ = make_operands(type, x_, stride_, n_tokens_, n_cols_, codes, numbers, session_.stream());
+      type_ = type;
+      is_made_ = true;
+    }
+    job.x = made_;
+  }
+
+ private:
+  Session& session_;
+  const float* x_;
+  int64_t stride_, n_tokens_, n_cols_;
+  Operands made_;
+  OperandType type_ = OperandType::int8;
+  bool is_made_ = false;
+};
+
+}  // namespace
+
+void linear(const ops::Context& context, const float* x, int64_t x_stride, std::span<const ops::RowRun> runs,
+            std::span<const ops::Projection> projections) {
+  if (runs.empty() || runs.back().end == 0 || projections.empty()) return;
+  Session& session = session_of(context);
+  Input input(session, x, x_stride, runs.back().end, projections[0].weight->n_cols);
+  std::vector<bool> is_done(projections.size());
+  for (size_t first = 0; first < projections.size(); ++first) {
+    if (is_done[first]) continue;
+    // Everything of this kind whose rows are cut into as many slices goes along.
+    const Kind kind = kind_of_matrix(*projections[first].weight);
+    Job job;
+    input.fill(kind, job);
+    job.n_slices = slices_of(kind, projections[first].weight->n_rows, job.n_cols);
+    for (size_t i = first; i < projections.size() && job.n_parts < kMostParts; ++i) {
+      const ops::Projection& p = projections[i];
+      const ops::Matrix& w = *p.weight;
+      if (is_done[i] || kind_of_matrix(w) != kind || slices_of(kind, w.n_rows, w.n_cols) != job.n_slices) continue;
+      const int pairs_before = job.n_parts > 0 ? job.parts[job.n_parts - 1].pair_end : 0;
+      Part& part = job.parts[job.n_parts++];
+      part.weight = reinterpret_cast<const uint8_t*>(w.data);
+      part.bias = p.bias;
+      part.out = p.out;
+      part.out_stride = p.out_stride;
+      part.n_rows = static_cast<int>(w.n_rows);
+      part.pair_end = pairs_before + row_pairs(w.n_rows);
+      part.activation = p.activation;
+      part.accumulate = p.accumulate;
+      part.scale = p.scale;
+      set_table(w, 0, part);
+      set_table(w, 1, part);
+      is_done[i] = true;
+    }
+    run(kind, job, session.stream());
+  }
+}
+
+void linear_glu(const ops::Context& context, const float* x, int64_t x_stride, std::span<const ops::RowRun> runs,
+                const ops::Matrix& gate, const float* gate_bias, const ops::Matrix& up, const float* up_bias,
+                ops::Activation act, float* out, int64_t out_stride) {
+  if (runs.empty() || runs.back().end == 0) return;
+  Session& session = session_of(context);
+  const Kind kind = kind_of_matrix(gate);
+  const int64_t n_tokens = runs.back().end;
+  if (kind != kind_of_matrix(up) || kind == Kind::f32) {
+    auto* gated = reinterpret_cast<float*>(
+        session.scratch(Session::Purpose::gated, n_tokens * gate.n_rows * static_cast<int64_t>(sizeof(float))));
+    const ops::Projection projections[] = {
+        {.weight = &gate, .bias = gate_bias, .out = gated, .out_stride = gate.n_rows},
+        {.weight = &up, .bias = up_bias, .out = out, .out_stride = out_stride},
+    };
+    linear(context, x, x_stride, runs, std::span(projections));
+    return glu(context, act, gated, gate.n_rows, out, out_stride, out, out_stride, n_tokens, gate.n_rows);
+  }
+  Job job;
+  Input(session, x, x_stride, n_tokens, gate.n_cols).fill(kind, job);
+  // A pair of row tiles is one of each matrix here, so that there are twice as many.
+  job.n_slices = slices_of(kind, 2 * gate.n_rows, gate.n_cols);
+  job.n_parts = 1;
+  Part& part = job.parts[0];
+  part.weight = reinterpret_cast<const uint8_t*>(gate.data);
+  part.up = reinterpret_cast<const uint8_t*>(up.data);
+  part.bias = gate_bias;
+  part.up_bias = up_bias;
+  part.out = out;
+  part.out_stride = out_stride;
+  part.n_rows = static_cast<int>(gate.n_rows);
+  part.pair_end = static_cast<int>((gate.n_rows + 15) / 16);
+  part.activation = act;
+  set_table(gate, 0, part);
+  set_table(up, 1, part);
+  run(kind, job, session.stream());
+}
+
+}  // namespace halfbyte::cuda

@@ -1,0 +1,278 @@
+// The one matrix kernel. A warp multiplies two row tiles (32 rows, or 16 gate rows and their 16 up rows) with up to 64
+// tokens on the tensor cores, exactly in integers over 32 columns, and adds those sums up in f32 in column order.
+//
+// Decoding: the warps of a block share a row tile's columns in slices and add their sums in order. Long prompts: each
+// warp takes slices one after another. Both orders are the same, so a row's result depends on nothing but the row.
+#pragma once
+
+#include "cuda/matmul.h"
+#include "ops/activation.h"
+
+namespace halfbyte::cuda {
+
+// 1.5 * 2^23: an integer added to these bits is the same integer added to the float, so that no conversion is needed.
+inline constexpr int kMagicBits = 0x4b400000;
+inline constexpr float kMagic = 12582912.0f;
+
+// A lane's sums: [row tile][token group][2 * (row g or g + 8) + (token 2t or 2t + 1)].
+template <int kGroups>
+using Sums = float[2][kGroups][4];
+
+// What a lane holds of two row tiles at a time: kPairs tile pairs of a cell. `unit` counts such pieces along a row.
+template <Kind kKind, int kGroups, int kPairs>
+struct Portion {
+  static constexpr Shape kShape = shape_of(kKind);
+  static constexpr int kUnitsPerCell = kShape.pairs() / kPairs;
+  CellPart<kKind, kPairs> parts[2];
+
+  __device__ void load(const uint8_t* const (&weights)[2], int unit, int lane) {
+    const int64_t at = static_cast<int64_t>(unit / kUnitsPerCell) * kShape.cell_bytes();
+    for (int r = 0; r < 2; ++r) parts[r].load(weights[r] + at, unit % kUnitsPerCell * kPairs, lane);
+  }
+
+  __device__ void multiply(const Part& part, const Operands& x, int first_group, int unit, int lane,
+                           Sums<kGroups>& sums) const {
+    constexpr int kHalves = kShape.step() == 16 ? 2 : 1;
+    const int g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int tile = 0; tile < 2 * kPairs; ++tile) {
+      uint32_t a[2][4];
+      float scales[2][kHalves][2], minimums[2][kHalves][2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        parts[i].operand(tile, part.tables[i], a[i]);
+#pragma unroll
+        for (int half = 0; half < kHalves; ++half) {
+#pragma unroll
+          for (int r = 0; r < 2; ++r) {
+            scales[i][half][r] = parts[i].scale(r, tile, half, part.factors[i]);
+            if constexpr (kShape.has_minimum) minimums[i][half][r] = parts[i].minimum(r, tile, half);
+          }
+        }
+      }
+#pragma unroll
+      for (int group = 0; group < kGroups; ++group) {
+        const int64_t at = static_cast<int64_t>(first_group + group) * x.n_tiles + unit * 2 * kPairs + tile;
+        const int n_valid = x.n_tokens - 8 * (first_group + group);
+        uint2 b = {0, 0};
+        uint4 numbers = {0, 0, 0, 0};
+        if (g < n_valid) b = *reinterpret_cast<const uint2*>(x.codes + (at * 32 + lane) * 8);
+        if (2 * t < n_valid) numbers = *reinterpret_cast<const uint4*>(x.numbers + at * 8 + 2 * t);
+        const float d[2] = {bits_to_float(numbers.x), bits_to_float(numbers.z)};
+        const uint32_t sums_of[2] = {numbers.y, numbers.w};
+#pragma unroll
+        for (int half = 0; half < kHalves; ++half) {
+          float base[2], weighted[2];
+#pragma unroll
+          for (int c = 0; c < 2; ++c) {
+            const int low = static_cast<int16_t>(sums_of[c]), high = static_cast<int16_t>(sums_of[c] >> 16);
+            const auto sum = static_cast<float>(kHalves == 1 ? low + high : half == 0 ? low : high);
+            base[c] = -kMagic - static_cast<float>(kShape.offset) * sum;
+            weighted[c] = d[c] * sum;
+          }
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            int c[4] = {kMagicBits, kMagicBits, kMagicBits, kMagicBits};
+            if constexpr (kHalves == 1)
+              mma_k32<kShape.is_signed>(c, a[i], b.x, b.y);
+            else
+              mma_k16<kShape.is_signed>(c, a[i][2 * half], a[i][2 * half + 1], half == 0 ? b.x : b.y);
+            float (&to)[4] = sums[i][group];
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+              const float dot = bits_to_float(static_cast<uint32_t>(c[e])) + base[e % 2];
+              to[e] = fmaf(dot, scales[i][half][e / 2] * d[e % 2], to[e]);
+              if constexpr (kShape.has_minimum) to[e] = fmaf(-minimums[i][half][e / 2], weighted[e % 2], to[e]);
+            }
+          }
+        }
+      }
+    }
+  }
+};
+
+// 16-bit floats: the tensor cores add up by themselves.
+template <Kind kKind, int kGroups, int kPairs>
+  requires(kKind == Kind::f16 || kKind == Kind::bf16)
+struct Portion<kKind, kGroups, kPairs> {
+  static constexpr int kUnitsPerCell = 1;
+  uint4 words[2][4];
+
+  __device__ void load(const uint8_t* const (&weights)[2], int unit, int lane) {
+    for (int i = 0; i < 2; ++i) {
+      for (int tile = 0; tile < 4; ++tile)
+        words[i][tile] = load_streaming(
+            reinterpret_cast<const uint4*>(weights[i] + static_cast<int64_t>(unit) * 2048 + 512 * tile) + lane);
+    }
+  }
+
+  __device__ void multiply(const Part&, const Operands& x, int first_group, int unit, int lane,
+                           Sums<kGroups>& sums) const {
+#pragma unroll
+    for (int tile = 0; tile < 4; ++tile) {
+#pragma unroll
+      for (int group = 0; group < kGroups; ++group) {
+        const int64_t at = static_cast<int64_t>(first_group + group) * x.n_tiles + unit * 4 + tile;
+        uint2 b = {0, 0};
+        if (lane / 4 < x.n_tokens - 8 * (first_group + group))
+          b = *reinterpret_cast<const uint2*>(x.codes + (at * 32 + lane) * 8);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const uint32_t a[4] = {words[i][tile].x, words[i][tile].y, words[i][tile].z, words[i][tile].w};
+          if constexpr (kKind == Kind::f16)
+            mma_half(sums[i][group], a, b.x, b.y);
+          else
+            mma_bfloat(sums[i][group], a, b.x, b.y);
+        }
+      }
+    }
+  }
+};
+
+// Adds cells [begin, end) of a pair of row tiles to `sums`.
+template <Kind kKind, int kGroups>
+__device__ inline void add_cells(const Part& part, const uint8_t* const (&weights)[2], const Operands& x,
+                                 int first_group, int begin, int end, int lane, Sums<kGroups>& sums) {
+  if constexpr (kGroups <= 2) {
+    // Few tokens: memory is the bound, so the next cells are on their way while one is computed.
+    constexpr int kAhead = shape_of(kKind).tiles == 2 ? 2 : 1;
+    using Whole = Portion<kKind, kGroups, shape_of(kKind).pairs()>;
+    Whole ring[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (begin + i < end) ring[i].load(weights, begin + i, lane);
+    }
+#pragma unroll 1
+    for (int cell = begin; cell < end; cell += kAhead) {
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        if (cell + i < end) {
+          const Whole now = ring[i];
+          if (cell + i + kAhead < end) ring[i].load(weights, cell + i + kAhead, lane);
+          now.multiply(part, x, first_group, cell + i, lane, sums);
+        }
+      }
+    }
+  } else {
+    using One = Portion<kKind, kGroups, 1>;
+#pragma unroll 1
+    for (int unit = begin * One::kUnitsPerCell; unit < end * One::kUnitsPerCell; ++unit) {
+      One now;
+      now.load(weights, unit, lane);
+      now.multiply(part, x, first_group, unit, lane, sums);
+    }
+  }
+}
+
+// Bias, activation, gate, scale, and the write (or add) of a lane's sums.
+template <int kGroups>
+__device__ inline void write_out(const Job& job, const Part& part, int pair, int first_group, int lane,
+                                 const Sums<kGroups>& sums) {
+  const int g = lane / 4, t = lane % 4;
+  const bool is_gated = part.up != nullptr;
+#pragma unroll
+  for (int group = 0; group < kGroups; ++group) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int token = 8 * (first_group + group) + 2 * t + e % 2;
+      if (token >= job.x.n_tokens) continue;
+      const float unscale = job.x.row_scale != nullptr ? job.x.row_scale[token] : 1.0f;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int row = 16 * (is_gated ? pair : 2 * pair + i) + g + e / 2 * 8;
+        if (row >= part.n_rows || (is_gated && i == 1)) continue;
+        float value = sums[i][group][e] * unscale;
+        if (part.bias != nullptr) value += part.bias[row];
+        value = part.scale * ops::activate(part.activation, value);
+        if (is_gated) {
+          const float up = sums[1][group][e] * unscale;
+          value *= part.up_bias != nullptr ? up + part.up_bias[row] : up;
+        }
+        float& out = part.out[token * part.out_stride + row];
+        out = part.accumulate ? out + value : value;
+      }
+    }
+  }
+}
+
+template <Kind kKind, int kGroups, bool kSequential>
+__global__ void __launch_bounds__(kSequential ? 128 : 256) multiply_rows(const Job job) {
+  constexpr int kWarps = kSequential ? 4 : 8;
+  __shared__ float shared[kWarps * 8 * kWarp * (kSequential ? kGroups : 1)];
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int first_group = static_cast<int>(blockIdx.x) * kGroups;
+  const int warps_per_pair = kSequential ? 1 : job.n_slices, pairs_per_block = kWarps / warps_per_pair;
+  int pair = static_cast<int>(blockIdx.y) * pairs_per_block + warp / warps_per_pair;
+  int index = 0;
+  while (index < job.n_parts - 1 && pair >= job.parts[index].pair_end) ++index;
+  const Part& part = job.parts[index];
+  const bool is_active = pair < part.pair_end;
+  if (index > 0) pair -= job.parts[index - 1].pair_end;
+
+  const int64_t tile_bytes = static_cast<int64_t>(job.n_cells) * shape_of(kKind).cell_bytes();
+  const uint8_t* const weights[2] = {
+      part.weight + (part.up != nullptr ? pair : 2 * pair) * tile_bytes,
+      part.up != nullptr ? part.up + pair * tile_bytes : part.weight + (2 * pair + 1) * tile_bytes,
+  };
+  const int cells_each = (job.n_cells + job.n_slices - 1) / job.n_slices;
+  Sums<kGroups> sums = {};
+  if constexpr (kSequential) {
+    if (!is_active) return;
+    // The sum of the slices so far waits in shared memory: the registers are needed for the next one.
+    float* before = shared + warp * 8 * kGroups * kWarp + lane;
+#pragma unroll 1
+    for (int begin = 0; begin < job.n_cells; begin += cells_each) {
+      const int end = begin + cells_each < job.n_cells ? begin + cells_each : job.n_cells;
+#pragma unroll
+      for (int i = 0; i < 8 * kGroups; ++i) sums[i % 2][i / 8][i / 2 % 4] = 0.0f;
+      add_cells<kKind, kGroups>(part, weights, job.x, first_group, begin, end, lane, sums);
+#pragma unroll
+      for (int i = 0; i < 8 * kGroups; ++i) {
+        float& sum = sums[i % 2][i / 8][i / 2 % 4];
+        if (begin > 0) sum = before[i * kWarp] + sum;
+        before[i * kWarp] = sum;
+      }
+    }
+    write_out<kGroups>(job, part, pair, first_group, lane, sums);
+  } else {
+    const int slice = warp % warps_per_pair, begin = slice * cells_each;
+    if (is_active && begin < job.n_cells) {
+      add_cells<kKind, kGroups>(part, weights, job.x, first_group, begin,
+                                begin + cells_each < job.n_cells ? begin + cells_each : job.n_cells, lane, sums);
+    }
+    if (warps_per_pair > 1) {
+      // Later slices hand their sums to the first, which adds them in order. Slices without cells hand over nothing.
+#pragma unroll
+      for (int group = 0; group < kGroups; ++group) {
+        __syncthreads();
+#pragma unroll
+        for (int e = 0; e < 8; ++e) shared[(warp * 8 + e) * kWarp + lane] = sums[e / 4][group][e % 4];
+        __syncthreads();
+        for (int other = 1; slice == 0 && other < warps_per_pair && other * cells_each < job.n_cells; ++other) {
+#pragma unroll
+          for (int e = 0; e < 8; ++e) sums[e / 4][group][e % 4] += shared[((warp + other) * 8 + e) * kWarp + lane];
+        }
+      }
+    }
+    if (is_active && slice == 0) write_out<kGroups>(job, part, pair, first_group, lane, sums);
+  }
+}
+
+template <Kind kKind, int kGroups, bool kSequential>
+void launch_rows(const Job& job, cudaStream_t stream) {
+  const int pairs_per_block = kSequential ? 4 : 8 / job.n_slices, n_pairs = job.parts[job.n_parts - 1].pair_end;
+  const dim3 grid(static_cast<unsigned>((job.x.n_groups() + kGroups - 1) / kGroups),
+                  static_cast<unsigned>((n_pairs + pairs_per_block - 1) / pairs_per_block));
+  launch(stream, grid, dim3(kSequential ? 128 : 256), 0, multiply_rows<kKind, kGroups, kSequential>, job);
+}
+
+template <Kind kKind>
+void multiply(const Job& job, cudaStream_t stream) {
+  const int n_tokens = job.x.n_tokens;
+  if (n_tokens <= 8) return launch_rows<kKind, 1, false>(job, stream);
+  if (n_tokens <= 16) return launch_rows<kKind, 2, false>(job, stream);
+  if (n_tokens < kManyTokens) return launch_rows<kKind, 8, false>(job, stream);
+  launch_rows<kKind, 8, true>(job, stream);
+}
+
+}  // namespace halfbyte::cuda

@@ -1,0 +1,53 @@
+// Matrix products of float weights: f16 and bf16 on the tensor cores, f32 with f32 arithmetic.
+#include "cuda/matmul.cuh"
+
+namespace halfbyte::cuda {
+
+template void multiply<Kind::f16>(const Job&, cudaStream_t);
+template void multiply<Kind::bf16>(const Job&, cudaStream_t);
+
+namespace {
+
+constexpr int kTokens = 8, kWarps = 8;
+
+// A warp a row: lanes take every 32nd column, then add up pairwise.
+__global__ void multiply_f32(const Job job) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int first_token = static_cast<int>(blockIdx.x) * kTokens;
+  int row = static_cast<int>(blockIdx.y) * kWarps + static_cast<int>(threadIdx.x) / kWarp, index = 0;
+  while (index < job.n_parts - 1 && row >= 32 * job.parts[index].pair_end) ++index;
+  const Part& part = job.parts[index];
+  if (index > 0) row -= 32 * job.parts[index - 1].pair_end;
+  if (row >= part.n_rows) return;
+  const float* weights = reinterpret_cast<const float*>(part.weight) + static_cast<int64_t>(row) * job.n_cols;
+  const int n_tokens = job.x.n_tokens - first_token < kTokens ? job.x.n_tokens - first_token : kTokens;
+  float sums[kTokens] = {};
+  for (int c = lane; c < job.n_cols; c += kWarp) {
+    const float w = weights[c];
+#pragma unroll
+    for (int t = 0; t < kTokens; ++t) {
+      if (t < n_tokens) sums[t] = fmaf(w, job.rows[(first_token + t) * job.row_stride + c], sums[t]);
+    }
+  }
+#pragma unroll
+  for (int t = 0; t < kTokens; ++t) {
+    for (int mask = 16; mask > 0; mask /= 2) sums[t] += shuffle_xor(sums[t], mask);
+    if (lane != 0 || t >= n_tokens) continue;
+    const float value =
+        part.scale * ops::activate(part.activation, part.bias != nullptr ? sums[t] + part.bias[row] : sums[t]);
+    float& out = part.out[(first_token + t) * part.out_stride + row];
+    out = part.accumulate ? out + value : value;
+  }
+}
+
+}  // namespace
+
+template <>
+void multiply<Kind::f32>(const Job& job, cudaStream_t stream) {
+  const int n_rows = 32 * job.parts[job.n_parts - 1].pair_end;
+  launch(stream,
+         dim3(static_cast<unsigned>((job.x.n_tokens + kTokens - 1) / kTokens), static_cast<unsigned>(n_rows / kWarps)),
+         dim3(kWarps * kWarp), 0, multiply_f32, job);
+}
+
+}  // namespace halfbyte::cuda

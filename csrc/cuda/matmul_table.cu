@@ -1,0 +1,12 @@
+// Matrix products of the formats whose nibbles name values.
+#include "cuda/matmul.cuh"
+
+namespace halfbyte::cuda {
+
+template void multiply<Kind::table>(const Job&, cudaStream_t);
+template void multiply<Kind::table_e8m0>(const Job&, cudaStream_t);
+template void multiply<Kind::table_half16>(const Job&, cudaStream_t);
+template void multiply<Kind::table_super>(const Job&, cudaStream_t);
+template void multiply<Kind::table_super16>(const Job&, cudaStream_t);
+
+}  // namespace halfbyte::cuda

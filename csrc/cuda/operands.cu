@@ -1,0 +1,105 @@
+// Rounds activations and lays them out as operands.
+#include <cmath>
+
+#include "cuda/operands.h"
+
+namespace halfbyte::cuda {
+
+namespace {
+
+constexpr int kWarpsPerBlock = 8;
+
+// A warp a tile of 32 columns: lane l rounds column l.
+__global__ void quantize(const float* x, int64_t x_stride, int n_tokens, int n_cols, int n_tiles, uint8_t* codes,
+                         TileNumbers* numbers) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, token = static_cast<int>(blockIdx.y);
+  const int tile = static_cast<int>(blockIdx.x) * kWarpsPerBlock + static_cast<int>(threadIdx.x) / kWarp;
+  if (tile >= n_tiles) return;
+  const int column = 32 * tile + lane;
+  const float value = token < n_tokens && column < n_cols ? x[token * x_stride + column] : 0.0f;
+  float largest = fabsf(value);
+  for (int mask = 16; mask > 0; mask /= 2) largest = fmaxf(largest, shuffle_xor(largest, mask));
+  const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+  const int code = static_cast<int>(rintf(value * inverse));
+  int sum = code;
+  for (int mask = 8; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
+  const int other = shuffle_xor(sum, 16);
+  const int64_t at = static_cast<int64_t>(token / 8) * n_tiles + tile;
+  codes[(at * 32 + token % 8 * 4 + lane % 16 / 4) * 8 + lane / 16 * 4 + lane % 4] = static_cast<uint8_t>(code);
+  if (lane == 0)
+    numbers[at * 8 + token % 8] = {largest / 127.0f, {static_cast<int16_t>(sum), static_cast<int16_t>(other)}};
+}
+
+// A block a token: the scale first, then the columns.
+template <bool kBfloat>
+__global__ void round_to_16_bits(const float* x, int64_t x_stride, int n_tokens, int n_cols, int n_tiles,
+                                 uint8_t* codes, float* row_scale) {
+  __shared__ float largest_of[kWarpsPerBlock];
+  const int token = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
+  const int n_threads = kWarpsPerBlock * kWarp;
+  const float* row = x + token * x_stride;
+  float factor = 1.0f, scale = 1.0f;
+  if (!kBfloat) {
+    float largest = 0.0f;
+    for (int c = thread; c < n_cols && token < n_tokens; c += n_threads) largest = fmaxf(largest, fabsf(row[c]));
+    for (int mask = 16; mask > 0; mask /= 2) largest = fmaxf(largest, shuffle_xor(largest, mask));
+    if (thread % kWarp == 0) largest_of[thread / kWarp] = largest;
+    __syncthreads();
+    for (int i = 0; i < kWarpsPerBlock; ++i) largest = fmaxf(largest, largest_of[i]);
+    if (largest > 0 && largest <= 1e30f) {
+      const int exponent = ilogbf(largest);
+      factor = ldexpf(1.0f, 9 - exponent < 127 ? 9 - exponent : 127);
+      scale = 1.0f / factor;
+    }
+    if (thread == 0) row_scale[token] = scale;
+  } else if (thread == 0) {
+    row_scale[token] = 1.0f;
+  }
+  auto* words = reinterpret_cast<uint32_t*>(codes);
+  for (int c = 2 * thread; c < 16 * n_tiles; c += 2 * n_threads) {
+    uint32_t bits = 0;
+    for (int i = 0; i < 2; ++i) {
+      const float value = token < n_tokens && c + i < n_cols ? row[c + i] * factor : 0.0f;
+      bits |= static_cast<uint32_t>(kBfloat ? float_to_bfloat(value) : float_to_half(value)) << 16 * i;
+    }
+    const int64_t at = static_cast<int64_t>(token / 8) * n_tiles + c / 16;
+    words[(at * 32 + token % 8 * 4 + c % 8 / 2) * 2 + c % 16 / 8] = bits;
+  }
+}
+
+}  // namespace
+
+int64_t operand_code_bytes(OperandType type, int64_t n_tokens, int64_t n_cols) {
+  return (n_tokens + 7) / 8 * 8 * padded_columns(n_cols) * (type == OperandType::int8 ? 1 : 2);
+}
+
+int64_t operand_number_bytes(OperandType type, int64_t n_tokens, int64_t n_cols) {
+  const int64_t n_rows = (n_tokens + 7) / 8 * 8;
+  return type == OperandType::int8 ? n_rows * padded_columns(n_cols) / 32 * static_cast<int64_t>(sizeof(TileNumbers))
+                                   : n_rows * static_cast<int64_t>(sizeof(float));
+}
+
+Operands make_operands(OperandType type, const float* x, int64_t x_stride, int64_t n_tokens, int64_t n_cols,
+                       std::byte* codes, std::byte* numbers, cudaStream_t stream) {
+  Operands out;
+  out.codes = reinterpret_cast<const uint8_t*>(codes);
+  out.n_tokens = static_cast<int>(n_tokens);
+  const auto rows = static_cast<unsigned>(8 * out.n_groups());
+  const int cols = static_cast<int>(n_cols);
+  const dim3 block(kWarpsPerBlock * kWarp);
+  if (type == OperandType::int8) {
+    out.n_tiles = static_cast<int>(padded_columns(n_cols) / 32);
+    out.numbers = reinterpret_cast<const TileNumbers*>(numbers);
+    launch(stream, dim3(static_cast<unsigned>(out.n_tiles / kWarpsPerBlock), rows), block, 0, quantize, x, x_stride,
+           out.n_tokens, cols, out.n_tiles, reinterpret_cast<uint8_t*>(codes), reinterpret_cast<TileNumbers*>(numbers));
+    return out;
+  }
+  out.n_tiles = static_cast<int>(padded_columns(n_cols) / 16);
+  out.row_scale = reinterpret_cast<const float*>(numbers);
+  launch(stream, dim3(rows), block, 0, type == OperandType::bf16 ? round_to_16_bits<true> : round_to_16_bits<false>, x,
+         x_stride, out.n_tokens, cols, out.n_tiles, reinterpret_cast<uint8_t*>(codes),
+         reinterpret_cast<float*>(numbers));
+  return out;
+}
+
+}  // namespace halfbyte::cuda

@@ -1,0 +1,46 @@
+// Activations as matrix kernels read them: rounded to int8 or 16-bit floats, in the order of tensor-core operands.
+#pragma once
+
+#include "cuda/kinds.h"
+#include "cuda/platform.h"
+
+namespace halfbyte::cuda {
+
+// Tokens come in groups of 8 (the last one padded with zeros), columns are padded to 256.
+//
+// int8, in groups of 32 columns with d = amax / 127 as on the CPU: of token group G, tile T (32 columns), lane 4g + t
+// has 8 bytes at codes + ((G * n_tiles + T) * 32 + lane) * 8: columns 4t .. 4t+3 and 16 + 4t .. of token 8G + g. Beside
+// them, at numbers + (G * n_tiles + T) * 8 + g, d and the sums of the two halves' codes.
+//
+// f16 and bf16: the same with tiles of 16 columns: columns 2t, 2t + 1 and 2t + 8, 2t + 9. f16 tokens are multiplied by
+// a power of two, so that the largest number is about 2^9; row_scale[token] undoes it (1 for bf16).
+struct TileNumbers {
+  float d;
+  int16_t sums[2];
+};
+static_assert(sizeof(TileNumbers) == 8);
+
+struct Operands {
+  const uint8_t* codes = nullptr;
+  const TileNumbers* numbers = nullptr;
+  const float* row_scale = nullptr;
+  int n_tokens = 0;
+  int n_tiles = 0;  // of 32 columns, or of 16 for the float types
+
+  __host__ __device__ int n_groups() const { return (n_tokens + 7) / 8; }
+};
+
+enum class OperandType : uint8_t { int8, f16, bf16 };
+
+inline int64_t padded_columns(int64_t n_cols) {
+  return (n_cols + 255) / 256 * 256;
+}
+// Bytes of codes and of numbers (or row scales) for n_tokens rows.
+int64_t operand_code_bytes(OperandType type, int64_t n_tokens, int64_t n_cols);
+int64_t operand_number_bytes(OperandType type, int64_t n_tokens, int64_t n_cols);
+
+// Starts the conversion of x (n_tokens, n_cols) into the two buffers, and tells where what is.
+Operands make_operands(OperandType type, const float* x, int64_t x_stride, int64_t n_tokens, int64_t n_cols,
+                       std::byte* codes, std::byte* numbers, cudaStream_t stream);
+
+}  // namespace halfbyte::cuda

@@ -1,0 +1,91 @@
+// What Context::scratch points to: a stream, memory that grows, a step's inputs on the device, and recorded steps.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "cuda/platform.h"
+#include "ops/ops.h"
+
+namespace halfbyte::cuda {
+
+// ops::AttentionSpan on the device.
+struct Span {
+  int64_t first_position;
+  const int32_t* table;
+  int32_t first_row, n_rows;
+  int32_t is_decode;
+};
+
+// Positions that one block of a decoding attention takes: fixed, so that a row's result depends on its position alone.
+inline constexpr int64_t kChunk = 256;
+
+class Session {
+ public:
+  Session();
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  cudaStream_t stream() const { return stream_; }
+
+  // Memory for one purpose, kept and grown. What an earlier call of the same purpose returned stays valid as memory (a
+  // recorded step may use it) until the session ends.
+  enum class Purpose : uint8_t { codes, numbers, gated, partial, count };
+  std::byte* scratch(Purpose purpose, int64_t n_bytes);
+
+  // The device's copy of a step's input, found by its host address; outside of a step, uploaded on the spot.
+  const int32_t* positions(const int32_t* host, int64_t n);
+  const int64_t* slots(const int64_t* host, int64_t n);
+  const int32_t* rows(std::span<const int32_t> host);
+  const Span* spans(std::span<const ops::AttentionSpan> host);
+
+  // How many chunks the longest sequence's positions make, rounded up to a power of two within a step.
+  int n_chunks(std::span<const ops::AttentionSpan> host) const;
+
+  bool begin_step(const ops::StepInputs& inputs);
+  void end_step(bool is_complete);
+
+ private:
+  // Host arrays side by side in pinned memory, and their copy on the device.
+  struct Arena {
+    std::byte* host = nullptr;
+    std::byte* device = nullptr;
+    size_t capacity = 0, used = 0;
+  };
+  struct Recording {
+    int n_runs = 0;
+    cudaGraphExec_t graph = nullptr;
+  };
+  enum class Mode : uint8_t { idle, eager, recording, replaying };
+
+  size_t arena_bytes(const ops::StepInputs& inputs) const;
+  void reserve(Arena& arena, size_t n_bytes);
+  template <class T>
+  const T* put(Arena& arena, std::span<const T> values);
+  const Span* put_spans(Arena& arena, std::span<const ops::AttentionSpan> spans);
+  void upload(Arena& arena);
+  template <class T>
+  const T* put_alone(std::span<const T> values);
+  void forget_recordings();
+
+  cudaStream_t stream_ = nullptr;
+  std::vector<Buffer> scratch_[static_cast<int>(Purpose::count)];
+  Arena step_, alone_;
+  ops::StepInputs inputs_;  // of the running step, and their copies
+  const int32_t* positions_ = nullptr;
+  const int64_t* slots_ = nullptr;
+  const int32_t* picked_ = nullptr;
+  const Span* spans_ = nullptr;
+  Mode mode_ = Mode::idle;
+  uint64_t key_ = 0;
+  std::unordered_map<uint64_t, Recording> recordings_;
+};
+
+inline Session& session_of(const ops::Context& context) {
+  return *static_cast<Session*>(context.scratch);
+}
+
+}  // namespace halfbyte::cuda

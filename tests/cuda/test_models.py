@@ -1,0 +1,84 @@
+"""Whole models on the device: the same answers as on the CPU, steps replayed, layers split, caches moved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from halfbyte import LLM, HalfbyteError, SamplingParams, _core
+from halfbyte._core import testing
+
+from ..conftest import write_tiny_llama
+
+PROMPT = list(range(40, 75))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_llama(tmp_path_factory.mktemp("models") / "tiny.gguf", format_name="Q8_0")
+
+
+def logits(path: Path, n_gpu_layers: int, **options: object) -> np.ndarray:
+    with LLM(path, n_gpu_layers=n_gpu_layers, n_ctx=128, **options) as llm:
+        assert llm._weights.n_gpu_layers == min(n_gpu_layers, 2)
+        return llm.forward(PROMPT)
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("n_gpu_layers", [1, 2])
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
+def test_logits_are_those_of_the_cpu(model: Path, n_gpu_layers: int, kv_type: str) -> None:
+    if kv_type == "q8_0":
+        model = write_tiny_llama(model.parent / "wide.gguf", format_name="Q8_0", n_embd=128)
+    cpu, gpu = (logits(model, n, kv_type=kv_type) for n in (0, n_gpu_layers))
+    assert np.mean((gpu - cpu) ** 2) < 1e-3 * np.mean(cpu**2)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_greedy_text_is_that_of_the_cpu_for_any_batch(model: Path) -> None:
+    prompts = [PROMPT[:20], PROMPT[:5]]
+    greedy = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
+    with LLM(model, n_gpu_layers=2, n_ctx=128) as llm:
+        # One after another, then together, twice: steps of one row and of two are recorded and replayed.
+        alone = [llm.generate(p, greedy).token_ids for p in prompts]
+        for _ in range(2):
+            assert [o.token_ids for o in llm.generate(prompts, greedy)] == alone
+    with LLM(model, n_gpu_layers=0, n_ctx=128) as llm:
+        for prompt, found in zip(prompts, alone, strict=True):
+            expected = llm.generate(prompt, greedy).token_ids
+            same = next((i for i, (a, b) in enumerate(zip(expected, found, strict=True)) if a != b), len(found))
+            if same == len(found):
+                continue
+            # They part where the CPU itself holds two tokens for equally likely, up to rounding.
+            row = llm.forward([*prompt, *expected[:same]])[-1]
+            assert abs(row[expected[same]] - row[found[same]]) < 0.05 * row.std()
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_model_larger_than_the_memory_is_refused_with_advice(model: Path) -> None:
+    with pytest.raises(HalfbyteError, match=r"GPU memory; .* available"):
+        LLM(model, n_gpu_layers=2, n_ctx=1 << 26)
+
+
+def test_without_a_gpu_layers_for_it_are_refused_with_the_reason(model: Path, tmp_path: Path) -> None:
+    testing.open_gpu_library(str(tmp_path / "none.so"))
+    try:
+        assert not _core.gpu_info()["used"]
+        with pytest.raises(HalfbyteError, match="no GPU backend"):
+            LLM(model, n_gpu_layers=1)
+        with LLM(model, n_ctx=64) as llm:
+            assert llm._weights.n_gpu_layers == 0
+    finally:
+        testing.open_gpu_library("")
+
+
+def test_a_broken_library_is_a_reason_and_no_crash(tmp_path: Path) -> None:
+    path = tmp_path / "libhalfbyte_cuda.so"
+    path.write_bytes(b"no library")
+    testing.open_gpu_library(str(path))
+    try:
+        assert "cannot be opened" in _core.gpu_info()["problem"]
+    finally:
+        testing.open_gpu_library("")
