@@ -12,7 +12,8 @@ import halfbyte
 
 
 def main() -> None:
-    llm = halfbyte.LLM(sys.argv[1], n_ctx=int(sys.argv[3]), n_threads=int(sys.argv[2]))
+    # No guessed tokens: every peer computes each token by itself.
+    llm = halfbyte.LLM(sys.argv[1], n_ctx=int(sys.argv[3]), n_threads=int(sys.argv[2]), prompt_lookup=False)
     draw = random.Random(1)
 
     def tokens(n: int) -> list[int]:

@@ -32,7 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InvalidArgumentError("-p, -n and -d take counts (one of -p and -n above 0), -r at least 1.")
     if not arguments.ctx_size:
         arguments.ctx_size = depth + max(n_prompt, n_gen) + 16
-    with load_model(arguments, prefix_cache=depth > 0) as llm:
+    # Guessed tokens would measure the text, not the machine.
+    with load_model(arguments, prefix_cache=depth > 0, prompt_lookup=False) as llm:
         tests = [("pp", n_prompt)] * (n_prompt > 0) + [("tg", n_gen)] * (n_gen > 0)
         results = [_measure(llm, kind, n, depth, arguments.repetitions) for kind, n in tests]
     if arguments.json:
