@@ -66,14 +66,18 @@ void panel_direct(const uint8_t* panel, int64_t n_cols, const QuantizedRow* rows
 constexpr int kUnpackedBytes = 512 + 4 * 64;
 constexpr int kChunkBlocks = 16;
 
+// The panel's next chunk is fetched into the second cache meanwhile: tiles hide that time, and no hardware follows two
+// panels in turns.
 template <class L>
 void unpack_blocks(const uint8_t* panel, int64_t first_block, int n_blocks, uint8_t* workspace) {
   static_assert(kChunkBlocks % L::kSuper == 0);
+  constexpr int kChunkBytes = kChunkBlocks / L::kSuper * L::kHeadBytes + kChunkBlocks * L::kBlockBytes;
   panel += first_block / L::kSuper * L::kHeadBytes + first_block * L::kBlockBytes;
   for (int block = 0; block < n_blocks;) {
     const auto head = L::head(panel);
     panel += L::kHeadBytes;
     for (int b = 0; b < L::kSuper; ++b, ++block, panel += L::kBlockBytes, workspace += kUnpackedBytes) {
+      for (int line = 0; line < L::kBlockBytes; line += 64) __builtin_prefetch(panel + kChunkBytes + line, 0, 2);
       B64 codes[8];
       L::codes(panel, codes);
       for (int c = 0; c < 8; ++c) b_store(workspace + 64 * c, codes[c]);
@@ -150,9 +154,12 @@ void panels_chunked(const uint8_t* panel, int64_t panel_bytes, int64_t n_cols, c
     const int n = n_blocks - first < kChunkBlocks ? static_cast<int>(n_blocks - first) : kChunkBlocks;
     for (int p = 0; p < P; ++p)
       unpack_blocks<L>(panel + p * panel_bytes, first, n, workspace + p * kChunkBlocks * kUnpackedBytes);
-    for (int t = 0; t < n_tokens; t += kTileTokens) {
-      const int some = n_tokens - t < kTileTokens ? n_tokens - t : kTileTokens;
+    // Tiles of nearly one size: a last one of a token or two would wait for its own sums.
+    int n_tiles = (n_tokens + kTileTokens - 1) / kTileTokens;
+    for (int t = 0; t < n_tokens; --n_tiles) {
+      const int some = (n_tokens - t + n_tiles - 1) / n_tiles;
       tile_or_less<L, P, kTileTokens>(workspace, n, first, rows + t, some, out + 16 * t, out_stride);
+      t += some;
     }
   }
 }
