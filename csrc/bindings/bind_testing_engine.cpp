@@ -74,7 +74,10 @@ void register_testing_engine(py::module_& t) {
       .def(
           "add",
           [](TestScheduler& s, uint64_t id, std::vector<int32_t> prompt, int32_t priority, uint64_t client,
-             bool every_logit) { s.scheduler.add(id, {std::move(prompt), priority, client, every_logit}); },
+             bool every_logit) {
+            s.scheduler.add(
+                id, {.prompt = std::move(prompt), .priority = priority, .client = client, .every_logit = every_logit});
+          },
           py::arg("id"), py::arg("prompt"), py::kw_only(), py::arg("priority") = 0, py::arg("client") = 0,
           py::arg("every_logit") = false)
       .def("append", [](TestScheduler& s, uint64_t id, int32_t token) { return s.scheduler.append(id, token); })
