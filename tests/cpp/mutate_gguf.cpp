@@ -46,7 +46,7 @@ bool run(const std::string& path) {
     engine::EngineOptions engine_options;
     engine_options.n_threads = 1;
     engine_options.n_ctx = 64;
-    engine::Engine engine(weights, cpu::cpu_ops(), engine_options);
+    engine::Engine engine(weights, engine_options);
     engine.forward({1, 2, 3}, engine::ForwardOutput::logits);
     return true;
   } catch (const Error&) {
