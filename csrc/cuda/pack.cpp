@@ -121,15 +121,7 @@ void place(const Shape& shape, const Piece& piece, int row, int tile, uint8_t* c
 }
 
 ops::Matrix pack(const ops::MatrixSource& source, bool keep_raw, ThreadPool& pool) {
-  require(source.format != nullptr && source.n_cols % source.format->block_weights == 0 &&
-              static_cast<int64_t>(source.bytes.size()) >= source.n_rows * source.format->row_bytes(source.n_cols),
-          "A matrix of %lld x %lld does not fit its %zu bytes.", static_cast<long long>(source.n_rows),
-          static_cast<long long>(source.n_cols), source.bytes.size());
-  ops::Matrix m;
-  m.format = source.format;
-  m.n_rows = source.n_rows;
-  m.n_cols = source.n_cols;
-  m.data = source.bytes.data();
+  ops::Matrix m = ops::raw_matrix(source);
   if (keep_raw) return m;
   Kind kind;
   if (!packed_kind(*source.format, kind)) {

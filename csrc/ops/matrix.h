@@ -42,4 +42,8 @@ struct Matrix {
   int64_t bytes() const;  // what one pass over the matrix reads
 };
 
+// The source as it lies in the file (Layout::raw); every backend's pack() begins with it. Throws where the bytes are
+// too few for the shape, or a row is no whole number of blocks.
+Matrix raw_matrix(const MatrixSource& source);
+
 }  // namespace halfbyte::ops
