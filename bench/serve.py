@@ -98,7 +98,9 @@ def started(command: list[str]) -> Iterator[tuple[str, str]]:
 async def measure(servers: dict[str, tuple[str, str]], arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """One row a server: its levels (the round of median throughput), the shared prefix, the long prompt."""
     timeout = aiohttp.ClientTimeout(total=1800)
-    async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
+    # A fresh connection for each request: some servers close idle ones just as a client writes its next request.
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
         clients = {name: Client(session, url, await model_of(session, url)) for name, (_, url) in servers.items()}
         rows = {name: {"server": name, "version": servers[name][0], "levels": {}} for name in servers}
         for client in clients.values():
