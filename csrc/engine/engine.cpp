@@ -73,6 +73,7 @@ struct Engine::State {
 
   void loop();
   bool take_work();
+  void tell();
   void close();
   void run_job(std::function<void()> work);
 };
@@ -96,6 +97,7 @@ bool Engine::State::take_work() {
   }
   for (std::unique_ptr<Active>& each : arrived) runner.add(std::move(each));
   for (const uint64_t id : ended) runner.cancel(id);
+  if (!ended.empty()) tell();
   for (Job* job : waiting_jobs) {
     run(*job);
     const std::lock_guard lock(mutex);
@@ -103,6 +105,15 @@ bool Engine::State::take_work() {
     job_done.notify_all();
   }
   return true;
+}
+
+// Figures first: whoever has read a request's last event finds them without the request.
+void Engine::State::tell() {
+  {
+    const std::lock_guard lock(mutex);
+    stats = runner.stats();
+  }
+  runner.deliver();
 }
 
 void Engine::State::loop() {
@@ -113,8 +124,7 @@ void Engine::State::loop() {
   };
   while (take_work()) {
     if (!runner.is_idle()) runner.step(planned, &stop_forward);
-    const std::lock_guard lock(mutex);
-    stats = runner.stats();
+    tell();
   }
   close();
 }
@@ -123,6 +133,7 @@ void Engine::State::close() {
   const std::lock_guard lock(mutex);
   for (std::unique_ptr<Active>& each : incoming) runner.add(std::move(each));
   runner.cancel_all();
+  runner.deliver();
   for (Job* job : jobs) {
     job->failure = std::make_exception_ptr(Error(ErrorKind::cancelled, "The engine was closed."));
     job->done = true;

@@ -102,7 +102,6 @@ void Runner::cancel(uint64_t id) {
   Event event;
   found->second->answer.end(FinishReason::cancelled, event);
   finish(*found->second, std::move(event));
-  deliver();
 }
 
 void Runner::cancel_all() {
@@ -140,7 +139,7 @@ void Runner::step(FunctionRef<void(std::vector<uint64_t>)> planned, const bool* 
     // Cannot happen while every request fits the pool alone; refuse rather than spin.
     if (!active_.empty())
       fail(*active_.begin()->second, Error(ErrorKind::out_of_memory, "The KV cache has no room for this request."));
-    return deliver();
+    return;
   }
   std::vector<uint64_t> ids;
   for (const PlannedRows& rows : rows_of_step) ids.push_back(owner(rows.id).id);
@@ -160,7 +159,7 @@ void Runner::step(FunctionRef<void(std::vector<uint64_t>)> planned, const bool* 
     std::set<uint64_t> failed;
     for (const PlannedRows& rows : rows_of_step) failed.insert(owner(rows.id).id);
     for (const uint64_t id : failed) fail(*active_.at(id), error);
-    return deliver();
+    return;
   }
   observe(rows_of_step, std::chrono::duration<double>(Clock::now() - start).count());
   scheduler_.complete(rows_of_step);
@@ -171,7 +170,6 @@ void Runner::step(FunctionRef<void(std::vector<uint64_t>)> planned, const bool* 
     take_rows(rows, {at, n});
     at += n;
   }
-  deliver();
 }
 
 void Runner::observe(const std::vector<PlannedRows>& plan, double seconds) {

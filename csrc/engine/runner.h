@@ -44,7 +44,7 @@ struct Active {
   std::optional<BeamSearch> beams;
 };
 
-// Not thread-safe. Events are collected during a step and go out together at its end.
+// Not thread-safe. Events are collected until deliver().
 class Runner {
  public:
   // draft: a model that guesses ahead, or nullptr.
@@ -60,6 +60,8 @@ class Runner {
   // One step. `planned` hears which requests are in it before the model runs; the model asks `stop` between layers,
   // and when it ends early the step has changed nothing.
   void step(FunctionRef<void(std::vector<uint64_t>)> planned, const bool* stop);
+  // Hands the events that have come about to their mailboxes.
+  void deliver();
 
   // See Engine.
   std::vector<float> forward(const std::vector<int32_t>& tokens, ForwardOutput output,
@@ -69,7 +71,6 @@ class Runner {
 
  private:
   void post(const Active& a, Event event);
-  void deliver();
   Active& owner(uint64_t sequence);
   void finish(Active& a, Event event);
   void fail(Active& a, const std::exception& error, Event event = {});

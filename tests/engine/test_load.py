@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,38 @@ def until(mailbox: _core.Mailbox, done: Callable[[dict], bool]) -> list[dict]:
     return events
 
 
+class Steps:
+    """A logits processor of a stream, by which a test leads the engine's thread from step to step."""
+
+    def __init__(self) -> None:
+        self._arrived, self._go_on = threading.Semaphore(0), threading.Semaphore(0)
+        self._is_free = False
+
+    def __call__(self, generated: object, logits: object) -> None:
+        if not self._is_free:
+            self._arrived.release()
+            assert self._go_on.acquire(timeout=60)
+
+    def begin(self) -> None:
+        """Returns when the engine has computed the stream's first logits; it waits from now on."""
+        assert self._arrived.acquire(timeout=60)
+
+    def step(self) -> None:
+        self._go_on.release()
+        self.begin()
+
+    def free(self) -> None:
+        self._is_free = True
+        self._go_on.release()
+
+
 def test_a_stream_gets_a_token_with_each_piece_of_a_long_prompt(tiny_model: Callable[..., Path]) -> None:
-    engine, mailbox = open_engine(tiny_model, n_batch=64, prompt_lookup=False), _core.Mailbox()
+    engine, mailbox, steps = open_engine(tiny_model, n_batch=64, prompt_lookup=False), _core.Mailbox(), Steps()
     greedy = _core.SamplingParams(temperature=0)
-    stream, _ = engine.submit([70], greedy, mailbox, max_tokens=1000)
-    until(mailbox, lambda e: bool(e["samples"]))
+    stream, _ = engine.submit([70], greedy, mailbox, max_tokens=1000, processors=[steps])
+    steps.begin()
     prompt, _ = engine.submit(LONG, greedy, mailbox, max_tokens=1)
+    steps.free()
     events = until(mailbox, lambda e: e["id"] == prompt and e["finish"] != "")
     pieces = [e for e in events if e["id"] == prompt]
     first = events.index(pieces[0])
@@ -43,37 +70,44 @@ def test_a_stream_gets_a_token_with_each_piece_of_a_long_prompt(tiny_model: Call
 
 
 def test_a_short_prompt_does_not_wait_for_long_ones(tiny_model: Callable[..., Path]) -> None:
-    engine, mailbox = open_engine(tiny_model, n_batch=64, kv_tokens=20000, prefix_cache=False), _core.Mailbox()
+    engine = open_engine(tiny_model, n_batch=64, kv_tokens=10000, prefix_cache=False)
+    stream_mailbox, mailbox, steps = _core.Mailbox(), _core.Mailbox(), Steps()
     greedy = _core.SamplingParams(temperature=0)
-    long = [engine.submit([i, *LONG], greedy, mailbox, max_tokens=1)[0] for i in range(40, 50)]
+    stream, _ = engine.submit([70], greedy, stream_mailbox, processors=[steps])
+    steps.begin()
+    long = [engine.submit([i, *LONG], greedy, mailbox, max_tokens=1)[0] for i in range(40, 44)]
+    steps.step()
+    steps.step()
+    begun = {e["id"] for e in mailbox.take(30)}
     short, _ = engine.submit([70] * 10, greedy, mailbox, max_tokens=1)
-    # The engine has begun before the short one is there, so some long ones may rightly be first; in turn it would be last.
+    steps.free()
+    engine.cancel(stream)
     events = until(mailbox, lambda e: e["id"] == short and e["finish"] != "")
-    finished = [e["id"] for e in events if e["finish"]]
-    assert len(finished[: finished.index(short)]) < len(long) // 2
-    left = set(long) - set(finished)
+    assert begun <= set(long)
+    assert not any(e["finish"] for e in events if e["id"] in long)
+    left = set(long)
     while left:
         left -= {e["id"] for e in mailbox.take(30) if e["finish"]}
 
 
 def test_the_queue_has_an_end(tiny_model: Callable[..., Path]) -> None:
     engine = open_engine(tiny_model, max_sequences=1, max_waiting=3)
-    mailbox, greedy = _core.Mailbox(), _core.SamplingParams(temperature=0)
-    accepted = []
-
-    def fill() -> None:
-        for _ in range(1000):
-            accepted.append(engine.submit(LONG, greedy, mailbox, max_tokens=300)[0])
-
-    with pytest.raises(BusyError, match="waiting"):
-        fill()
-    assert 3 <= len(accepted) <= 8
+    mailbox, greedy, steps = _core.Mailbox(), _core.SamplingParams(temperature=0), Steps()
+    accepted = [engine.submit(LONG, greedy, mailbox, max_tokens=300, processors=[steps])[0]]
+    steps.begin()
+    accepted += [engine.submit(LONG, greedy, mailbox, max_tokens=300)[0] for _ in range(3)]
+    with pytest.raises(BusyError, match="3 requests are waiting"):
+        engine.submit(LONG, greedy, mailbox, max_tokens=300)
+    steps.step()
+    with pytest.raises(BusyError, match="3 requests are waiting"):
+        engine.submit(LONG, greedy, mailbox, max_tokens=300)
     for request in accepted:
         engine.cancel(request)
+    steps.free()
     left = set(accepted)
     while left:
         left -= {e["id"] for e in mailbox.take(30) if e["finish"]}
-    engine.check_integrity()
+    assert engine.stats()["n_waiting"] == 0
     engine.submit([70], greedy, mailbox, max_tokens=1)
     assert until(mailbox, lambda e: e["finish"] == "length")
 
@@ -87,6 +121,8 @@ def test_cancelled_in_the_middle_of_a_prompt(tiny_model: Callable[..., Path]) ->
         left = set(requests)
         while left:
             left -= {e["id"] for e in mailbox.take(30) if e["finish"]}
+        stats = engine.stats()
+        assert stats["n_running"] == stats["n_waiting"] == 0
     engine.check_integrity()
     stats = engine.stats()
     assert stats["n_running"] == stats["n_waiting"] == 0

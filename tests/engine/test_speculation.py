@@ -103,7 +103,6 @@ def test_repeated_text_is_guessed_right(weights: _core.Model) -> None:
     while len(samples) < 200:
         samples += [s["token"] for e in mailbox.take(30) for s in e["samples"]]
     assert samples == [64 + i % 3 for i in range(200)]
-    engine.check_integrity()  # comes after the step's figures
     stats = engine.stats()
     assert stats["n_generated_tokens"] == 200
     # How many are guessed follows from what steps cost on this machine at this moment; that they are right does not.

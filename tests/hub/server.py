@@ -27,8 +27,7 @@ def git_sha1(content: bytes) -> str:
 class World:
     """What the server holds, how it misbehaves and what it was asked.
 
-    cut: so many large bodies end after half of their bytes. hold_after: bodies stop after so many bytes until `release` is
-    set. refuse: so many requests get that status. no_ranges: Range is ignored. lie: hashes are told wrong.
+    cut: so many large bodies end after half of their bytes. hold_after: bodies stop after so many bytes until let_go(). refuse: so many requests get that status. no_ranges: Range is ignored. lie: hashes are told wrong.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -41,6 +40,7 @@ class World:
     etags: bool = True
     storage: str = ""
     release: threading.Event = field(default_factory=threading.Event)
+    held: list[threading.Thread] = field(default_factory=list)
     ranges: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
@@ -49,6 +49,13 @@ class World:
 
     def digest(self, content: bytes) -> str:
         return "0" * 64 if self.lie else sha256(content)
+
+    def let_go(self) -> None:
+        """Ends the connections that are held; from now on none is."""
+        self.release.set()
+        for thread in self.held:
+            thread.join(60)
+            assert not thread.is_alive()
 
 
 def handler_of(world: World) -> type[http.server.BaseHTTPRequestHandler]:
@@ -152,11 +159,13 @@ def handler_of(world: World) -> type[http.server.BaseHTTPRequestHandler]:
                     body = body[: len(body) // 2]
                     self.close_connection = True
             try:
-                if world.hold_after and len(body) > world.hold_after:
+                if world.hold_after and len(body) > world.hold_after and not world.release.is_set():
+                    world.held.append(threading.current_thread())
+                    self.close_connection = True
                     self.wfile.write(body[: world.hold_after])
                     self.wfile.flush()
                     world.release.wait(60)
-                    body = body[world.hold_after :]
+                    return
                 self.wfile.write(body)
                 world.n_sent += len(body)
             except OSError:

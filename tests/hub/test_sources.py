@@ -177,7 +177,7 @@ def test_a_killed_pull_goes_on(world: World, pull: Pull, tmp_path: Path) -> None
     victim.send_signal(signal.SIGKILL)
     victim.wait()
     assert list((tmp_path / "hf").rglob("*.gguf")) == []
-    world.release.set()
+    world.let_go()
     world.n_sent = 0
     assert Path(pull("owner/repo:Q8_0")).read_bytes() == CONTENT
     assert world.n_sent < len(CONTENT) - 200_000 + 20_000
