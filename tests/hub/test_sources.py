@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,9 @@ import pytest
 
 from halfbyte.errors import DownloadError, FormatError, InvalidArgumentError, ModelNotFoundError, UnsupportedError
 from halfbyte.hub import find_stored, list_stored, open_model, pull_model, remove_stored, resolve_model
-from halfbyte.hub.headers import NeedMoreError, header_end
+from halfbyte.hub.download import RemoteFile
+from halfbyte.hub.headers import NeedMoreError, fetch_headers, header_end
+from halfbyte.hub.web import _Redirects
 
 from .server import COMMIT, World, sha256
 
@@ -132,8 +135,12 @@ def test_the_hub_refuses_and_lies(world: World, pull: Pull, tmp_path: Path) -> N
     assert "was expected" in pull("owner/repo:Q8_0")
     assert list((tmp_path / "hf").rglob("*.gguf")) == []
     world.lie = False
-    world.files["../../escape-Q5_K_M.gguf"] = CONTENT
+    for name in ("../../escape-Q5_K_M.gguf", "C:escape-Q5_K_M.gguf", "a/../escape-Q5_K_M.gguf", "\0-Q5_K_M.gguf"):
+        world.files[name] = CONTENT
     assert "has no file" in pull("owner/repo:Q5_K_M")
+    for revision in ("../../../escape", "/escape", "a/../b"):
+        assert "names no repository" in pull(f"owner/repo@{revision}:Q8_0")
+    assert not list(tmp_path.rglob("*escape*"))
 
 
 def test_tokens_reach_the_hub_and_no_other_host(world: World, pull: Pull, server: str) -> None:
@@ -337,6 +344,33 @@ def test_unknown_names(store: Path) -> None:
         remove_stored("x")
     with pytest.raises(ModelNotFoundError, match="no such file"):
         resolve_model("./nothing.gguf")
+
+
+def test_parts_of_a_split_file_by_address(server: str, world: World) -> None:
+    for i in (1, 2):
+        world.files[f"m-00001-of-00002.gguf/my model-0000{i}-of-00002.gguf"] = CONTENT[i:]
+    path = pull_model(f"{server}/plain/m-00001-of-00002.gguf/my%20model-00001-of-00002.gguf?download=true")
+    assert path.read_bytes() == CONTENT[1:]
+    assert path.with_name("my model-00002-of-00002.gguf").read_bytes() == CONTENT[2:]
+
+
+def test_tokens_are_not_sent_on_in_the_clear() -> None:
+    asked = urllib.request.Request("https://hub.example/m.gguf", headers={"Authorization": "Bearer secret"})
+    for place, keeps in (
+        ("https://hub.example/other", True),
+        ("http://hub.example/m.gguf", False),
+        ("https://hub.example:444/m.gguf", False),
+        ("https://storage.example/m.gguf", False),
+    ):
+        sent = _Redirects().redirect_request(asked, None, 302, "Found", {}, place)
+        assert sent.has_header("Authorization") == keeps
+
+
+def test_a_server_that_sends_nothing_is_asked_no_more(server: str, world: World, tmp_path: Path) -> None:
+    world.files["m.gguf"] = bytes(20_000)
+    file = RemoteFile(f"{server}/plain/m.gguf", tmp_path / "m.gguf", 10 << 20)
+    with pytest.raises(DownloadError, match="the connection ended after 20000 of"):
+        fetch_headers([file])
 
 
 def test_where_headers_end(tiny_model: Callable[..., Path]) -> None:

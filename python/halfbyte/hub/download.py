@@ -278,7 +278,7 @@ class _Job:
             )
         asked = getattr(failure, "headers", None)
         seconds = str(asked.get("Retry-After", "")) if asked else ""
-        stop.wait(min(30.0, float(seconds)) if seconds.isdigit() else _BACKOFF_S * 2 ** (failures - 1))
+        stop.wait(min(30.0, float(seconds)) if seconds.isdecimal() else _BACKOFF_S * 2 ** (failures - 1))
 
     # The end ------------------------------------------------------------------------------------------------------
 

@@ -49,6 +49,8 @@ def _range(file: RemoteFile, begin: int, n_bytes: int) -> bytes:
             data = b""
             while len(data) < end - begin and (chunk := response.read(end - begin - len(data))):
                 data += chunk
+            if len(data) < end - begin:
+                raise ConnectionError(f"the connection ended after {len(data)} of {end - begin} bytes")
             return data
     except urllib.error.HTTPError as error:
         raise DownloadError(

@@ -19,11 +19,13 @@ _DOCUMENT_LIMIT = 16 << 20
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Sends credentials on to the same host only: downloads are redirected to storage that is someone else's."""
+    """Sends credentials on to the same host only, and never in the clear where they came encrypted: downloads are
+    redirected to storage that is someone else's."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         new = super().redirect_request(req, fp, code, msg, headers, newurl)
-        if new is not None and urlsplit(newurl).netloc != urlsplit(req.full_url).netloc:
+        asked, told = urlsplit(req.full_url), urlsplit(newurl)
+        if new is not None and (told.netloc != asked.netloc or (asked.scheme, told.scheme) == ("https", "http")):
             new.remove_header("Authorization")
             new.remove_header("Cookie")
         return new
@@ -41,9 +43,9 @@ class Response:
         """Size of the whole file, of which this may be a range; 0: not told."""
         told = self._inner.headers.get("Content-Range", "").rpartition("/")[2]
         if self.status == 206:
-            return int(told) if told.isdigit() else 0
+            return int(told) if told.isdecimal() else 0
         length = self._inner.headers.get("Content-Length", "")
-        return int(length) if length.isdigit() else 0
+        return int(length) if length.isdecimal() else 0
 
     @property
     def validator(self) -> str:

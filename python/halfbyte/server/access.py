@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import time
 from collections import Counter
-from urllib.parse import urlsplit
 
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
@@ -21,23 +20,20 @@ class Keys:
     """API keys, compared in constant time: neither a key's place in the list nor its first letters show in the time."""
 
     def __init__(self, keys: tuple[str, ...]) -> None:
-        self._digests = [_digest(key) for key in keys]
+        self._digests = [hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest() for key in keys]
 
     def identify(self, headers: Headers) -> int | None:
         """The number of the key that the headers carry (from 1), 0 when none is needed, None when it is wrong."""
         if not self._digests:
             return 0
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        given = _digest(token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", ""))
+        given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        digest_given = hashlib.sha256(given.encode("latin-1")).digest()  # as headers are decoded: the bytes that came
         found = None
         for number, digest in enumerate(self._digests, 1):
-            if hmac.compare_digest(given, digest):
+            if hmac.compare_digest(digest_given, digest):
                 found = number
         return found
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
 def check_host(config: ServerConfig, headers: Headers) -> None:
@@ -51,7 +47,7 @@ def check_origin(config: ServerConfig, headers: Headers) -> None:
     origin = headers.get("origin")
     if origin is None or "*" in config.allowed_origins or origin in config.allowed_origins:
         return
-    if urlsplit(origin).netloc != headers.get("host"):
+    if origin.partition("://")[2] != headers.get("host"):
         raise ApiError(403, "Web pages of that origin may not use this server.", code="origin_not_allowed")
 
 

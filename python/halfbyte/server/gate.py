@@ -90,7 +90,7 @@ class Gate:
     def _bounded(self, receive: Receive, headers: Headers) -> Receive:
         limit = self._server.config.max_body_bytes
         announced = headers.get("content-length", "")
-        if limit and announced.isdigit() and int(announced[:20]) > limit:
+        if limit and announced.isdecimal() and int(announced[:20]) > limit:
             raise _too_large(limit)
         n_bytes, is_whole = 0, False
 

@@ -56,7 +56,7 @@ def is_reference(text: str) -> bool:
 def split_reference(reference: str) -> tuple[str, str, str]:
     """Repository, revision and what is wanted of it (a quantization, a file, or ""). Raises ModelNotFoundError."""
     match = _REFERENCE.fullmatch(reference)
-    if not match:
+    if not match or not _is_inside(match["rev"] or "main"):
         raise ModelNotFoundError(f'"{reference}" names no repository.', hint="Write owner/repo or owner/repo:QUANT.")
     return match["repo"], match["rev"] or "main", match["path"] or match["choice"] or ""
 
@@ -208,8 +208,8 @@ def _write_atomically(path: Path, text: str) -> None:
 
 
 def _is_inside(name: str) -> bool:
-    """Whether a file's name stays inside its repository's folder."""
-    return not name.startswith("/") and "\\" not in name and not any(p in ("", ".", "..") for p in name.split("/"))
+    """Whether a name stays inside its folder, on Windows too (drives, streams of a file)."""
+    return name.isprintable() and not set("\\:") & set(name) and not {"", ".", ".."} & set(name.split("/"))
 
 
 # The client -------------------------------------------------------------------------------------------------------

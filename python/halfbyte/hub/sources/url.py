@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from urllib.parse import unquote, urldefrag, urlsplit
+from urllib.parse import quote, unquote, urldefrag, urlsplit
 
 from halfbyte.errors import InvalidArgumentError, ModelNotFoundError
 from halfbyte.hub.download import DownloadProgress, RemoteFile, download
@@ -31,8 +31,14 @@ def fetch(address: str, tell: DownloadProgress) -> StoredModel:
     file = Path(unquote(urlsplit(plain).path)).name
     with composing(name_of(address)) as folder:
         parts = [part.name for part in all_parts(folder / file)]
-        files = [RemoteFile(plain.replace(file, part), folder / part) for part in parts]
+        files = [RemoteFile(_beside(plain, part), folder / part) for part in parts]
         if digest:
             files[0] = RemoteFile(plain, folder / parts[0], digest=digest)
         download(files, tell)
         return publish(name_of(address), Card(model=parts[0], source=plain))
+
+
+def _beside(address: str, file: str) -> str:
+    """The address of a file in the same folder."""
+    parts = urlsplit(address)
+    return parts._replace(path=f"{parts.path.rpartition('/')[0]}/{quote(file)}").geturl()
