@@ -139,6 +139,57 @@ def test_every_pretokenizer_cuts_without_loss(name: str) -> None:
         assert tokenizer.decode(tokenizer.encode(text, add_bos=False)) == text
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("afmoe", "n1234567 12", "n 1 234 567 Ġ 12"),
+        ("minicpm5", "  1234", "ĠĠ 123 4"),
+        ("llama-bpe", "  1234", "Ġ Ġ 123 4"),
+        ("tiny_aya", "1234567", "1 234 567"),
+        ("qwen2", "a12\n\nb", "a 1 2 ĊĊ b"),
+    ],
+)
+def test_words_of_pretokenizers(name: str, text: str, words: str) -> None:
+    tokenizer = Tokenizer.from_metadata(METADATA | {"tokenizer.ggml.pre": name})
+    cut = tokenizer._pipeline.pre_tokenizer.pre_tokenize_str(text)
+    assert [word for word, _ in cut] == words.split()
+
+
+def test_gemma_4_is_raw_utf8_whatever_its_pre_says() -> None:
+    tokens = ["<bos>", "<turn|>", *(f"<0x{b:02X}>" for b in range(256)), *"▁aÄ", "▁a"]
+    metadata = {
+        "tokenizer.ggml.model": "gemma4",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3, 1] + [6] * 256 + [1] * 4,
+        "tokenizer.ggml.merges": ["▁ a"],
+        "tokenizer.ggml.bos_token_id": 0,
+    }
+    tokenizer = Tokenizer.from_metadata(metadata)
+    pieces = [tokenizer.piece(i) for i in tokenizer.encode("a aÄ é")]
+    assert pieces == ["<bos>", "a", "▁a", "Ä", "▁", "<0xC3>", "<0xA9>"]
+    assert tokenizer.decode(tokenizer.encode("a aÄ é")) == "a aÄ é"
+    assert tokenizer.end_ids == [1]  # by its name, although the file calls it normal
+    assert tokenizer.encode("<turn|>", add_bos=False) != [1]
+    assert tokenizer.encode("<turn|>", add_bos=False, parse_special=True) == [1]
+
+
+def test_words_without_merges_are_refused() -> None:
+    with pytest.raises(FormatError, match=r"tokenizer\.ggml\.merges"):
+        Tokenizer.from_metadata(
+            METADATA | {"tokenizer.ggml.tokens": [*TOKENS, "word"], "tokenizer.ggml.token_type": [*KINDS, 1]}
+        )
+
+
+def test_ids_that_a_file_leaves_out() -> None:
+    metadata = sentencepiece_metadata()
+    for name in ("bos", "eos", "unknown"):
+        del metadata[f"tokenizer.ggml.{name}_token_id"]
+    tokenizer = Tokenizer.from_metadata(metadata | {"tokenizer.ggml.eos_token_id": 1 << 31})
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (1, 2)
+    assert tokenizer.encode("hello") == _sentencepiece().encode("hello")
+
+
 def test_tokenizer_json_of_a_folder(tmp_path: Path) -> None:
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers

@@ -9,7 +9,7 @@ import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
 from halfbyte import _core
-from halfbyte.errors import UnsupportedError
+from halfbyte.errors import FormatError, UnsupportedError
 from halfbyte.tokenizer.pretokenizers import PreTokenizer, find_pretokenizer, pretokenizer_names
 from halfbyte.tokenizer.vocabulary import BYTE, CONTROL, NORMAL, UNUSED, USER_DEFINED, Vocabulary
 
@@ -18,7 +18,7 @@ SPACE = "▁"
 
 def pretokenizer_of(vocabulary: Vocabulary) -> PreTokenizer:
     """The BPE vocabulary's pre-tokenizer; an unknown name is refused."""
-    found = find_pretokenizer(vocabulary.pre)
+    found = find_pretokenizer("gemma4" if vocabulary.model == "gemma4" else vocabulary.pre)
     if found is None:
         raise UnsupportedError(
             f'Pre-tokenizer "{vocabulary.pre}" (tokenizer.ggml.pre) is not known.',
@@ -36,6 +36,13 @@ def build_bpe(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
         left = merge[:1] + left  # a merge may begin with a space itself
         if left in vocabulary.ids and right in vocabulary.ids and left + right in vocabulary.ids:
             merges.append((left, right))
+    if not merges and any(
+        kind == NORMAL and len(token) > 1 for token, kind in zip(vocabulary.tokens, vocabulary.kinds, strict=False)
+    ):
+        raise FormatError(
+            "The vocabulary has words but no merges that make them (tokenizer.ggml.merges).",
+            hint="Convert the model again, with the merges of its tokenizer.json.",
+        )
     model = models.BPE(
         vocab=vocabulary.ids, merges=merges, ignore_merges=pre.ignore_merges, byte_fallback=not pre.byte_level
     )
@@ -116,8 +123,12 @@ def build_wordpiece(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     ids.setdefault(unk_token, unknown or 0)
     tokenizer = tokenizers.Tokenizer(models.WordPiece(ids, unk_token=unk_token, max_input_chars_per_word=1 << 30))
     # Accents are decomposed and dropped, case is folded; every CJK character and punctuation mark is a word.
+    lowercase = vocabulary.flag("normalizer.lowercase", True)
     tokenizer.normalizer = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=True, strip_accents=True, lowercase=True
+        clean_text=True,
+        handle_chinese_chars=True,
+        strip_accents=vocabulary.flag("normalizer.strip_accents", lowercase),
+        lowercase=lowercase,
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()

@@ -46,6 +46,7 @@ class PreTokenizer:
     patterns: tuple[str, ...]
     ignore_merges: bool = False  # a word that is a token is that token, whatever the merges say
     add_bos: bool = False  # unless the file says otherwise
+    add_sep: bool = False  # likewise
     byte_level: bool = True  # False: raw UTF-8 with "▁" for spaces (Gemma 4)
 
 
@@ -136,24 +137,35 @@ _TABLE: dict[str, PreTokenizer] = {
     "tiny_aya": PreTokenizer((r"\d{1,3}(?=(?:\d{3})*\b)", _GPT4O)),
     "laguna": PreTokenizer((r"[^\n]+|[\n]+", _QWEN2)),
     "ufakzeka": PreTokenizer((r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _TAIL,)),
-    "gemma4": _NO_CUT,
-    "minicpm5": replace(_LLAMA, add_bos=False),
+    # Digits in threes, counted from the end of the number.
+    "afmoe": PreTokenizer(
+        (
+            r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))",
+            "[一-鿿㐀-䶿豈-﫿぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-๿຀-໿ក-៿က-႟ꩠ-ꩿꧠ-꧿가-힯ᄀ-ᇿ]+",
+            _DEEPSEEK3,
+        )
+    ),
+    "gemma4": replace(_NO_CUT, add_bos=True),
+    "minicpm5": PreTokenizer((r"\p{N}{1,3}", _LLAMA3), ignore_merges=True),
 }
 _FAMILIES: tuple[tuple[PreTokenizer, str], ...] = (
     (_LLAMA, "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano"),
-    (PreTokenizer((_LLAMA3,)), "dbrx smaug-bpe glm4 chatglm-bpe"),
+    (PreTokenizer((_LLAMA3,)), "dbrx smaug-bpe chatglm-bpe"),
+    (PreTokenizer((_LLAMA3,), ignore_merges=True), "glm4 glm5"),
     (_DEEPSEEK_V3, "deepseek-v3 hunyuan-dense joyai-llm hy_v4"),
     (_DIGITS, "starcoder refact command-r smollm codeshell exaone minerva-7b minerva mellum2"),
     (
         _PLAIN,
-        "gpt-2 phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert jina-v1-en jina-v2-code"
-        " roberta-bpe mpt olmo jais trillion granite-docling exaone4",
+        "gpt-2 phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert mpt olmo jais trillion"
+        " granite-docling exaone4",
     ),
+    (replace(_PLAIN, add_sep=True), "jina-v1-en jina-v2-code roberta-bpe"),
     (_QWEN, "qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2"),
     (PreTokenizer((_GPT4O,)), "gpt-4o llama4 kanana2 talkie minimax-m2"),
     (PreTokenizer((_WORDS_BETWEEN_PUNCTUATION,)), "poro-chat poro bloom gpt3-finnish"),
     (PreTokenizer((_BAILING,)), "bailingmoe bailingmoe2 llada-moe"),
-    (_NO_CUT, "granite-embed-multi-311m sarvam-moe"),
+    (_TABLE["gemma4"], "granite-embed-multi-311m"),
+    (_NO_CUT, "sarvam-moe"),
     (_TABLE["tiny_aya"], "cohere2moe"),
 )
 for _pre, _names in _FAMILIES:

@@ -11,6 +11,7 @@ from halfbyte import _core
 from halfbyte.errors import InvalidArgumentError
 from halfbyte.tokenizer.from_hf import load_pipeline, read_folder
 from halfbyte.tokenizer.models import SPACE, build, pretokenizer_of
+from halfbyte.tokenizer.pretokenizers import PreTokenizer
 from halfbyte.tokenizer.stream import TextStream
 from halfbyte.tokenizer.vocabulary import BYTE, CONTROL, UNKNOWN, USER_DEFINED, Vocabulary
 
@@ -34,13 +35,15 @@ class Tokenizer:
         # A folder's own pipeline cuts out special tokens and puts space prefixes by itself.
         self._own_pipelines = tokenizer_json and {flag: load_pipeline(tokenizer_json, flag) for flag in (False, True)}
         self._pipeline = self._own_pipelines[False] if self._own_pipelines else build(vocabulary)
-        self._space_prefix = self._model == "llama" and vocabulary.flag("add_space_prefix", True)
-        bpe_bos = self._model in ("gpt2", "gemma4") and pretokenizer_of(vocabulary).add_bos
-        self._byte_level = self._model == "gpt2" and pretokenizer_of(vocabulary).byte_level
+        has_prefix = self._model in ("llama", "t5") and vocabulary.flag("add_space_prefix", True)
+        self._space_prefix = self._model == "llama" and has_prefix  # Unigram's pipeline puts its own
+        self._first_has_space = self._model == "bert" or has_prefix
+        pre = pretokenizer_of(vocabulary) if self._model in ("gpt2", "gemma4") else PreTokenizer((), byte_level=False)
+        self._byte_level = pre.byte_level
         #: Whether prompts of this model begin with BOS (end with EOS).
-        self.add_bos = vocabulary.flag("add_bos_token", self._model in ("llama", "bert") or bpe_bos)
+        self.add_bos = vocabulary.flag("add_bos_token", self._model in ("llama", "bert") or pre.add_bos)
         self.add_eos = vocabulary.flag("add_eos_token", self._model == "t5")
-        self._add_sep = vocabulary.flag("add_sep_token", self._model == "bert")
+        self._add_sep = vocabulary.flag("add_sep_token", self._model == "bert" or pre.add_sep)
 
     @classmethod
     def from_gguf(cls, path: str | Path) -> Tokenizer:
@@ -212,11 +215,11 @@ class Tokenizer:
                 continue
             data += self._bytes_of(token)
         text = data.decode("utf-8", "replace")
-        return text.removeprefix(" ") if self._space_prefix or self._model in ("bert", "t5") else text
+        return text.removeprefix(" ") if self._first_has_space else text
 
     def stream(self, *, at_start: bool = False) -> TextStream:
         """An incremental decoder for bytes of an answer; at_start strips the space that a text's first word carries."""
-        return TextStream(strip_first_space=at_start and (self._space_prefix or self._model in ("bert", "t5")))
+        return TextStream(strip_first_space=at_start and self._first_has_space)
 
     def _checked(self, token: int) -> int:
         if not 0 <= token < self.n_vocab:

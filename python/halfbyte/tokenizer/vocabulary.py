@@ -11,12 +11,22 @@ from halfbyte.errors import FormatError
 # tokenizer.ggml.token_type
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
-# Names under which models end a turn or a text; a control token so called ends generation.
+# Names under which models end a turn or a text; such a token ends generation, whatever kind the file gives it.
 _END_NAMES = (
     "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<EOT>",
-    "_<EOT>", "[EOT]", "<｜end▁of▁sentence｜>", "<end_of_utterance>", "<turn|>", "<|return|>", "<|call|>", "<|eot|>",
-    "<|END_OF_TURN_TOKEN|>", "<|end_of_turn|>",
+    "_<EOT>", "[EOT]", "[EOS]", "<｜end▁of▁sentence｜>", "<end_of_utterance>", "<turn|>", "<|tool_response>", "<|return|>",
+    "<|call|>", "<|calls|>", "<|flush|>", "<|eot|>", "<|END_OF_TURN_TOKEN|>", "<|end_of_turn|>", "[e~[",
 )  # fmt: skip
+# Models of code write these past the end of what fills a gap.
+_FILL_END_NAMES = (
+    "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<|fim_repo|>", "<fim-repo>", "<|repo_name|>", "<reponame>", "<|file_sep|>",
+)  # fmt: skip
+# Special ids that a file may leave out, by vocabulary kind: what the piece is called there.
+_USUAL_NAMES = {
+    "llama": {"bos": "<s>", "eos": "</s>", "unknown": "<unk>"},
+    "t5": {"eos": "</s>", "unknown": "<unk>", "padding": "<pad>"},
+    "bert": {"bos": "[CLS]", "seperator": "[SEP]", "unknown": "[UNK]", "padding": "[PAD]"},
+}
 
 
 @dataclass
@@ -55,12 +65,20 @@ class Vocabulary:
             metadata=metadata,
         )
         vocabulary.ids = {token: i for i, token in enumerate(tokens)}
+        vocabulary.kinds = [
+            CONTROL if token in _END_NAMES and kind == NORMAL else kind
+            for token, kind in zip(tokens, kinds, strict=False)
+        ]
+        if model == "llama" and tokens[2:3] == ["</s>"]:
+            vocabulary.kinds[2] = CONTROL  # some files call it user-defined, and every text could end a turn
         return vocabulary
 
     def special(self, name: str) -> int | None:
-        """The id under ``tokenizer.ggml.<name>_token_id``, or None."""
+        """The id under ``tokenizer.ggml.<name>_token_id``, or that of the usual name, or None."""
         value = self.metadata.get(f"tokenizer.ggml.{name}_token_id")
-        return value if isinstance(value, int) and 0 <= value < len(self.tokens) else None
+        if isinstance(value, int) and 0 <= value < len(self.tokens):
+            return value
+        return self.ids.get(_USUAL_NAMES.get(self.model, {}).get(name, ""))
 
     def flag(self, name: str, default: bool) -> bool:
         """``tokenizer.ggml.<name>`` as a bool."""
@@ -71,10 +89,10 @@ class Vocabulary:
     def end_ids(self) -> list[int]:
         """Every id that ends generation: eos, eot, eom and end-of-turn tokens known by name."""
         ids = {i for name in ("eos", "eot", "eom") if (i := self.special(name)) is not None}
-        for name in _END_NAMES:
+        for name in _END_NAMES + _FILL_END_NAMES:
             i = self.ids.get(name)
             if i is not None and self.kinds[i] in (CONTROL, USER_DEFINED):
                 ids.add(i)
-        if "<|return|>" in self.ids and "<|call|>" in self.ids:
-            ids.discard(self.ids.get("<|end|>", -1))  # in harmony it ends a message; the answer goes on
+        if {"<|return|>", "<|call|>"} <= self.ids.keys() or {"<|flush|>", "<|calls|>"} <= self.ids.keys():
+            ids.discard(self.ids.get("<|end|>", -1))  # in harmony and Solar it ends a message; the answer goes on
         return sorted(ids)
