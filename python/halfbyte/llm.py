@@ -39,7 +39,7 @@ class LLM:
     """A language model ready to answer. One object serves all threads: their requests run as one batch.
 
     model: an alias ("smollm2"), a GGUF file, a Hugging Face model's folder, or a reference as `halfbyte pull` takes it.
-    quant: the type that a folder's matrices get on loading (q8_0, q4_0, ...); None leaves them as they are.
+    quant: what a folder's matrices become on loading (q8_0, q4_k_m, ...); None leaves them as they are.
     n_ctx: longest prompt and answer together (None: the model's, bounded by memory). n_batch: tokens of a step.
     n_threads: None for all cores. n_gpu_layers: how many of the last layers, "auto": as many as fit the GPU, if any.
     kv_type: f16, bf16, f32, q8_0 or q4_0. seed: default of requests without one.

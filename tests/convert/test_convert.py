@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,13 +17,15 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 
 from halfbyte import LLM, _core
 from halfbyte.cli.main import main
+from halfbyte.convert.plan import Planned, plan_folder
+from halfbyte.convert.quantizing import quantize_plan
 from halfbyte.errors import UnsupportedError
 from halfbyte.tokenizer import Tokenizer
 from halfbyte.tokenizer.pretokenizers import find_pretokenizer
 from halfbyte.tokenizer.to_gguf import find_pre, gguf_vocabulary
 from halfbyte.tokenizer.to_hf import write_tokenizer
 
-from .folders import write_folder
+from .folders import CONFIG, llama_weights, write_folder
 
 IDS = [3, 200, 17, 99, 42, 5]
 
@@ -47,6 +51,41 @@ def test_there(folder: Path, tmp_path: Path, type_name: str, bound: float) -> No
     file = _core.GgufFile(str(out))
     assert {t.name: t.format for t in file.tensors}["blk.1.ffn_down.weight"] == type_name.upper()
     assert {t.name: t.format for t in file.tensors}["blk.1.ffn_norm.weight"] == "F32"
+
+
+@pytest.mark.parametrize("n_embd", [64, 256])  # 64: formats of 256 weights a block give way to others
+@pytest.mark.parametrize("mix", ["f16", "q8_0", "q4_k_m", "q2_k", "iq2_m", "mxfp4"])
+def test_a_type_is_what_quantizing_afterwards_gives(tmp_path: Path, mix: str, n_embd: int) -> None:
+    changes = {"hidden_size": n_embd, "intermediate_size": 2 * n_embd}
+    folder = write_folder(tmp_path / "m", llama_weights(CONFIG | changes), **changes)
+    plain, after, at_once = tmp_path / "plain.gguf", tmp_path / "after.gguf", tmp_path / "once.gguf"
+    assert main(["convert", str(folder), str(plain)]) == 0
+    assert main(["quantize", str(plain), str(after), mix]) == 0
+    assert main(["convert", str(folder), str(at_once), "--type", mix]) == 0
+    assert at_once.read_bytes() == after.read_bytes()
+    with LLM(folder, n_ctx=64, quant=mix) as llm:
+        assert np.array_equal(llm.forward(IDS), logits(after))
+
+
+def test_a_plan_makes_nothing_before_its_turn(folder: Path) -> None:
+    """Plans hold no rows: what was made is gone with its last user, the next tensor starts anew."""
+    made: list[weakref.ref[np.ndarray]] = []
+    plan = plan_folder(folder)
+
+    def watched(tensor: Planned) -> Planned:
+        def make() -> np.ndarray:
+            assert all(reference() is None for reference in made)
+            rows = np.array(tensor.make())
+            made.append(weakref.ref(rows))
+            return rows
+
+        return dataclasses.replace(tensor, make=make)
+
+    quantized = quantize_plan(dataclasses.replace(plan, tensors=[watched(t) for t in plan.tensors]), "q4_k_m")
+    assert made == []
+    for tensor in quantized.tensors:
+        assert tensor.as_row()[3]().nbytes == tensor.n_bytes
+    assert len(made) == len(plan.tensors)
 
 
 def test_metadata_says_what_readers_look_for(folder: Path, tmp_path: Path) -> None:
@@ -108,12 +147,10 @@ def test_the_command_tells_and_refuses(folder: Path, tmp_path: Path, capsys: pyt
 
 
 def test_rows_that_no_block_divides_are_kept_in_halves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from .folders import CONFIG, llama_weights
-
     changes = {"hidden_size": 48, "intermediate_size": 80}
     folder = write_folder(tmp_path / "odd", llama_weights(CONFIG | changes), **changes)
     assert main(["convert", str(folder), str(tmp_path / "odd.gguf"), "--type", "q8_0"]) == 0
-    assert "rows of 48 are no whole blocks of Q8_0: kept as F16" in capsys.readouterr().err
+    assert "rows of 48 are no whole blocks of Q8_0: they become F16" in capsys.readouterr().err
     assert logits(tmp_path / "odd.gguf").shape == (len(IDS), 264)
 
 

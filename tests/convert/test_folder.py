@@ -73,7 +73,7 @@ def test_quantized_on_loading(folder: Path) -> None:
     found = logits(folder, quant="q8_0")
     assert 0 < np.max(np.abs(found - expected)) < 0.1 * np.max(np.abs(expected))
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.999
-    with pytest.raises(InvalidArgumentError, match="no type"):
+    with pytest.raises(InvalidArgumentError, match="no file type"):
         LLM(folder, quant="q9_9")
 
 

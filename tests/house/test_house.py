@@ -47,7 +47,7 @@ PYTHON_ARROWS = {
     "running": "errors params outputs tokenizer grammar chat",
     "grammar": "errors params outputs tokenizer",
     "hub": "errors params outputs",
-    "convert": "errors tokenizer",
+    "convert": "errors tokenizer quantize",
     "adapters": "errors convert",
     "quantize": "errors",
     "machine": "errors",

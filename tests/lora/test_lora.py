@@ -98,7 +98,9 @@ def test_merge_writes_the_same_model(
     assert main(["convert", str(places["model"]), str(tmp_path / "plain.gguf"), "--type", "q8_0"]) == 0
     assert main(["merge", str(tmp_path / "plain.gguf"), str(tmp_path / "b.gguf"), *flags]) == 0
     assert "rounded to Q8_0 again" in capsys.readouterr().err
-    assert near(logits(tmp_path / "b.gguf"), expected, 0.1)
+    # Rounded twice to Q8_0: the largest of so many errors says little, their mean square does.
+    rest = logits(tmp_path / "b.gguf") - expected
+    assert np.sqrt(np.mean(rest**2)) <= 0.08 * np.sqrt(np.mean(expected**2))
     assert main(["merge", str(places["model"]), str(tmp_path / "a.gguf"), *flags]) == 1
 
 

@@ -42,7 +42,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = Fal
     parser.add_argument(
         "--lora", action="append", default=[], metavar="FILE[=X]", help="an adapter and its strength (may be repeated)"
     )
-    parser.add_argument("--quant", metavar="TYPE", help="quantize a folder's weights on loading (q8_0, q4_0, ...)")
+    parser.add_argument("--quant", metavar="TYPE", help="quantize a folder's weights on loading (q8_0, q4_k_m, ...)")
     parser.add_argument("--no-mmap", action="store_true", help="pack the weights (the default); see --mmap")
     parser.add_argument("--mmap", action="store_true", help="pack nothing: least memory, slower")
     parser.add_argument("--mlock", action="store_true", help="keep the process in memory")

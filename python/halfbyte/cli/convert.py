@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", nargs="?", help="the .gguf file (or, for a GGUF source, the folder) to write")
     parser.add_argument(
         "--type",
-        help="type of the matrices: f32, f16, bf16, q8_0, q4_0, ... (as they are; of a folder made from GGUF: f32, f16, bf16)",
+        help="what the matrices become: any type or mix of halfbyte quantize, such as f16 or q4_k_m; in a folder made of "
+        "GGUF f32, f16 or bf16 (default: as they are)",
     )
     parser.add_argument("--force", action="store_true", help="replace what is there")
     parser.add_argument("--dry-run", action="store_true", help="say what would be written")

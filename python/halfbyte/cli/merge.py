@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE[=X]",
         help="an adapter and its strength (may be repeated); without one the parts are joined",
     )
-    parser.add_argument("--type", help="type of a folder's matrices: f32, f16, bf16, q8_0, ... (as they are)")
+    parser.add_argument("--type", help="what a folder's matrices become: f16, q8_0, q4_k_m, ... (default: as they are)")
     parser.add_argument("--force", action="store_true", help="replace what is there")
 
 

@@ -78,6 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(facts)
         return 0
+    for note in sorted({c.note for c in plan.choices if c.note}):
+        print(f"Note: {note}.", file=sys.stderr)
     if out is None:
         for c in plan.choices:
             print(

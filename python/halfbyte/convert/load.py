@@ -8,6 +8,7 @@ from typing import Any
 
 from halfbyte import _core
 from halfbyte.convert.plan import plan_folder
+from halfbyte.convert.quantizing import quantize_plan
 from halfbyte.tokenizer.from_hf import read_folder
 
 
@@ -20,8 +21,13 @@ def load_folder(
     n_gpu_layers: int = -1,
     progress: Callable[[int, int], Any] | None = None,
 ) -> Any:
-    """The folder's model, packed for this machine; type_name quantizes its matrices on the way (None: as they are)."""
-    plan = plan_folder(folder, type_name)
+    """The folder's model, packed for this machine.
+
+    type_name: the mix ("q4_k_m", "f16") whose types the matrices get on the way; None leaves them as they are.
+    """
+    plan = plan_folder(folder)
+    if type_name is not None:
+        plan = quantize_plan(plan, type_name)
     vocabulary, _ = read_folder(folder)
     return _core.Model.assemble(
         str(folder),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,8 @@ from halfbyte import _core
 from halfbyte.convert.families import family_of_arch
 from halfbyte.convert.lora import Change, read_adapter
 from halfbyte.convert.plan import Plan, Planned
-from halfbyte.convert.tensors import FORMATS, Array, decode, encode, is_plain
+from halfbyte.convert.quantizing import quantize_plan
+from halfbyte.convert.tensors import Array, decode, encode, is_plain
 from halfbyte.convert.to_folder import decode_bytes
 from halfbyte.convert.to_gguf import plan_gguf
 from halfbyte.errors import FormatError, InvalidArgumentError, UnsupportedError
@@ -21,10 +23,10 @@ from halfbyte.errors import FormatError, InvalidArgumentError, UnsupportedError
 def plan_merge(source: Path, adapters: Mapping[str, float], type_name: str | None = None) -> Plan:
     """A folder's or a GGUF file's model with adapters (path -> strength) added, to be written as GGUF.
 
-    type_name: the type of a folder's matrices; a GGUF file's keep theirs.
+    type_name: the mix ("q4_k_m", "f16") whose types a folder's matrices get; a GGUF file's keep theirs.
     """
     if source.is_dir():
-        plan = plan_gguf(source, type_name)
+        plan = plan_gguf(source)
     elif type_name is not None:
         raise InvalidArgumentError("--type is for folders; a GGUF file's matrices keep their types.")
     else:
@@ -36,7 +38,8 @@ def plan_merge(source: Path, adapters: Mapping[str, float], type_name: str | Non
     missing = sorted(set(changes) - {t.name for t in plan.tensors})
     if missing:
         raise FormatError(f"The adapter changes {missing[0]}, which {source} does not have.")
-    return replace(plan, tensors=[_merged(t, changes[t.name]) if t.name in changes else t for t in plan.tensors])
+    plan = replace(plan, tensors=[_merged(t, changes[t.name]) if t.name in changes else t for t in plan.tensors])
+    return plan if type_name is None else quantize_plan(plan, type_name)
 
 
 def _plan_of_file(path: Path) -> Plan:
@@ -62,7 +65,7 @@ def _merged(tensor: Planned, changes: Sequence[tuple[Change, float]]) -> Planned
                 f"the model's matrix is {tensor.shape[0]} x {tensor.shape[1]}.",
                 hint="It was made for another model.",
             )
-    if not FORMATS[tensor.format][2]:
+    if not _core.can_quantize(tensor.format):
         raise UnsupportedError(
             f"{tensor.name} is {tensor.format}, which cannot be written again.",
             hint="Merge into a model of plain weights.",
@@ -74,7 +77,10 @@ def _merged(tensor: Planned, changes: Sequence[tuple[Change, float]]) -> Planned
         numbers = (decode_bytes if is_bytes else decode)(tensor.format, array, tensor.shape)
         for change, strength in changes:
             numbers = numbers + np.float32(strength) * (change.b @ change.a)
-        return encode(tensor.format, numbers, tensor.name)
+        if is_plain(tensor.format):
+            return encode(tensor.format, numbers, tensor.name)
+        rows: Any = np.ascontiguousarray(numbers)
+        return _core.requantize(rows, "F32", tensor.shape[-1], tensor.format)
 
     note = tensor.note if is_plain(tensor.format) else f"merged weights were rounded to {tensor.format} again"
     return replace(tensor, make=make, note=note)

@@ -16,7 +16,7 @@ from halfbyte.convert.hyperparameters import heads_of, hyperparameters, rope_ten
 from halfbyte.convert.quantized import weights_of
 from halfbyte.convert.tensors import FORMATS, Array, Weight, decode, encode, fits, is_plain
 from halfbyte.convert.transforms import Heads, Transform
-from halfbyte.errors import FormatError, InvalidArgumentError, UnsupportedError
+from halfbyte.errors import FormatError, UnsupportedError
 
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 # What matrices become when a format's blocks do not divide their rows.
@@ -54,24 +54,14 @@ class Plan:
     tensors: list[Planned]
 
 
-def format_named(name: str) -> str:
-    """A type as users write it (q8_0, BF16) -> a format's name. Raises InvalidArgumentError."""
-    found = name.upper()
-    if found not in FORMATS or not (FORMATS[found][2] or is_plain(found)):
-        known = sorted(f.lower() for f, (_, _, has_encoder) in FORMATS.items() if has_encoder)
-        raise InvalidArgumentError(f'There is no type "{name}" to convert to.', hint=f"Known are {', '.join(known)}.")
-    return found
-
-
-def plan_folder(folder: Path, type_name: str | None = None) -> Plan:
+def plan_folder(folder: Path) -> Plan:
     """What a folder's model becomes.
 
-    type_name: the format of all matrices; None keeps what the checkpoint holds (quantized weights in the block format
-    that loses least). Norms and biases are F32, as GGUF readers expect.
+    Matrices keep the type that the checkpoint holds, quantized ones in the block format that loses least. Norms and
+    biases are F32, as GGUF readers expect.
     """
     checkpoint = Checkpoint(folder)
     family = family_of_config(checkpoint.config)
-    wanted = format_named(type_name) if type_name else None
     heads = heads_of(family, checkpoint.config)
     tied = checkpoint.config.get("tie_word_embeddings", family.defaults.get("tie_word_embeddings", False))
     tensors: dict[str, Planned] = {}
@@ -90,7 +80,7 @@ def plan_folder(folder: Path, type_name: str | None = None) -> Plan:
         name = f"{ours}.{kind}"
         if name in tensors:
             raise FormatError(f"{folder}: two tensors claim the place of {name}.")
-        tensors[name] = _planned(name, weight, wanted, transform, heads)
+        tensors[name] = _planned(name, weight, transform, heads)
     for name, factors in rope_tensors(family, checkpoint.config).items():
         tensors[name] = Planned(name, "F32", factors.shape, lambda f=factors: f)  # type: ignore[misc]
     metadata = {
@@ -127,11 +117,11 @@ def our_name(family: Family, stem: str) -> tuple[str, Transform] | None:
 _NOTHING = Transform()
 
 
-def _planned(name: str, weight: Weight, wanted: str | None, transform: Transform, heads: Heads) -> Planned:
+def _planned(name: str, weight: Weight, transform: Transform, heads: Heads) -> Planned:
     if transform.turns and weight.parts:  # packed matrices are never stored turned
         transform = _NOTHING
     shape = weight.shape[::-1] if transform.turns and len(weight.shape) == 2 else weight.shape
-    format_name = _format_for(name, weight, wanted, shape)
+    format_name = _format_for(name, weight, shape)
     as_numbers = (
         transform.arithmetic or (transform.turns and not is_plain(weight.format)) or format_name != weight.format
     )
@@ -142,17 +132,13 @@ def _planned(name: str, weight: Weight, wanted: str | None, transform: Transform
         numbers = transform.apply(weight.f32(), heads)
         return encode(format_name, numbers.reshape(shape), name)
 
-    note = weight.note
-    if wanted and format_name not in (wanted, "F32"):
-        note = f"rows of {shape[-1]} are no whole blocks of {wanted}: kept as {format_name}"
-    return Planned(name, format_name, shape, make, note)
+    return Planned(name, format_name, shape, make, weight.note)
 
 
-def _format_for(name: str, weight: Weight, wanted: str | None, shape: tuple[int, ...]) -> str:
+def _format_for(name: str, weight: Weight, shape: tuple[int, ...]) -> str:
     if len(shape) < 2 or "norm" in name or name.startswith("position_embd"):
         return "F32"
-    chosen = wanted or weight.format
-    return chosen if fits(chosen, shape[-1]) else _FALLBACK
+    return weight.format if fits(weight.format, shape[-1]) else _FALLBACK
 
 
 def _name_of(checkpoint: Checkpoint) -> str:

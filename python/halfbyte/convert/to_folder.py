@@ -15,7 +15,7 @@ import numpy as np
 from halfbyte import _core
 from halfbyte.convert.families import FAMILIES, Family, family_of_arch
 from halfbyte.convert.hyperparameters import config_of, heads_of
-from halfbyte.convert.plan import NUMBER, Plan, Planned, format_named
+from halfbyte.convert.plan import NUMBER, Plan, Planned
 from halfbyte.convert.tensors import Array, decode, encode, is_plain
 from halfbyte.convert.transforms import Transform
 from halfbyte.errors import FileError, FormatError, InvalidArgumentError, UnsupportedError
@@ -31,9 +31,9 @@ def plan_hf(path: Path, type_name: str | None = None) -> Plan:
 
     type_name: f32, f16 or bf16 for all weights; None keeps those three and turns blocks into bf16.
     """
-    wanted = format_named(type_name) if type_name else None
+    wanted = type_name.upper() if type_name else None
     if wanted is not None and not is_plain(wanted):
-        raise InvalidArgumentError(f"safetensors folders hold no {wanted}.", hint="Use f32, f16 or bf16.")
+        raise InvalidArgumentError(f"safetensors folders hold no {type_name}.", hint="Use f32, f16 or bf16.")
     file = _core.GgufFile(str(path))
     metadata = file.metadata
     tensors = {t.name: t for t in file.tensors}

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from halfbyte import _core
-from halfbyte.convert.plan import Plan, Planned, format_named, plan_folder
+from halfbyte.convert.plan import Plan, Planned, plan_folder
+from halfbyte.convert.quantizing import quantize_plan
 from halfbyte.errors import FileError, FormatError
+from halfbyte.quantize.plan import file_type_of
+from halfbyte.quantize.write import file_type_facts
 from halfbyte.tokenizer.to_gguf import gguf_vocabulary
 
-# general.file_type: what most matrices are.
-_FILE_TYPES = {
-    "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "BF16": 32, "MXFP4": 38,
-}  # fmt: skip
 # What a header adds to the tensors, generously.
 _SPARE_BYTES = 64 << 20
 
@@ -23,25 +25,19 @@ Progress = Callable[[int, int], Any]
 
 
 def plan_gguf(folder: Path, type_name: str | None = None) -> Plan:
-    """plan_folder() with everything that belongs into a file: vocabulary, chat templates, file type."""
-    plan = plan_folder(folder, type_name)
+    """plan_folder() with everything that belongs into a file: vocabulary, chat templates, file type.
+
+    type_name: the mix ("q4_k_m", "f16") whose types the matrices get; None leaves them as they are.
+    """
+    plan = plan_folder(folder)
     embedding = next((t for t in plan.tensors if t.name == "token_embd.weight"), None)
     if embedding is None:
         raise FormatError(f"{folder} has no embeddings ({plan.family.names}).")
     metadata = plan.metadata | gguf_vocabulary(folder, embedding.shape[0])
-    common = most_common(plan.tensors) if type_name is None else format_named(type_name)
-    if common in _FILE_TYPES:
-        metadata["general.file_type"] = _FILE_TYPES[common]
-    metadata["general.quantization_version"] = 2
-    return Plan(plan.path, plan.family, metadata, plan.tensors)
-
-
-def most_common(tensors: list[Planned]) -> str:
-    """The format that most bytes are in."""
-    sizes: dict[str, int] = {}
-    for tensor in tensors:
-        sizes[tensor.format] = sizes.get(tensor.format, 0) + tensor.n_bytes
-    return max(sizes, key=lambda name: sizes[name])
+    if type_name is not None:
+        return quantize_plan(replace(plan, metadata=metadata), type_name)
+    file_type = file_type_of((t.format, int(np.prod(t.shape))) for t in plan.tensors)
+    return replace(plan, metadata=metadata | file_type_facts(file_type))
 
 
 def write_plan(plan: Plan, out: Path, progress: Progress | None = None) -> None:

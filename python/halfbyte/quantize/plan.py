@@ -24,6 +24,14 @@ class Choice:
     source_format: str
     format: str
     quantizable: bool
+    wanted: str = ""  # the format that the mix asks for; `format` where the rows are whole blocks of it
+
+    @property
+    def note(self) -> str:
+        """What could not be as asked; empty where all is well."""
+        if not self.wanted or self.wanted == self.format:
+            return ""
+        return f"rows of {self.shape[0]} are no whole blocks of {self.wanted}: they become {self.format}"
 
     @property
     def n_weights(self) -> int:
@@ -61,6 +69,15 @@ def bytes_of(format_name: str, n_weights: int) -> int:
     """Bytes of n weights in a format."""
     f = _FORMATS[format_name]
     return int(n_weights // f["block_weights"] * f["block_bytes"])
+
+
+def file_type_of(tensors: Iterable[tuple[str, int]]) -> int:
+    """general.file_type of (format, weights) pairs: of the format that most weights have, as readers guess it."""
+    counts: dict[str, int] = {}
+    for name, n_weights in tensors:
+        counts[name] = counts.get(name, 0) + n_weights
+    most = max(counts, key=lambda name: counts[name])
+    return next((m.file_type for m in MIXES.values() if m.base == most), MIXES["F16"].file_type)
 
 
 def format_named(name: str) -> str:
@@ -121,7 +138,7 @@ def plan_quantization(
     pure: bool = False,
     has_importance: bool = False,
 ) -> Plan:
-    """Chooses a format for every tensor of a GgufFile.
+    """Chooses a format for every tensor of a GgufFile, or of what has metadata and tensors like one.
 
     overrides: (pattern searched in the name, format), the first match counts. head, embedding: formats of the output
     matrix (also of the embedding that serves as one) and of the token embedding. pure: no exceptions of the mix.
@@ -138,7 +155,7 @@ def plan_quantization(
     for t in tensors:
         role, shape = role_of(t.name), tuple(t.shape)
         quantizable = is_quantizable(t.name, shape)
-        chosen = t.format
+        chosen, wanted = t.format, None
         if quantizable:
             is_head = role == "head" or (tied and t.name == "token_embd.weight")
             layer = _layer_of(t.name)
@@ -162,7 +179,7 @@ def plan_quantization(
                 ):
                     wanted = "Q8_0"
             chosen = fitting(wanted, shape[0], BLOCK_WEIGHTS)
-        choices.append(Choice(t.name, shape, t.format, chosen, quantizable))
+        choices.append(Choice(t.name, shape, t.format, chosen, quantizable, wanted or chosen))
     return Plan(choices, MIXES[mix].file_type)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from halfbyte import _core
 from halfbyte.errors import InvalidArgumentError
 from halfbyte.quantize.importance import Importance
-from halfbyte.quantize.mixes import MIXES, role_of
-from halfbyte.quantize.plan import BLOCK_WEIGHTS, Choice, Plan, bytes_of, plan_quantization
+from halfbyte.quantize.mixes import role_of
+from halfbyte.quantize.plan import BLOCK_WEIGHTS, Choice, Plan, bytes_of, file_type_of, plan_quantization
 from halfbyte.quantize.write import weights_for
 
 #: What a tensor may become; formats of 32 weights a block serve rows that others do not divide.
@@ -83,7 +83,7 @@ def fit_to_size(
     chosen = _spend(ladders, target_bytes - sum(c.n_bytes for c in plan.choices if c.name in fixed))
     formats = {c.name: option.format for c, option in zip(free, chosen, strict=True)}
     choices = [replace(c, format=formats.get(c.name, c.format)) for c in plan.choices]
-    return Plan(choices, _file_type_of(choices))
+    return Plan(choices, file_type_of((c.format, c.n_weights) for c in choices))
 
 
 def _ladder(source: Any, choice: Choice, importance: Importance | None, weight: float, n_threads: int) -> list[_Option]:
@@ -136,12 +136,3 @@ def _spend(ladders: list[list[_Option]], budget: int) -> list[_Option]:
         if steps[i] == k and grow <= left:
             steps[i], left = k + 1, left - grow
     return [ladder[step] for ladder, step in zip(ladders, steps, strict=True)]
-
-
-def _file_type_of(choices: list[Choice]) -> int:
-    """The file type of the format that most weights have, as readers guess it."""
-    counts: dict[str, int] = {}
-    for c in choices:
-        counts[c.format] = counts.get(c.format, 0) + c.n_weights
-    most = max(counts, key=lambda name: counts[name])
-    return next((m.file_type for m in MIXES.values() if m.base == most), MIXES["F16"].file_type)

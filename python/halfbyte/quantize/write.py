@@ -30,8 +30,7 @@ def write_plan(
 ) -> None:
     """Writes the plan's tensors and the source's metadata to `path`, which appears when it is complete."""
     metadata = {k: v for k, v in source.metadata.items() if not k.startswith("split.")}
-    metadata["general.file_type"] = plan.file_type
-    metadata["general.quantization_version"] = QUANTIZATION_VERSION
+    metadata |= file_type_facts(plan.file_type)
     if importance is not None:
         metadata |= {
             "quantize.imatrix.file": importance.path,
@@ -56,16 +55,24 @@ def write_plan(
         progress(total, total)
 
 
-def quantized(source: Any, choice: Choice, importance: Importance | None, n_threads: int = 0) -> Any:
+def file_type_facts(file_type: int) -> dict[str, Any]:
+    """What a model's metadata says about its types."""
+    return {"general.file_type": file_type, "general.quantization_version": QUANTIZATION_VERSION}
+
+
+def quantized(source: Any, choice: Choice, importance: Importance | None = None, n_threads: int = 0) -> Any:
     """The tensor's bytes in its chosen format."""
     data = source.tensor_data(choice.name)
     if choice.format == choice.source_format:
         return data
     means = None if importance is None else weights_for(choice, importance)
     try:
-        return _core.requantize(data, choice.source_format, choice.shape[0], choice.format, means, n_threads=n_threads)
+        rows = _core.requantize(data, choice.source_format, choice.shape[0], choice.format, means, n_threads=n_threads)
     except FormatError as error:
         raise FormatError(f"Tensor {choice.name}: {error}") from None
+    if choice.format == "F16" and np.isinf(rows.view(np.float16)).any():
+        raise FormatError(f"Tensor {choice.name} holds numbers past 65504, where F16 ends.", hint="Use BF16 or F32.")
+    return rows
 
 
 def weights_for(choice: Choice, importance: Importance) -> np.ndarray[Any, np.dtype[np.float32]] | None:

@@ -1,0 +1,205 @@
+"""Each type by halfbyte and by llama.cpp's quantizer from the same F16 file: bytes, seconds, and what the model lost.
+
+python bench/quantize.py MODEL.gguf ... --llama-cpp PYTHON [--types Q4_K_M ...] [--imatrix] [--target] --out x.json
+
+MODEL is decoded to F16 first. Loss is measured by halfbyte on the same chunks for both files: perplexity, and the mean
+Kullback-Leibler divergence from the F16 model, which says the same with far less noise. The text is the documentation
+that every Python carries (pydoc_data.topics); importance matrices (--imatrix, given to both) are made of another part of
+it. --target adds, for each of the types, halfbyte's search among all types at the size of llama.cpp's file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import pydoc_data.topics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from compare import machine
+
+from halfbyte import LLM, _core
+from halfbyte.quantize import MIXES, Importance, Plan, plan_quantization, write_plan
+from halfbyte.quantize.divergence import Divergence, log_softmax
+from halfbyte.quantize.search import fit_to_size
+
+N_CTX = 512
+#: A mean difference below this many of its standard errors is none.
+SIGMAS = 2.0
+
+
+class Peer:
+    """llama.cpp's quantizer in a process of its own."""
+
+    def __init__(self, python: str) -> None:
+        script = Path(__file__).resolve().parent / "peers" / "llama_quantize.py"
+        self._process = subprocess.Popen(
+            [python, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self.version = self._answer()["version"]
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("llama.cpp's quantizer ended without an answer.")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise SystemExit(answer["error"])
+        return answer
+
+    def quantize(self, **job: Any) -> float:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        return float(self._answer()["seconds"])
+
+
+class Examiner:
+    """What a model file loses against the F16 file, over the scored halves of some chunks."""
+
+    def __init__(self, base: Path, chunks: int, threads: int, scratch: Path) -> None:
+        self._threads = threads
+        with LLM(base, n_ctx=N_CTX, n_threads=threads, prefix_cache=False) as llm:
+            tokens = llm.tokenize("\n".join(pydoc_data.topics.topics.values()))
+            bos = [llm.tokenizer.bos_id] if llm.tokenizer.add_bos else []
+            # Spread over the text: neighbours speak of one thing.
+            starts = np.linspace(0, len(tokens) // 2 - N_CTX, chunks).astype(int)
+            self.chunks = [[*bos, *tokens[s : s + N_CTX - len(bos)]] for s in starts]
+            self.calibration = [[*bos, *tokens[s : s + N_CTX - len(bos)]] for s in starts + len(tokens) // 2]
+            rows = N_CTX - 1 - N_CTX // 2
+            shape = (chunks, rows, llm.config["n_vocab"])
+            self._base = np.lib.format.open_memmap(scratch / "base.npy", "w+", np.float32, shape)
+            for saved, chunk in zip(self._base, self.chunks, strict=True):
+                saved[:] = log_softmax(llm.forward(chunk)[N_CTX // 2 : -1])
+
+    def examine(self, path: Path) -> tuple[dict[str, float], Any]:
+        """The figures, and the divergence at each scored token."""
+        found = Divergence()
+        with LLM(path, n_ctx=N_CTX, n_threads=self._threads, prefix_cache=False) as llm:
+            for base, chunk in zip(self._base, self.chunks, strict=True):
+                targets = np.asarray(chunk[N_CTX // 2 + 1 :], np.int32)
+                found.add(base, llm.forward(chunk)[N_CTX // 2 : -1], targets)
+        summary = found.summary()
+        facts = {
+            "bytes": path.stat().st_size,
+            "perplexity": summary["perplexity"],
+            "divergence": summary["mean_kl_divergence"],
+            "same_top": summary["same_top_token"],
+        }
+        return facts, np.concatenate(found.kl)
+
+
+def importance_of(path: Path, chunks: list[list[int]], threads: int) -> Importance:
+    collector = _core.ImportanceCollector(
+        _core.Model.load(str(path), n_threads=threads), n_threads=threads, n_ctx=N_CTX
+    )
+    for chunk in chunks:
+        collector.add(chunk)
+    found = Importance(datasets=["pydoc_data.topics"], n_chunks=len(chunks), chunk_size=N_CTX)
+    for name, (sums, n_rows) in collector.squares().items():
+        found.sums[name] = sums.reshape(1, -1).astype(np.float32)
+        found.counts[name] = np.array([n_rows], np.float32)
+    return found
+
+
+def write(source: Any, plan: Plan, out: Path, importance: Importance | None, threads: int) -> float:
+    start = time.perf_counter()
+    write_plan(source, plan, out, importance=importance, n_threads=threads)
+    return time.perf_counter() - start
+
+
+def verdict(ours: Any, theirs: Any) -> str:
+    """By the divergences at the same tokens; "same" within what chance does."""
+    difference = ours.astype(np.float64) - theirs
+    margin = SIGMAS * difference.std(ddof=1) / math.sqrt(len(difference))
+    return "same" if abs(difference.mean()) <= margin else "better" if difference.mean() < 0 else "worse"
+
+
+def suite(model: Path, arguments: argparse.Namespace, peer: Peer, scratch: Path) -> dict[str, Any]:
+    base = scratch / "f16.gguf"
+    original = _core.GgufFile(str(model))
+    write(original, plan_quantization(original, "F16"), base, None, arguments.threads)
+    source = _core.GgufFile(str(base))
+    examiner = Examiner(base, arguments.chunks, arguments.threads, scratch)
+    importance = npz = None
+    if arguments.imatrix:
+        importance, npz = importance_of(base, examiner.calibration, arguments.threads), scratch / "importance.npz"
+        np.savez(npz, **importance.means)
+    types: dict[str, Any] = {}
+    results = {"f16": examiner.examine(base)[0], "types": types}
+    print(f"{model.name}: F16 perplexity {results['f16']['perplexity']:.4f}")
+    print(f"{'type':8} {'bytes':>11} {'seconds':>14} {'perplexity':>20} {'divergence':>20}")
+    for mix in arguments.types:
+        if importance is None and mix in NEED_IMPORTANCE:
+            continue
+        ours, theirs = scratch / "ours.gguf", scratch / "theirs.gguf"
+        plan = plan_quantization(source, mix, has_importance=importance is not None)
+        seconds = write(source, plan, ours, importance, arguments.threads)
+        their_seconds = peer.quantize(
+            input=str(base), output=str(theirs), file_type=MIXES[mix].file_type, threads=arguments.threads,
+            importance=str(npz) if npz else None,
+        )  # fmt: skip
+        (a, kl), (b, their_kl) = examiner.examine(ours), examiner.examine(theirs)
+        row = types[mix] = {
+            "halfbyte": a | {"seconds": seconds, "verdict": verdict(kl, their_kl)},
+            "llama.cpp": b | {"seconds": their_seconds},
+        }
+        _tell(mix, row["halfbyte"], b, f"{seconds:6.2f} {their_seconds:6.2f}")
+        if arguments.target:
+            target = sum(t.n_bytes for t in _core.GgufFile(str(theirs)).tensors)
+            write(source, fit_to_size(source, target, importance=importance), ours, importance, arguments.threads)
+            c, kl = examiner.examine(ours)
+            row["halfbyte, searched"] = c | {"verdict": verdict(kl, their_kl)}
+            _tell("  search", row["halfbyte, searched"], b, " " * 13)
+    return results
+
+
+#: What llama.cpp refuses to write without an importance matrix.
+NEED_IMPORTANCE = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "Q2_K_S")
+
+
+def _tell(name: str, a: dict[str, Any], b: dict[str, Any], seconds: str) -> None:
+    size = f"{b['bytes']}" if a["bytes"] == b["bytes"] else f"{a['bytes'] - b['bytes']:+d}"
+    print(
+        f"{name:8} {size:>11} {seconds} {a['perplexity']:10.4f} {b['perplexity']:10.4f} {a['divergence']:10.6f} "
+        f"{b['divergence']:10.6f}  {a['verdict']}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("--llama-cpp", default=sys.executable, metavar="PYTHON", help="the Python that has llama_cpp")
+    parser.add_argument("--types", nargs="+", default=[m for m in MIXES if MIXES[m].base not in ("F32", "F16", "BF16")])
+    parser.add_argument("--chunks", type=int, default=8, help=f"of {N_CTX} tokens, their second halves scored")
+    parser.add_argument("--imatrix", action="store_true", help="with an importance matrix, the same for both")
+    parser.add_argument("--target", action="store_true", help="also search types at the size of each file")
+    parser.add_argument("-t", "--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    peer = Peer(arguments.llama_cpp)
+    text = hashlib.sha256("\n".join(pydoc_data.topics.topics.values()).encode()).hexdigest()
+    results: dict[str, Any] = {}
+    for model in arguments.models:
+        with tempfile.TemporaryDirectory() as folder:
+            results[model.name] = suite(model, arguments, peer, Path(folder))
+    if arguments.out:
+        facts = {
+            "command": " ".join(["python", *sys.argv]), "machine": machine(), "peer": peer.version,
+            "text_sha256": text, "results": results,
+        }  # fmt: skip
+        arguments.out.write_text(json.dumps(facts, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
