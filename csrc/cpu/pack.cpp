@@ -271,14 +271,18 @@ ops::Matrix pack(const ops::MatrixSource& source, bool keep_raw, ThreadPool& poo
   m.layout = ops::Layout::panels;
   m.panel_bytes = panel_bytes(kind, source.n_cols);
   const int64_t n_panels = (source.n_rows + kRows - 1) / kRows;
-  m.storage = Buffer(static_cast<size_t>(n_panels * m.panel_bytes), "A packed matrix");
+  const int64_t source_bytes = m.matrix_bytes;
+  m.matrix_bytes = n_panels * m.panel_bytes;
+  m.storage = Buffer(static_cast<size_t>(m.n_matrices * m.matrix_bytes), "A packed matrix");
   auto* out = m.storage.as<uint8_t>();
-  pool.parallel_for(n_panels, 1, [&](int64_t begin, int64_t end, int) {
+  pool.parallel_for(m.n_matrices * n_panels, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t p = begin; p < end; ++p) {
+      ops::MatrixSource one = source;
+      one.bytes = source.bytes.subspan(static_cast<size_t>(p / n_panels * source_bytes));
       if (static_cast<int>(kind) >= kFirstFloatKind)
-        pack_float_panel(source, p * kRows, out + p * m.panel_bytes);
+        pack_float_panel(one, p % n_panels * kRows, out + p * m.panel_bytes);
       else
-        kIntPackers[static_cast<size_t>(kind)](source, p * kRows, out + p * m.panel_bytes);
+        kIntPackers[static_cast<size_t>(kind)](one, p % n_panels * kRows, out + p * m.panel_bytes);
     }
   });
   m.data = m.storage.data();

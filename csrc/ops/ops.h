@@ -44,6 +44,38 @@ struct Projection {
   bool accumulate = false;  // add to what `out` holds (residual)
 };
 
+// How the experts of a row are chosen by the router's logits, and what each counts.
+//   scores = softmax(logits) over all experts, or sigmoid(logits); the n_used highest of score + bias are chosen, the
+//   first of equal ones; weight = scale * score, or scale * score / (sum of the chosen's scores) where normalized.
+enum class Gating : uint8_t { softmax, sigmoid };
+struct Routing {
+  Gating gating = Gating::softmax;
+  int n_experts = 0;
+  int n_used = 0;
+  bool normalize = true;
+  float scale = 1.0f;
+  const float* bias = nullptr;  // (n_experts), only for choosing; or nullptr
+};
+
+// What route() found: the experts of each row, all different, and their weights.
+struct Chosen {
+  int n_used = 0;
+  const int32_t* experts = nullptr;  // (n_tokens, n_used)
+  const float* weights = nullptr;    // (n_tokens, n_used)
+};
+
+// The gated unit of experts: act(g) * (u + shift), where g = gate.x + bias and u = up.x + bias; limit > 0 first caps g
+// at limit and u at -limit and limit.
+struct ExpertUnit {
+  const Matrix* gate = nullptr;  // stacks of n_experts matrices (n_ff, n_cols)
+  const Matrix* up = nullptr;
+  const float* gate_bias = nullptr;  // (n_experts, n_ff) or nullptr
+  const float* up_bias = nullptr;
+  Activation activation = Activation::silu;
+  float limit = 0.0f;
+  float shift = 0.0f;
+};
+
 // One sequence's rows in an attention call: n_rows consecutive query rows at positions first_position, +1, ...
 // Each row at position p sees keys at positions [max(0, p - window + 1), p] (window 0: from 0), all already stored.
 struct AttentionSpan {
@@ -129,6 +161,20 @@ struct Ops {
   // out[t, r] = act(gate[r].x[t] + gate_bias[r]) * (up[r].x[t] + up_bias[r]).
   void (*linear_glu)(const Context&, const float* x, int64_t x_stride, std::span<const RowRun> runs, const Matrix& gate,
                      const float* gate_bias, const Matrix& up, const float* up_bias, Activation act, float* out,
+                     int64_t out_stride) = nullptr;
+
+  // Mixtures of experts; a backend that leaves these three out computes no such layer.
+  // logits: (n_tokens, n_experts). experts, weights: (n_tokens, n_used), what Chosen points to.
+  void (*route)(const Context&, const Routing&, const float* logits, int64_t n_tokens, int32_t* experts,
+                float* weights) = nullptr;
+  // out[t * n_used + j, :] = unit of expert chosen.experts[t, j] on row t of x; out is (n_tokens * n_used, n_ff).
+  void (*expert_glu)(const Context&, const float* x, int64_t x_stride, std::span<const RowRun> runs,
+                     const ExpertUnit& unit, const Chosen& chosen, float* out) = nullptr;
+  // out[t, :] (+)= scale * sum over j of weights[t, j] * (down[e] . hidden[t * n_used + j, :] + bias[e]) with e =
+  // chosen.experts[t, j]. hidden: what expert_glu() left; down: a stack (n_rows, n_ff); bias: (n_experts, n_rows) or
+  // nullptr.
+  void (*expert_sum)(const Context&, const float* hidden, std::span<const RowRun> runs, const Matrix& down,
+                     const float* bias, const Chosen& chosen, float scale, bool accumulate, float* out,
                      int64_t out_stride) = nullptr;
 
   // Each of n_rows rows of dim floats at x + r * x_stride: rms: x / sqrt(mean(x^2) + eps) * w;

@@ -26,13 +26,7 @@ double dot(const float* a, const float* b, int64_t n) {
 }  // namespace
 
 Matrix pack(const MatrixSource& source, bool keep_raw, ThreadPool& pool) {
-  Matrix m;
-  m.format = source.format;
-  m.layout = Layout::raw;
-  m.n_rows = source.n_rows;
-  m.n_cols = source.n_cols;
-  m.data = source.bytes.data();
-  return m;
+  return raw_matrix(source);
 }
 
 void embed(const Context&, const Matrix& table, std::span<const int32_t> tokens, float scale, float* out) {

@@ -14,6 +14,9 @@ const Ops& reference_ops() {
     ops.embed = reference::embed;
     ops.linear = reference::linear;
     ops.linear_glu = reference::linear_glu;
+    ops.route = reference::route;
+    ops.expert_glu = reference::expert_glu;
+    ops.expert_sum = reference::expert_sum;
     ops.norm = reference::norm;
     ops.rope = reference::rope;
     ops.store_kv = reference::store_kv;
