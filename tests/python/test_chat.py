@@ -110,6 +110,27 @@ def test_continuing_the_last_message() -> None:
         "{{ raise_exception.__globals__ }}",
         "{{ 1 / 0 }}",
         "{{ messages[99].content.x }}",
+        "{{ lipsum(n=300000) }}",
+        "{% set ns = namespace(l=[]) %}{% for i in range(1000) %}{% set ns.l = ns.l + ['a' * 30000000] %}{% endfor %}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(40) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
+        "{% set ns = namespace(x=(1,)) %}{% for i in range(60) %}{% set ns.x = (ns.x, ns.x) %}{% endfor %}{{ {ns.x: 1}|length }}",
+        "{% set ns = namespace(x=[1],y=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}{% endfor %}{{ ns.x == ns.y }}",
+        "{% set s = 'a' * 30000000 %}{% set x %}{% for i in range(900) %}{{ s }}{% endfor %}{% endset %}{{ x|length }}",
+        "{{ ('\n' * 500000)|indent(100000, blank=true)|length }}",
+        "{{ ('\t' * 500000).expandtabs(90000)|length }}",
+        "{{ ('a' * 30000000).translate({97: 'b' * 3000})|length }}",
+        "{{ ('a' * 30000000).encode().replace('a'.encode(), ('b' * 3000).encode())|length }}",
+        "{{ (1).to_bytes(20000000000, 'big')|length }}",
+        "{{ (('%99999d' * 200000) % ((1,) * 200000))|length }}",
+        "{{ ('{0}' * 1000000).format('x' * 30000)|length }}",
+        "{{ range(100000)|join('x' * 300000)|length }}",
+        "{% set ns = namespace(x=1) %}{% macro f() %}{% set ns.x = kwargs %}{% endmacro %}{% for i in range(60) %}{{ f(a=ns.x, b=ns.x) }}{% endfor %}{{ ns.x }}",
+        "{% set ns = namespace(x=1) %}{% for i in range(60) %}{% set ns.x = dict(a=ns.x, b=ns.x) %}{% endfor %}{{ ns.x }}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = {'a': ns.x, 'b': ns.x} %}{% endfor %}{{ ns.x|tojson }}",
+        "{% set ns = namespace(x=[[1]*100000]) %}{% for i in range(20) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x }}",
+        "{{ ([[1]] * 100000)|sum(start=[])|length }}",
+        "{% set s = 'a' * 30000000 %}" + "{% set s = s|upper %}" * 1000,
+        "{% set s = 'a' * 30000000 %}" + "{% set s = s[:] %}" * 1000,
     ],
 )
 def test_hostile_templates_fail_soon(source: str) -> None:
@@ -117,6 +138,10 @@ def test_hostile_templates_fail_soon(source: str) -> None:
     with pytest.raises(TemplateError):
         render(source)
     assert time.monotonic() - start < 60  # a net against hangs, not a speed
+
+
+def test_what_holds_itself_is_not_written_out() -> None:
+    assert render("{% set ns = namespace(x=1) %}{% set ns.x = [ns] %}{{ ns.x }}{{ ns }}") == "[<namespace>]<namespace>"
 
 
 def test_syntax_errors_and_unknown_names() -> None:

@@ -22,6 +22,8 @@ DATA = {
     "None": None,
     "ToolCalls": [{"function": {"name": "f", "arguments": {"a": "<b>"}}}],
 }
+for _ in range(5000):
+    DATA["Deep"] = [DATA.get("Deep")]
 
 
 def result(source: str) -> str:
@@ -60,6 +62,7 @@ def result(source: str) -> str:
         ('{{ .Name | printf "%s %s" "Dear" }}', "Dear Ann"),
         ('{{ "a\\n\\"b" }}{{ `raw\\n` }}{{ \'x\' }}', 'a\n"braw\\n120'),
         ('{{ print 1 2 "x" 3 }}', "1 2x3"),
+        ("{{ printf `%.999999999f` 1.0 | len }}", "1001"),
         ("{{ .Missing }}{{ .Missing.Deeper }}{{ .Name.Wrong }}|", "|"),
         ("{{ and .Empty (index .List 9) }}", ""),
     ],
@@ -89,6 +92,11 @@ def test_the_language(source: str, expected: str) -> None:
         ('{{ define "t" }}{{ template "t" . }}{{ end }}{{ template "t" . }}', "nests"),
         ("{{ range 100000000 }}x{{ end }}", "steps"),
         ("{{ $x := `" + "x" * 1000 + "` }}{{ range 100000 }}{{ $x }}{{ end }}", "MiB"),
+        ("{{ $x := `a` }}{{ range 60 }}{{ $x = print $x $x }}{{ end }}", "characters"),
+        ("{{ $x := `<` }}{{ range 60 }}{{ $x = json $x }}{{ end }}", "characters"),
+        ("{{ range 1000000 }}{{ range 1000000000 }}{{ break }}{{ end }}{{ end }}", "steps"),
+        ("{{ json .Deep }}", "json failed"),
+        ("{{ .Deep }}", "nests"),
     ],
 )
 def test_damage_and_bounds(source: str, message: str) -> None:

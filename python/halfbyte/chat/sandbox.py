@@ -4,44 +4,31 @@ from __future__ import annotations
 
 import contextvars
 import json
+import math
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any, NoReturn
 
+from jinja2 import Environment, nodes, pass_environment
 from jinja2 import TemplateError as JinjaError
-from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
+from jinja2.filters import make_attrgetter
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
-# Real templates take thousands of steps and give kilobytes; a hundred-message chat stays far below these.
-_MAX_STEPS = 2_000_000
-_MAX_TEXT = 32 * 1024 * 1024
+from halfbyte.chat.budget import MAX_TEXT, Budget
+
 _MAX_WIDTH = 100_000
-_MAX_SECONDS = 10.0
-_PADDING = frozenset(("center", "ljust", "rjust", "zfill", "expandtabs"))
+_PADDING = frozenset(("center", "ljust", "rjust", "zfill", "to_bytes"))
+# Methods and filters that no chat template uses and that make much of little.
+_REFUSED_METHODS = frozenset(("translate", "expandtabs"))
+_REFUSED_FILTERS = ("pprint", "urlize", "xmlattr")
 
-
-class _Budget:
-    """Steps, time and text left to one rendering."""
-
-    def __init__(self) -> None:
-        self.steps = 0
-        self.deadline = time.monotonic() + _MAX_SECONDS
-
-    def spend(self) -> None:
-        self.steps += 1
-        if self.steps > _MAX_STEPS:
-            raise SecurityError(f"the template takes more than {_MAX_STEPS:,} steps")
-        if self.steps % 1024 == 0 and time.monotonic() > self.deadline:
-            raise SecurityError(f"the template runs for more than {_MAX_SECONDS:.0f} seconds")
-
-
-_budget: contextvars.ContextVar[_Budget] = contextvars.ContextVar("halfbyte_template_budget")
+_budget: contextvars.ContextVar[Budget] = contextvars.ContextVar("halfbyte_template_budget")
 
 
 def _counted(items: Iterable[Any]) -> Iterator[Any]:
@@ -51,22 +38,50 @@ def _counted(items: Iterable[Any]) -> Iterator[Any]:
         yield item
 
 
-def _bounded(text: Any) -> Any:
-    if isinstance(text, (str, bytes, list, tuple)) and len(text) > _MAX_TEXT:
-        raise SecurityError(f"the template makes a value of more than {_MAX_TEXT:,} characters")
-    return text
+def _weighed(value: Any) -> Any:
+    return _budget.get().weighed(value)
+
+
+def _concat(parts: Iterable[str]) -> str:
+    """What Jinja joins the pieces of blocks and macros with."""
+    parts = list(parts)
+    _budget.get().make(sum(map(len, parts)))
+    return "".join(parts)
 
 
 def _joined(parts: list[Any]) -> str:
-    texts = [str(part) for part in parts]
-    if sum(map(len, texts)) > _MAX_TEXT:
-        raise SecurityError(f"the template makes a text of more than {_MAX_TEXT:,} characters")
-    return "".join(texts)
+    return _concat([str(part) for part in parts])
 
 
-def _check_format(text: Any) -> None:
-    if isinstance(text, str) and re.search(r"\d{6,}|\{[^{}]*\{", text):
-        raise SecurityError("a format with a width of more than 99,999")
+def _joined_by(separator: str, parts: Iterable[Any]) -> str:
+    texts = [str(part) for part in _counted(parts)]
+    _budget.get().make(sum(map(len, texts)) + len(separator) * len(texts))
+    return separator.join(texts)
+
+
+@pass_environment
+def _join(environment: Environment, value: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
+    """The filter join()."""
+    if attribute is not None:
+        value = map(make_attrgetter(environment, attribute), value)
+    return _joined_by(str(d), value)
+
+
+def _check_format(text: Any, values: Any, field: str) -> None:
+    """Refuses a format whose result could be long. field: the sign that begins one."""
+    if not isinstance(text, (str, bytes)):
+        return
+    form = text if isinstance(text, str) else text.decode("latin-1")
+    if re.search(r"\{[^{}]*\{", form) if field == "{" else "*" in form:
+        raise SecurityError("a format with a computed width")
+    budget = _budget.get()
+    widths = sum(int(digits[:20]) for digits in re.findall(r"\d+", form))
+    budget.make(len(form) + widths + form.count(field) * (32 + budget.weight(values)))
+
+
+def _check_replace(text: str | bytes, old: Any, new: Any) -> None:
+    count = text.count(old) if old else len(text) + 1
+    _budget.get().make(len(text) + count * len(new))
 
 
 def raise_exception(message: str) -> NoReturn:
@@ -89,8 +104,7 @@ def tojson(
     """JSON as models saw it in training: no HTML escapes, non-ASCII kept."""
     if indent is not None and indent > 64:
         raise SecurityError("tojson with an indent of more than 64")
-    text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-    return str(_bounded(text))
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 class _Generation(Extension):
@@ -108,79 +122,82 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 
+    concat = staticmethod(_concat)
+
     def __init__(self) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
-        self.globals.update(raise_exception=raise_exception, strftime_now=strftime_now)
-        self.filters.update(tojson=tojson, _counted=_counted, _joined=_joined)
-        for name in ("center", "indent", "wordwrap", "truncate"):
-            self.filters[name] = self._limited(self.filters[name])
-        for name in ("join", "replace", "list", "batch", "slice", "format", "pprint", "xmlattr", "urlize"):
-            self.filters[name] = self._measured(self.filters[name])
+        self.globals.update(raise_exception=raise_exception, strftime_now=strftime_now, namespace=_Namespace)
+        del self.globals["lipsum"]
+        self.filters.update(tojson=tojson, join=_join)
+        for name in _REFUSED_FILTERS:
+            del self.filters[name]
+        for name, function in self.filters.items():
+            self.filters[name] = self._measured(name, function)
+        self.filters.update(_counted=_counted, _joined=_joined, _weighed=_weighed)
 
     @staticmethod
-    def _limited(function: Callable[..., Any]) -> Callable[..., Any]:
+    def _measured(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def checked(*args: Any, **kwargs: Any) -> Any:
-            for value in (*args, *kwargs.values()):
-                if isinstance(value, int) and abs(value) > _MAX_WIDTH:
-                    raise SecurityError(f"a width of {value}")
-                if isinstance(value, str) and len(value) > _MAX_TEXT // 64:
-                    raise SecurityError("a text too long for padding")
-            return _bounded(function(*args, **kwargs))
+            budget = _budget.get()
+            values = [a for a in (*args, *kwargs.values()) if isinstance(a, (str, bytes, int, float))]
+            if name in ("center", "indent", "wordwrap", "truncate"):
+                # The text, its lines and a width or what is put between: never more than all of them multiplied.
+                sizes = [abs(v) if isinstance(v, (int, float)) else len(v) for v in values]
+                budget.make(int(math.prod(max(1, size) for size in sizes)))
+            elif name == "format" and values:
+                _check_format(values[0], (args, kwargs), "%")
+            elif name == "replace" and len(texts := [v for v in values if isinstance(v, str)]) >= 3:
+                _check_replace(texts[0], texts[1], texts[2])
+            elif name == "sum" and not all(isinstance(v, (int, float)) for v in kwargs.values()):
+                raise SecurityError("a sum of what are no numbers")
+            return budget.made(function(*args, **kwargs))
 
-        return _copy_pass_marks(function, checked)
-
-    @staticmethod
-    def _measured(function: Callable[..., Any]) -> Callable[..., Any]:
-        def checked(*args: Any, **kwargs: Any) -> Any:
-            texts = [a for a in args if isinstance(a, str)]
-            if function.__name__ == "do_format" and texts:
-                _check_format(texts[0])
-            if function.__name__ == "do_replace" and len(texts) >= 3:
-                _check_replace(*texts[:3])
-            return _bounded(function(*args, **kwargs))
-
-        return _copy_pass_marks(function, checked)
+        # pass_context and pass_environment are marks on the function that the compiler looks for.
+        mark = getattr(function, "jinja_pass_arg", None)
+        if mark is not None:
+            checked.jinja_pass_arg = mark  # type: ignore[attr-defined]
+        return checked
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        _budget.get().spend()
+        budget = _budget.get()
+        budget.spend()
         if operator == "**" and not (_is_small(left) and _is_small(right)):
             raise SecurityError("a power of large numbers")
         if operator == "*":
-            size = _repeated_size(left, right)
-            if size > _MAX_TEXT:
-                raise SecurityError(f"a product of {size:,} characters or bits")
-        if operator == "%" and isinstance(left, str):
-            _check_format(left)
-            if "*" in left:
-                raise SecurityError("a format with a computed width")
-        if (
-            operator == "+"
-            and hasattr(left, "__len__")
-            and hasattr(right, "__len__")
-            and len(left) + len(right) > _MAX_TEXT
-        ):
-            raise SecurityError(f"a sum of more than {_MAX_TEXT:,} characters")
-        return super().call_binop(context, operator, left, right)
+            budget.make(_repeated_size(left, right))
+        if operator == "%":
+            _check_format(left, right, "%")
+        if operator == "+" and hasattr(left, "__len__") and hasattr(right, "__len__"):
+            budget.make(len(left) + len(right))
+        return budget.weighed(super().call_binop(context, operator, left, right))
 
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        _budget.get().spend()
+        budget = _budget.get()
+        budget.spend()
         owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
-        if isinstance(owner, (str, bytes)):
+        if isinstance(owner, (str, bytes, int)):
             if name in _PADDING and any(isinstance(a, int) and abs(a) > _MAX_WIDTH for a in (*args, *kwargs.values())):
                 raise SecurityError(f"{name}() with a width of more than {_MAX_WIDTH:,}")
-            if name == "replace" and len(args) >= 2 and isinstance(owner, str):
-                _check_replace(owner, str(args[0]), str(args[1]))
-            if name == "join" and args:
+            if name in _REFUSED_METHODS:
+                raise SecurityError(f"{name}() is not for chat templates")
+            if name == "replace" and len(args) >= 2 and isinstance(owner, (str, bytes)):
+                _check_replace(owner, args[0], args[1])
+            if name == "join" and args and isinstance(owner, str):
                 return _joined_by(owner, args[0])
-        return _bounded(super().call(context, function, *args, **kwargs))
+        # Arguments become lists of their own inside macros.
+        budget.weight((args, kwargs))
+        return budget.weighed(super().call(context, function, *args, **kwargs))
 
     def wrap_str_format(self, value: Any) -> Any:
-        if isinstance(getattr(value, "__self__", None), str) and getattr(value, "__name__", "") in (
-            "format",
-            "format_map",
-        ):
-            _check_format(value.__self__)
-        return super().wrap_str_format(value)
+        formatted = super().wrap_str_format(value)
+        if formatted is None:
+            return None
+
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            _check_format(value.__self__, (args, kwargs), "{")
+            return formatted(*args, **kwargs)
+
+        return checked
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
         # Jinja would print nothing; a template that reaches for internals should not seem to work.
@@ -190,53 +207,57 @@ class Sandbox(ImmutableSandboxedEnvironment):
         tree = super()._parse(source, name, filename)
         for loop in tree.find_all(nodes.For):
             loop.iter = nodes.Filter(loop.iter, "_counted", [], [], None, None)
-        return _replace_concats(tree)
+        return _with_checks(tree)
 
     def render_bounded(self, template: Any, variables: dict[str, Any]) -> str:
         """Renders with a fresh budget."""
-        token = _budget.set(_Budget())
+        token = _budget.set(Budget())
         try:
             size, pieces = 0, []
             for piece in template.generate(variables):
                 size += len(piece)
-                if size > _MAX_TEXT:
-                    raise SecurityError(f"the template gives more than {_MAX_TEXT:,} characters")
+                if size > MAX_TEXT:
+                    raise SecurityError(f"it gives more than {MAX_TEXT:,} characters")
                 pieces.append(piece)
             return "".join(pieces)
         finally:
             _budget.reset(token)
 
 
-def _copy_pass_marks(function: Callable[..., Any], wrapper: Callable[..., Any]) -> Callable[..., Any]:
-    # pass_context and pass_environment are marks on the function that the compiler looks for.
-    mark = getattr(function, "jinja_pass_arg", None)
-    if mark is not None:
-        wrapper.jinja_pass_arg = mark  # type: ignore[attr-defined]
-    return wrapper
+class _Namespace(Namespace):
+    """A namespace that is not written out: it can hold itself."""
+
+    def __repr__(self) -> str:
+        return "<namespace>"
 
 
-def _replace_concats(tree: nodes.Template) -> nodes.Template:
+def _with_checks(tree: nodes.Template) -> nodes.Template:
+    """The tree with every value that it makes weighed."""
+
     def visit(node: nodes.Node) -> None:
         for field, value in node.iter_fields():
             if isinstance(value, nodes.Node):
                 visit(value)
-                if isinstance(value, nodes.Concat):
-                    setattr(node, field, _bounded_concat(value))
+                setattr(node, field, _checked(value))
             elif isinstance(value, list):
                 for i, item in enumerate(value):
                     if isinstance(item, nodes.Node):
                         visit(item)
-                        if isinstance(item, nodes.Concat):
-                            value[i] = _bounded_concat(item)
+                        value[i] = _checked(item)
 
     visit(tree)
     tree.set_environment(tree.environment) if tree.environment else None
     return tree
 
 
-def _bounded_concat(node: nodes.Concat) -> nodes.Filter:
+def _checked(node: nodes.Node) -> nodes.Node:
     line = {"lineno": node.lineno}
-    return nodes.Filter(nodes.List(node.nodes, **line), "_joined", [], [], None, None, **line)
+    if isinstance(node, nodes.Concat):
+        return nodes.Filter(nodes.List(node.nodes, **line), "_joined", [], [], None, None, **line)
+    is_slice = isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice)
+    if is_slice or isinstance(node, (nodes.List, nodes.Dict)) or (isinstance(node, nodes.Tuple) and node.ctx == "load"):
+        return nodes.Filter(node, "_weighed", [], [], None, None, **line)
+    return node
 
 
 def _is_small(value: Any) -> bool:
@@ -250,16 +271,3 @@ def _repeated_size(left: Any, right: Any) -> int:
         if isinstance(count, int) and hasattr(text, "__len__"):
             return len(text) * max(0, count)
     return 0
-
-
-def _check_replace(text: str, old: str, new: str) -> None:
-    count = text.count(old) if old else len(text) + 1
-    if len(text) + count * len(new) > _MAX_TEXT:
-        raise SecurityError(f"replace() makes more than {_MAX_TEXT:,} characters")
-
-
-def _joined_by(separator: str | bytes, parts: Any) -> str:
-    texts = [str(part) for part in _counted(parts)]
-    if sum(map(len, texts)) + len(separator) * len(texts) > _MAX_TEXT:
-        raise SecurityError(f"join() makes more than {_MAX_TEXT:,} characters")
-    return str(separator).join(texts)

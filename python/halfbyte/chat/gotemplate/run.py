@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from halfbyte.chat.budget import MAX_TEXT, Budget
 from halfbyte.chat.gotemplate.parse import (
     Action,
     Branch,
@@ -23,15 +24,18 @@ from halfbyte.chat.gotemplate.parse import (
 )
 from halfbyte.errors import TemplateError
 
-_MAX_STEPS = 1_000_000
-_MAX_OUTPUT = 32 << 20
 _MAX_DEPTH = 60
+# A function's text is at most so many times as long as its arguments: JSON writes a control character as six.
+_GROWTH = 6
 
 
 def run(tree: Tree, nodes: tuple[Node, ...], data: Any) -> str:
     """The text that nodes of a tree give. Raises TemplateError."""
     machine = _Machine(tree, data)
-    machine.nodes(nodes, data, 0)
+    try:
+        machine.nodes(nodes, data, 0)
+    except RecursionError:
+        raise TemplateError("The Go template writes a value that nests too deep.") from None
     return "".join(machine.out)
 
 
@@ -47,7 +51,7 @@ class _Machine:
     def __init__(self, tree: Tree, data: Any) -> None:
         self._tree = tree
         self._variables: list[tuple[str, Any]] = [("$", data)]
-        self._steps = 0
+        self._budget = Budget()
         self._size = 0
         self.out: list[str] = []
 
@@ -55,7 +59,7 @@ class _Machine:
         if depth > _MAX_DEPTH:
             raise TemplateError(f"The Go template nests more than {_MAX_DEPTH} deep.")
         for node in nodes:
-            self._count()
+            self._budget.spend()
             if isinstance(node, Text):
                 self._write(node.text)
             elif isinstance(node, Action):
@@ -79,21 +83,20 @@ class _Machine:
     def _range(self, node: Branch, dot: Any, depth: int) -> None:
         pipeline = node.pipeline
         value = self._pipeline(Pipeline(pipeline.commands), dot)
+        items: Iterator[tuple[Any, Any]] = iter(())
         if isinstance(value, Mapping):
-            items = [(k, value[k]) for k in value]
+            items = iter(value.items())
         elif isinstance(value, (list, tuple)):
-            items = list(enumerate(value))
+            items = enumerate(value)
         elif isinstance(value, int) and not isinstance(value, bool):
-            items = [(i, i) for i in range(min(max(0, value), _MAX_STEPS))]
-        elif value is None:
-            items = []
-        else:
+            items = ((i, i) for i in range(value))
+        elif value is not None:
             raise TemplateError(f"The Go template cannot range over {type(value).__name__}.")
-        if not items:
+        if value is None or (value <= 0 if isinstance(value, int) else not value):
             return self.nodes(node.otherwise, dot, depth + 1)
         mark = len(self._variables)
         for key, item in items:
-            self._count()
+            self._budget.spend()
             values = (item,) if len(pipeline.names) == 1 else (key, item)
             for name, one in zip(pipeline.names, values, strict=False):
                 if pipeline.declares:
@@ -129,7 +132,7 @@ class _Machine:
         return value
 
     def _command(self, command: tuple[Operand, ...], dot: Any, piped: list[Any]) -> Any:
-        self._count()
+        self._budget.spend()
         first, rest = command[0], command[1:]
         if isinstance(first, Function):
             if first.name in ("and", "or") and not piped:
@@ -138,11 +141,21 @@ class _Machine:
             if function is None:
                 raise TemplateError(f"The Go template calls {first.name}, which is no function known here.")
             arguments = [self._operand(o, dot) for o in rest] + piped
+            if first.name in _WRITING:
+                self._budget.make(_GROWTH * self._budget.weight(arguments))
             try:
                 return function(*arguments)
             except TemplateError:
                 raise
-            except (TypeError, ValueError, IndexError, KeyError, OverflowError, AttributeError) as error:
+            except (
+                RecursionError,
+                TypeError,
+                ValueError,
+                IndexError,
+                KeyError,
+                OverflowError,
+                AttributeError,
+            ) as error:
                 raise TemplateError(f"The Go template's call of {first.name} failed: {str(error)[:200]}") from None
         if rest or piped:
             raise TemplateError("The Go template calls something that is no function.")
@@ -186,14 +199,9 @@ class _Machine:
 
     def _write(self, text: str) -> None:
         self._size += len(text)
-        if self._size > _MAX_OUTPUT:
-            raise TemplateError(f"The Go template writes more than {_MAX_OUTPUT >> 20} MiB.")
+        if self._size > MAX_TEXT:
+            raise TemplateError(f"The Go template writes more than {MAX_TEXT >> 20} MiB.")
         self.out.append(text)
-
-    def _count(self) -> None:
-        self._steps += 1
-        if self._steps > _MAX_STEPS:
-            raise TemplateError(f"The Go template takes more than {_MAX_STEPS} steps.")
 
 
 # Values -----------------------------------------------------------------------------------------------------------
@@ -292,7 +300,7 @@ def _printf(form: str, *values: Any) -> str:
         elif verb in "dxXobc":
             text = format(int(value), verb)
         elif verb in "feEgG":
-            text = format(float(value), (precision or "") + verb)
+            text = format(float(value), (precision or "")[:4] + verb)
         else:
             text = printed(value)
         n = min(int(width or 0), 1000)
@@ -313,6 +321,8 @@ def _print(*values: Any) -> str:
 def _day(offset: int) -> str:
     return (datetime.date.today() - datetime.timedelta(days=offset)).isoformat()
 
+
+_WRITING = ("print", "println", "printf", "json", "toTypeScriptType")
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "and": lambda *v: next((x for x in v if not truth(x)), v[-1]),
