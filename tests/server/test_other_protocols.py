@@ -11,6 +11,8 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from halfbyte.server.stored import ResponseStore
+
 from .conftest import Live, toy_id
 
 HI: list[Any] = [{"role": "user", "content": "hi"}]
@@ -84,10 +86,85 @@ def test_response_calls_a_tool_and_reads_its_result(live: Live) -> None:
     assert client.responses.create(model="tiny", input=again, max_output_tokens=4).usage is not None
 
 
-def test_responses_are_not_stored(live: Live) -> None:
-    with pytest.raises(openai.BadRequestError) as caught:
-        live.openai().responses.create(model="tiny", input="hi", previous_response_id="resp_1")
-    assert caught.value.param == "previous_response_id"
+def test_a_response_goes_on_from_another(live: Live) -> None:
+    client, ask = live.openai(), {"model": "tiny", "max_output_tokens": 8, "extra_body": {"temperature": 0}}
+    first = client.responses.create(**ask, input="hi", instructions="be brief")
+    with client.responses.stream(
+        **{"model": "tiny", "max_output_tokens": 8, "temperature": 0}, input="why?", previous_response_id=first.id
+    ) as stream:
+        second = next(event for event in stream if event.type == "response.incomplete").response
+    conversation = [*HI, {"role": "assistant", "content": first.output_text}, {"role": "user", "content": "why?"}]
+    said = live.llm.chat(conversation, max_tokens=8, temperature=0).text  # the first one's instructions were its own
+    assert second.output_text == said
+    assert second.previous_response_id == first.id
+    kept = client.responses.retrieve(second.id)
+    assert kept.output_text == said
+    (item,) = client.responses.input_items.list(second.id).data
+    assert item.content[0].text == "why?"  # type: ignore[union-attr]
+    third = client.responses.create(**ask, input=[{"role": "user", "content": "so?"}], previous_response_id=second.id)
+    assert third.usage is not None
+    assert third.usage.input_tokens > second.usage.input_tokens  # type: ignore[union-attr]
+
+
+def test_responses_are_forgotten(live: Live) -> None:
+    client, ask = live.openai(), {"model": "tiny", "input": "hi", "max_output_tokens": 2}
+    client.responses.delete((kept := client.responses.create(**ask)).id)
+    for gone in (kept.id, client.responses.create(**ask, store=False).id, "resp_1"):
+        with pytest.raises(openai.NotFoundError):
+            client.responses.retrieve(gone)
+        with pytest.raises(openai.NotFoundError) as caught:
+            client.responses.create(**ask, previous_response_id=gone)
+        assert caught.value.param == "previous_response_id"
+
+
+def test_stored_responses_are_bounded_and_each_clients_own() -> None:
+    store = ResponseStore(1000)
+    for i in range(20):
+        store.put("a", {"id": str(i), "text": "x" * 200}, [], [])
+    assert [i for i in range(20) if store.get("a", str(i))] == [16, 17, 18, 19]
+    assert store.get("b", "19") is None
+    store.get("a", "16")
+    store.put("a", {"id": "20", "text": "x" * 200}, [], [])
+    assert store.get("a", "16")
+    assert store.get("a", "17") is None
+    store.put("a", {"id": "21", "text": "x" * 2000}, [], [])
+    assert store.get("a", "21") is None
+    assert store.get("a", "16")
+
+
+def test_agents_offer_tools_that_no_other_model_knows(live: Live) -> None:
+    """What Codex sends besides functions."""
+    flag = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]}
+    names = ["shell", "inner"]
+    shell, inner = ({"type": "function", "name": name, "strict": False, "parameters": flag} for name in names)
+    offered = [
+        shell,
+        {"type": "namespace", "name": "mcp", "tools": [inner]},
+        {"type": "web_search", "external_web_access": True},
+        {"type": "image_generation"},
+        {"type": "local_shell"},
+    ]
+    items = [
+        {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "rules"}]},
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]},
+        {"type": "reasoning", "summary": [], "encrypted_content": None},
+        {"type": "web_search_call", "status": "completed", "action": {"type": "search", "query": "x"}},
+        {"type": "function_call", "name": "shell", "arguments": '{"on": true}', "call_id": "c1"},
+        {"type": "function_call_output", "call_id": "c1", "output": [{"type": "input_text", "text": "done"}]},
+    ]
+    body = {
+        "model": "tiny", "instructions": "be brief", "input": items, "tools": offered, "tool_choice": "required",
+        "parallel_tool_calls": False, "reasoning": {"effort": "medium", "summary": "auto"}, "store": False,
+        "include": ["reasoning.encrypted_content"], "prompt_cache_key": "k", "text": {"verbosity": "low"},
+        "max_output_tokens": 200,
+    }  # fmt: skip
+    with live.http() as http:
+        answer = http.post("/v1/responses", json=body)
+        assert answer.status_code == 200, answer.text
+        (call,) = answer.json()["output"]
+        assert call["name"] in names
+        body["tools"] = [{"type": "web_search"}]
+        assert "tool_choice" in http.post("/v1/responses", json=body).json()["error"]["message"]
 
 
 # Anthropic ------------------------------------------------------------------------------------------------------------

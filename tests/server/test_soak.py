@@ -106,13 +106,21 @@ async def asks_well(live: Live, draw: random.Random, expected: dict[str, str]) -
     assert answer.choices[0].text == expected[prompt]
 
 
+async def watches(samples: list[float], end: float) -> None:
+    """Memory sixty times until the end."""
+    pause = (end - time.monotonic()) / 60
+    while time.monotonic() < end:
+        samples.append(resident_mib())
+        await asyncio.sleep(pause)
+
+
 def resident_mib() -> float:
     """Memory of this process; 0 where the system does not tell."""
     facts = Path("/proc/self/statm")
     return int(facts.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20 if facts.is_file() else 0.0
 
 
-async def soak(live: Live, expected: dict[str, str], seconds: float) -> Counter[str]:
+async def soak(live: Live, expected: dict[str, str], seconds: float, samples: list[float]) -> Counter[str]:
     kinds: list[Callable[..., Any]] = [
         vanishes, vanishes, reads_slowly, sends_nonsense, sends_too_much, half_a_request, wants_the_impossible,
     ]  # fmt: skip
@@ -132,7 +140,8 @@ async def soak(live: Live, expected: dict[str, str], seconds: float) -> Counter[
             await asks_well(live, draw, expected)
             done["asks_well"] += 1
 
-    await asyncio.gather(*(client(i) for i in range(_N_CLIENTS)), *(good_client(100 + i) for i in range(4)))
+    bad, good = (client(i) for i in range(_N_CLIENTS)), (good_client(100 + i) for i in range(4))
+    await asyncio.gather(*bad, *good, watches(samples, end))
     return done
 
 
@@ -140,10 +149,11 @@ def test_good_requests_are_answered_and_nothing_leaks(serve: Callable[..., Live]
     live = serve(ServerConfig(max_body_bytes=200_000), n_ctx=512, max_sequences=8)
     params = SamplingParams(temperature=0, max_tokens=24)
     expected = {p: live.llm.generate(p, params).text for p in (f"good prompt {i}" for i in range(8))}
-    asyncio.run(soak(live, expected, _SECONDS / 3))
+    samples: list[float] = []
+    asyncio.run(soak(live, expected, _SECONDS / 3, []))
     gc.collect()
     warm = resident_mib()
-    done = asyncio.run(soak(live, expected, _SECONDS))
+    done = asyncio.run(soak(live, expected, _SECONDS, samples))
     assert len(done) == 7, done
     with openai.OpenAI(base_url=f"{live.url}/v1", api_key="-") as client:
         assert client.completions.create(model="tiny", prompt="abc", max_tokens=2).usage
@@ -156,4 +166,9 @@ def test_good_requests_are_answered_and_nothing_leaks(serve: Callable[..., Live]
     assert (stats["n_running"], stats["n_waiting"]) == (0, 0)
     assert stats["n_blocks_free"] + stats["n_blocks_cached"] == stats["n_blocks"]
     gc.collect()
-    assert resident_mib() - warm < 40
+    end = resident_mib()
+    print(
+        f"{dict(done)}; MiB: {warm:.0f} warm, {max(samples):.0f} at most, {end:.0f} at the end; {stats}"
+    )  # pytest -rP
+    print("MiB over time:", *(f"{sample:.0f}" for sample in samples))
+    assert end - warm < 24

@@ -108,15 +108,21 @@ def load_model(arguments: argparse.Namespace, model: str | None = None, **option
         return LLM(files, progress=advance, **options)
 
 
+class UsageError(InvalidArgumentError):
+    """A flag has a value that it cannot have."""
+
+    exit_code = 2
+
+
 def model_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The flags of add_model_arguments() as LLM() takes them, the model itself left out."""
     if arguments.ctx_size < 0 or arguments.threads < 0 or arguments.batch_size < 1:
-        raise InvalidArgumentError("-c and -t take a count or 0, -b at least 1.")
+        raise UsageError("-c and -t take a count or 0, -b at least 1.")
     layers: int | str = arguments.n_gpu_layers
     if isinstance(layers, str) and layers.removeprefix("-").isdigit():
         layers = int(layers)
     if layers != "auto" and (isinstance(layers, str) or layers < -1):
-        raise InvalidArgumentError(f"-ngl {layers}: a count of layers, or auto, was expected.")
+        raise UsageError(f"-ngl {layers}: a count of layers, or auto, was expected.")
     if arguments.mlock:
         _lock_memory()
     return {

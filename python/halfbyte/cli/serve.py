@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from halfbyte import _core
-from halfbyte.cli.common import add_model_arguments, download_progress, load_model, model_options, read_text
+from halfbyte.cli.common import (
+    UsageError,
+    add_model_arguments,
+    download_progress,
+    load_model,
+    model_options,
+    read_text,
+)
 from halfbyte.errors import InvalidArgumentError, UnsupportedError
 from halfbyte.llm import LLM
 from halfbyte.server.config import ServerConfig
@@ -114,13 +121,17 @@ def _pool(arguments: argparse.Namespace, names: tuple[str, ...]) -> CatalogPool:
 
     environment = os.environ if arguments.ollama else {}
     keep_alive = arguments.keep_alive or environment.get("OLLAMA_KEEP_ALIVE") or ("5m" if arguments.ollama else "-1")
+    try:
+        keep_alive_s = duration(keep_alive)
+    except InvalidArgumentError as error:
+        raise UsageError(f"--keep-alive: {error}") from None
     wanted = environment.get("OLLAMA_MAX_LOADED_MODELS", "")
     most = arguments.max_loaded or (int(wanted) if wanted.isdigit() else 0) or 3
     folder = Path(arguments.models_dir) if arguments.models_dir else None
     if folder and not folder.is_dir():
-        raise InvalidArgumentError(f"--models-dir {folder} is no folder.")
+        raise UsageError(f"--models-dir {folder} is no folder.")
     if most < 1:
-        raise InvalidArgumentError(f"--max-loaded is {most}; at least 1 was expected.")
+        raise UsageError(f"--max-loaded is {most}; at least 1 was expected.")
     fixed = {}
     if arguments.model or not (folder or arguments.ollama):
         reference = arguments.model or "smollm2"
@@ -133,7 +144,7 @@ def _pool(arguments: argparse.Namespace, names: tuple[str, ...]) -> CatalogPool:
         Catalog(fixed, folder, arguments.ollama),
         lambda files: LLM(files, max_sequences=n_sequences, chat_template=template, **options),
         max_loaded=most,
-        keep_alive_s=duration(keep_alive),
+        keep_alive_s=keep_alive_s,
     )
 
 
@@ -150,7 +161,7 @@ def ollama_address(text: str, host: str) -> tuple[str, int]:
     try:
         return found.hostname or host, 11434 if found.port is None else found.port
     except ValueError:
-        raise InvalidArgumentError(f"OLLAMA_HOST is {text!r}; host:port was expected.") from None
+        raise UsageError(f"OLLAMA_HOST is {text!r}; host:port was expected.") from None
 
 
 def _run_on_ray(arguments: argparse.Namespace, name: str, address: tuple[str, int], config: ServerConfig) -> int:
@@ -161,16 +172,16 @@ def _run_on_ray(arguments: argparse.Namespace, name: str, address: tuple[str, in
             f"--ray needs the package {error.name}.", hint="Install it with: pip install 'halfbyte[ray]'"
         ) from None
     if arguments.ollama or arguments.models_dir:
-        raise InvalidArgumentError(
+        raise UsageError(
             "--ray serves one model: --ollama and --models-dir do not go with it.",
             hint="For several models write a Serve config; halfbyte.server.ray_app shows one.",
         )
     if address[1] == 0:
-        raise InvalidArgumentError("--ray listens on a port that is named.", hint="Give one with --port.")
+        raise UsageError("--ray listens on a port that is named.", hint="Give one with --port.")
     asked = re.fullmatch(r"([1-9]\d*)(?::([1-9]\d*))?", arguments.replicas)
     n_fewest, n_most = (int(asked[1]), int(asked[2] or asked[1])) if asked else (1, 0)
     if n_most < n_fewest:
-        raise InvalidArgumentError(f"--replicas {arguments.replicas}: N or MIN:MAX was expected, from 1 on.")
+        raise UsageError(f"--replicas {arguments.replicas}: N or MIN:MAX was expected, from 1 on.")
     options = model_options(arguments)
     n_threads = options.pop("n_threads") or max(1, _core.cpu_info()["cores"] // n_most)
     model = RayModel(
@@ -192,8 +203,12 @@ def _config(arguments: argparse.Namespace, is_local: bool) -> ServerConfig:
         lines = [line.strip() for line in read_text(arguments.api_key_file).splitlines()]
         found = [line for line in lines if line and not line.startswith("#")]
         if not found:
-            raise InvalidArgumentError(f"{arguments.api_key_file} holds no key.", hint="Put one on each line.")
+            raise UsageError(f"{arguments.api_key_file} holds no key.", hint="Put one on each line.")
         keys += found
+    if arguments.max_sequences < 1:
+        raise UsageError(f"-np {arguments.max_sequences}: at least 1 was expected.")
+    if arguments.port is not None and not 0 <= arguments.port < 1 << 16:
+        raise UsageError(f"--port {arguments.port}: 0 to 65535 was expected.")
     for name in (
         "max_body",
         "max_prompt",
@@ -203,9 +218,10 @@ def _config(arguments: argparse.Namespace, is_local: bool) -> ServerConfig:
         "rate",
         "token_rate",
         "max_concurrent",
+        "shutdown_timeout",
     ):
         if getattr(arguments, name) < 0:
-            raise InvalidArgumentError(f"--{name.replace('_', '-')} takes a number from 0 on.")
+            raise UsageError(f"--{name.replace('_', '-')} takes a number from 0 on.")
     return ServerConfig(
         api_keys=tuple(keys),
         allowed_origins=tuple(arguments.allow_origin),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, get_origin
 
 from halfbyte.errors import InvalidArgumentError, UnsupportedError
-from halfbyte.grammar.matcher import short
+from halfbyte.grammar.matcher import limits, short
 from halfbyte.grammar.schema import closed, is_pydantic, is_record, schema_of, value_of
 
 
@@ -114,6 +114,7 @@ def json_schema_constraint(
     Raises UnsupportedError with a JSON pointer to the part that cannot be used.
     """
     if isinstance(schema, str):
+        _require_short(schema, "The schema")
         try:
             schema = json.loads(schema)
         except (ValueError, RecursionError) as error:
@@ -122,7 +123,7 @@ def json_schema_constraint(
         document = closed(schema)
         if isinstance(document, dict):
             document = {**document, "x-guidance": {**_SPACING, **document.get("x-guidance", {})}}
-        json.dumps(document)
+        _require_short(json.dumps(document), "The schema")
         problem = schema_problem(document)
         if problem:
             pointer, reason = _blame(document, problem)
@@ -142,7 +143,7 @@ def schema_problem(document: Any) -> str:
 
     if not isinstance(document, (dict, bool)):
         return "a schema is an object, true or false."
-    return short(LLMatcher.validate_grammar(json.dumps({"grammars": [{"json_schema": document}]})))
+    return short(LLMatcher.validate_grammar(json.dumps({"grammars": [{"json_schema": document}]}), limits=limits()))
 
 
 _SUBSCHEMAS = ("items", "additionalProperties", "contains", "propertyNames", "not", "if", "then", "else")
@@ -150,14 +151,23 @@ _SUBSCHEMA_LISTS = ("prefixItems", "anyOf", "oneOf", "allOf")
 _SUBSCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions")
 
 
+# Letters of all the parts that are tried in search of the one at fault: enough for any schema that people write.
+_BLAME_LENGTH = 1 << 20
+
+
 def _blame(document: Any, problem: str) -> tuple[str, str]:
-    """JSON pointer of the innermost part that has the problem by itself, and the problem."""
-    pointer = "#"
+    """JSON pointer of the innermost part that has the problem by itself, and the problem; of large schemas, of as deep a
+    part as was found in good time."""
+    pointer, n_left = "#", _BLAME_LENGTH
     part = document if isinstance(document, dict) else {}
     shared = {key: part[key] for key in ("$defs", "definitions", "x-guidance") if key in part}
     while True:
         for step, inner in _parts(part):
-            found = schema_problem({**shared, **inner})
+            tried = {**shared, **inner}
+            n_left -= len(json.dumps(tried))
+            if n_left < 0:
+                return pointer, problem
+            found = schema_problem(tried)
             if found:
                 pointer, part, problem = f"{pointer}/{step}", inner, found
                 break
@@ -182,6 +192,7 @@ def regex_constraint(pattern: str) -> Constraint:
     """The whole answer matches a regular expression (Rust's syntax: no look-around, no back references)."""
     from llguidance import LLMatcher
 
+    _require_short(pattern, "The regular expression")
     entry = json.loads(LLMatcher.grammar_from_regex(pattern))["grammars"][0]
     constraint = Constraint({"lark_grammar": entry["lark_grammar"]})
     _require_valid(constraint, "The regular expression")
@@ -193,6 +204,7 @@ def choice_constraint(choices: Sequence[str]) -> Constraint:
     if not choices or not all(isinstance(choice, str) and choice for choice in choices):
         raise InvalidArgumentError("The choices must be texts, at least one, and none empty.")
     listed = " | ".join(json.dumps(choice) for choice in dict.fromkeys(choices))
+    _require_short(listed, "The list of choices")
     return Constraint({"lark_grammar": f"start: {listed}"})
 
 
@@ -201,6 +213,7 @@ _LARK = re.compile(r"(?m)^\s*(%llguidance\b|start\s*(\[[^\]]*\])?\s*:(?!:=))")
 
 def grammar_constraint(text: str) -> Constraint:
     """The answer follows a grammar: Lark where it has a rule `start:` or says %llguidance, else GBNF."""
+    _require_short(text, "The grammar")
     if not _LARK.search(text):
         from llguidance.gbnf_to_lark import gbnf_to_lark
 
@@ -213,10 +226,19 @@ def grammar_constraint(text: str) -> Constraint:
     return constraint
 
 
+# Longer texts take seconds to compile.
+_MOST_LETTERS = 1 << 19
+
+
+def _require_short(text: str, what: str) -> None:
+    if len(text) > _MOST_LETTERS:
+        raise InvalidArgumentError(f"{what} is {len(text)} letters long; {_MOST_LETTERS} are allowed.")
+
+
 def _require_valid(constraint: Constraint, what: str) -> None:
     from llguidance import LLMatcher
 
-    problem = LLMatcher.validate_grammar(constraint.grammar())
+    problem = LLMatcher.validate_grammar(constraint.grammar(), limits=limits())
     # A grammar may name tokens of a vocabulary that is not known yet; the matcher checks those.
     if problem and "special token" not in problem:
         raise InvalidArgumentError(f"{what} cannot be used: {short(problem)}")

@@ -16,6 +16,14 @@ from halfbyte.tokenizer import Tokenizer
 Mask = npt.NDArray[np.uint32]
 
 
+@lru_cache(maxsize=1)
+def limits() -> Any:
+    """What a grammar may cost: other answers wait while a mask is computed, so a step has a quarter of the usual."""
+    from llguidance import LLParserLimits
+
+    return LLParserLimits(step_lexer_fuel=50_000)
+
+
 @lru_cache(maxsize=8)
 def vocabulary_of(tokenizer: Tokenizer) -> Any:
     """The tokenizer as llguidance knows it; made once."""
@@ -73,7 +81,7 @@ class Matcher:
         nothing satisfies it."""
         from llguidance import LLMatcher
 
-        found = cls(LLMatcher(vocabulary_of(tokenizer), grammar), tokenizer, n_logits)
+        found = cls(LLMatcher(vocabulary_of(tokenizer), grammar, limits=limits()), tokenizer, n_logits)
         if found._matcher.is_error():
             raise InvalidArgumentError(f"The constraint cannot be used: {short(found._matcher.get_error())}")
         found.mask()

@@ -23,6 +23,7 @@ from halfbyte.server.metrics import Metrics
 from halfbyte.server.models import ModelPool
 from halfbyte.server.protocols import PROTOCOLS
 from halfbyte.server.responses import Json
+from halfbyte.server.stored import ResponseStore
 
 
 @dataclass
@@ -32,6 +33,7 @@ class Server:
     models: ModelPool
     config: ServerConfig
     metrics: Metrics
+    responses: ResponseStore
 
     def error_body(self, path: str, error: ApiError) -> dict[str, Any]:
         """The error in the words of the protocol that the path belongs to."""
@@ -46,7 +48,7 @@ class Server:
 def create_app(models: ModelPool, config: ServerConfig | None = None) -> FastAPI:
     """The app over a pool of models. The pool is closed with the app."""
     config = config or ServerConfig()
-    server = Server(models, config, Metrics(models))
+    server = Server(models, config, Metrics(models), ResponseStore(config.max_stored_bytes))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -19,6 +19,7 @@ class ServerConfig:
     max_choices: int = 64  # prompts times answers of one request
     max_inputs: int = 2048  # texts of one request for vectors
     max_queue: int = 512  # answers waiting for their turn; beyond: 503
+    max_stored_bytes: int = 64 << 20  # of responses that clients may go on from; 0: none are kept
     request_timeout_s: float = 0.0
 
     requests_per_minute: int = 0  # of each key

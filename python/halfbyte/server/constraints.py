@@ -65,7 +65,7 @@ class ConstraintFields(Body):
     grammar: str | None = None
 
     def constraint(self) -> tuple[str, Constraint] | None:
-        """The field that constrains the answer, and the constraint. Raises ApiError."""
+        """The field that constrains the answer, and the constraint. Raises ApiError. Slow: compiles."""
         found = [(field, kind, value) for field, kind, value in self._wishes() if value not in (None, "")]
         if not found:
             return None

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from halfbyte.errors import ModelNotFoundError
 from halfbyte.llm import LLM
+from halfbyte.params import SamplingParams
 from halfbyte.server.bridge import Bridge
 
 
 @dataclass
 class LoadedModel:
     """A model in memory. n_users counts the requests that hold it: a pool drops it only at 0, and when it has been so
-    for keep_alive_s seconds (None: no limit), at expires_at."""
+    for keep_alive_s seconds (None: no limit), at expires_at. adapter: what it answers with unless a request chooses."""
 
     name: str
     llm: LLM
@@ -24,6 +25,12 @@ class LoadedModel:
     used_at: float = field(default_factory=time.time)
     keep_alive_s: float | None = None
     expires_at: float | None = None
+    adapter: str | None = None
+
+    @property
+    def defaults(self) -> SamplingParams:
+        """What holds where a request says nothing."""
+        return self.llm.defaults if self.adapter is None else self.llm.defaults.replace(lora=self.adapter)
 
     @property
     def max_sequences(self) -> int:
@@ -33,11 +40,13 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What is told of a model, loaded or not. created: Unix seconds. n_ctx: None while it is not known."""
+    """What is told of a model, loaded or not. created: Unix seconds. n_ctx: None while it is not known. parent: the
+    model that an adapter is for."""
 
     name: str
     created: int
     n_ctx: int | None = None
+    parent: str | None = None
 
 
 class ModelPool(ABC):
@@ -65,7 +74,8 @@ class ModelPool(ABC):
 
 
 class SingleModelPool(ModelPool):
-    """One model that is loaded from the start, under one or several names (the first one is shown)."""
+    """One model that is loaded from the start, under one or several names (the first one is shown), and with each of
+    its adapters under the adapter's."""
 
     def __init__(self, llm: LLM, names: tuple[str, ...]) -> None:
         self._llm, self._names = llm, names
@@ -73,19 +83,25 @@ class SingleModelPool(ModelPool):
         self._model: LoadedModel | None = None
 
     async def acquire(self, name: str | None) -> LoadedModel:
-        if name and name not in self._names:
-            raise ModelNotFoundError(f'The model "{name}" does not exist.', hint=f"Served here: {self._names[0]}.")
+        plain = (name or self._names[0]).removesuffix(":latest")
+        adapter = plain if plain in self._llm.adapters.names and plain not in self._names else None
+        if adapter is None and plain not in self._names:
+            known = ", ".join(card.name for card in self.cards())
+            raise ModelNotFoundError(f'The model "{plain[:120]}" does not exist.', hint=f"Served here: {known}.")
         if self._model is None:
             self._model = LoadedModel(self._names[0], self._llm, Bridge(self._llm))
-        self._model.n_users += 1
-        self._model.used_at = time.time()
-        return self._model
+        model = self._model if adapter is None else replace(self._model, name=adapter, adapter=adapter)
+        model.n_users += 1
+        model.used_at = time.time()
+        return model
 
     def release(self, model: LoadedModel) -> None:
         model.n_users -= 1
 
     def cards(self) -> list[ModelCard]:
-        return [ModelCard(name, self._created, self._llm.n_ctx) for name in self._names]
+        own = [ModelCard(name, self._created, self._llm.n_ctx) for name in self._names]
+        adapters = [name for name in self._llm.adapters.names if name not in self._names]
+        return own + [ModelCard(name, self._created, self._llm.n_ctx, self._names[0]) for name in adapters]
 
     def loaded(self) -> list[LoadedModel]:
         return [self._model] if self._model else []

@@ -11,6 +11,7 @@ from halfbyte.errors import HalfbyteError
 from halfbyte.params import SamplingParams
 from halfbyte.server.config import ServerConfig
 from halfbyte.server.errors import ApiError
+from halfbyte.server.models import LoadedModel
 
 _TOKEN_ID = re.compile(r"[0-9]{1,9}")
 
@@ -39,6 +40,13 @@ def as_texts(texts: Texts) -> list[str] | list[list[int]]:
 
 
 Stop = str | Annotated[list[str], Field(max_length=64)]
+
+
+class AdapterChoice(Body):
+    """llama.cpp's: the number of a loaded adapter, and its strength."""
+
+    id: Annotated[int, Field(ge=0, lt=1 << 16)]
+    scale: Annotated[float, Field(ge=-1000, le=1000)] = 1.0
 
 
 class SamplingFields(Body):
@@ -73,8 +81,9 @@ class SamplingFields(Body):
     min_tokens: Annotated[int, Field(ge=0, le=1 << 30)] | None = None
     reasoning_budget: Annotated[int, Field(ge=0, le=1 << 30)] | None = None
     priority: Annotated[int, Field(ge=-(1 << 30), le=1 << 30)] | None = None
+    lora: Annotated[list[AdapterChoice], Field(max_length=64)] | None = None
 
-    def to_params(self, defaults: SamplingParams, config: ServerConfig, **more: Any) -> SamplingParams:
+    def to_params(self, model: LoadedModel, config: ServerConfig, **more: Any) -> SamplingParams:
         """The parameters asked for, over the model's defaults. Raises ApiError."""
         fields: dict[str, Any] = {name: getattr(self, name) for name in SamplingFields.model_fields}
         fields["repeat_penalty"] = first(fields["repeat_penalty"], fields.pop("repetition_penalty"))
@@ -85,13 +94,23 @@ class SamplingFields(Body):
                 raise ApiError(400, "logit_bias maps token ids (as text) to numbers.", param="logit_bias")
         if fields["logit_bias"] is not None:
             fields["logit_bias"] = {int(token): bias for token, bias in fields["logit_bias"].items()}
+        if self.lora is not None:
+            fields["lora"] = _strengths(self.lora, model.llm.adapters.names)
         given = {name: value for name, value in {**fields, **more}.items() if value is not None}
         if config.max_output_tokens:
             given["max_tokens"] = min(given.get("max_tokens", config.max_output_tokens), config.max_output_tokens)
         try:
-            return defaults.replace(**given)
+            return model.defaults.replace(**given)
         except HalfbyteError as error:
             raise ApiError.of(error) from error
+
+
+def _strengths(chosen: list[AdapterChoice], names: list[str]) -> dict[str, float]:
+    """Adapters that are not among the chosen do not count, as in llama.cpp."""
+    unknown = next((choice.id for choice in chosen if choice.id >= len(names)), None)
+    if unknown is not None:
+        raise ApiError(400, f"lora: there is no adapter {unknown}; {len(names)} are loaded.", param="lora")
+    return {names[choice.id]: choice.scale for choice in chosen}
 
 
 def first(*values: Any) -> Any:

@@ -102,9 +102,7 @@ async def messages(request: Request, body: MessagesRequest) -> Response:
     call = Call.of(request)
     model = await call.model(body.model)
     ask = body.ask()
-    ask.params = body.to_params(
-        model.llm.defaults, call.server.config, max_tokens=body.max_tokens, stop=body.stop_sequences
-    )
+    ask.params = body.to_params(model, call.server.config, max_tokens=body.max_tokens, stop=body.stop_sequences)
     budget = (body.thinking or {}).get("budget_tokens")
     if isinstance(budget, int) and budget >= 0:
         ask.params = ask.params.replace(reasoning_budget=budget)

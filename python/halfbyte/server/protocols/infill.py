@@ -40,7 +40,7 @@ async def infill(request: Request, body: InfillRequest) -> Response:
     """Fills the gap between input_prefix and input_suffix; prompt is how the middle begins."""
     call = Call.of(request)
     model = await call.model(body.model)
-    params = body.to_params(model.llm.defaults, call.server.config, max_tokens=body.n_predict)
+    params = body.to_params(model, call.server.config, max_tokens=body.n_predict)
     ids = await call.work(
         "input_prefix",
         infill_ids,
@@ -50,7 +50,7 @@ async def infill(request: Request, body: InfillRequest) -> Response:
         started=body.prompt,
         files=[(extra.filename, extra.text) for extra in body.input_extra or []],
     )
-    wanted = body.constraint()
+    wanted = await call.work("grammar", body.constraint)
     prompts = await call.work("grammar", constrained, ids, params, wanted, model.llm)
     job = call.submit(model, prompts, param="input_prefix")
     if body.stream:

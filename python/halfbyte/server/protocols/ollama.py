@@ -62,7 +62,7 @@ class AnswerRequest(Body):
             found["max_tokens"] = limit if wanted is None else min(wanted, limit)
         if self.logprobs:
             found["logprobs"] = self.top_logprobs or 0
-        return blaming("options", partial(model.llm.defaults.replace, **found))
+        return blaming("options", partial(model.defaults.replace, **found))
 
     def constraint(self) -> Constraint | None:
         """What `format` holds the answer to. Raises ApiError."""
@@ -120,7 +120,7 @@ async def generate(request: Request, body: GenerateRequest) -> Response:
 
 async def _prompt(call: Call, model: LoadedModel, body: GenerateRequest) -> Prompt:
     llm, text = model.llm, body.prompt or ""
-    params, constraint = body.params(call, model), body.constraint()
+    params, constraint = body.params(call, model), await call.work("format", body.constraint)
     if constraint is not None:
         params = replace(params, response_format=constraint)
     if body.raw:
@@ -189,7 +189,7 @@ async def chat(request: Request, body: ChatRequest) -> Response:
     model, load_ns = await named_model(call, body.model, body.keep_alive)
     if not body.messages:
         return _loaded(body, {"message": {"role": "assistant", "content": ""}})
-    constraint = body.constraint()
+    constraint = await call.work("format", body.constraint)
     ask = ChatAsk(
         [_message(message) for message in body.messages],
         body.params(call, model),

@@ -56,7 +56,7 @@ async def chat(request: Request, body: ChatRequest) -> Response:
     if body.top_logprobs and not body.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs to be true.", param="top_logprobs")
     model = await call.model(body.model)
-    run = await start_chat(call, model, _ask(call, model, body))
+    run = await start_chat(call, model, await call.work("messages", _ask, call, model, body))
     frame = {"id": f"chatcmpl-{call.id}", "created": int(time.time()), "model": model.name}
     if body.stream:
         return EventStream(_stream(run, body, model, frame))
@@ -67,7 +67,7 @@ async def chat(request: Request, body: ChatRequest) -> Response:
 
 def _ask(call: Call, model: LoadedModel, body: ChatRequest) -> ChatAsk:
     params = body.to_params(
-        model.llm.defaults,
+        model,
         call.server.config,
         max_tokens=first(body.max_completion_tokens, body.max_tokens),
         n=body.n,
@@ -93,7 +93,7 @@ def _choice(index: int, answer: ChatAnswer, body: ChatRequest, model: LoadedMode
     said, output = answer.message, answer.output
     message: dict[str, Any] = {"role": "assistant", "content": said.content, "refusal": None}
     if said.reasoning:
-        message["reasoning_content"] = said.reasoning
+        message |= _reasoning(said.reasoning)
     if said.tool_calls:
         message["content"] = said.content or None
         message["tool_calls"] = [
@@ -153,5 +153,10 @@ def _delta(delta: Delta) -> dict[str, Any]:
         function["name"] = call.name
         return {"tool_calls": [{"index": call.index, "id": call.id, "type": "function", "function": function}]}
     if delta.reasoning is not None:
-        return {"reasoning_content": delta.reasoning}
+        return _reasoning(delta.reasoning)
     return {"content": delta.content or ""}
+
+
+def _reasoning(text: str) -> dict[str, str]:
+    """Under DeepSeek's name and under OpenRouter's, to which vLLM went over: clients read the one or the other."""
+    return {"reasoning_content": text, "reasoning": text}

@@ -87,7 +87,7 @@ async def complete(request: Request, body: CompletionRequest) -> Response:
     model = await call.model(body.model)
     params = _params(call, model, body, best_of)
     prompts = await call.work("suffix" if body.suffix else "prompt", _prompt_ids, model, body)
-    wanted = body.constraint()
+    wanted = await call.work("response_format", body.constraint)
     jobs: list[Prompt] = []
     for ids in prompts:
         call.check_length(len(ids), "prompt")
@@ -108,9 +108,7 @@ async def complete(request: Request, body: CompletionRequest) -> Response:
 
 def _params(call: Call, model: LoadedModel, body: CompletionRequest, best_of: int) -> SamplingParams:
     logprobs = body.logprobs if body.logprobs is not None or best_of == (body.n or 1) else 0
-    params = body.to_params(
-        model.llm.defaults, call.server.config, max_tokens=body.max_tokens, n=best_of, logprobs=logprobs
-    )
+    params = body.to_params(model, call.server.config, max_tokens=body.max_tokens, n=best_of, logprobs=logprobs)
     return dataclasses.replace(params, prompt_logprobs=bool(body.echo) and body.logprobs is not None)
 
 

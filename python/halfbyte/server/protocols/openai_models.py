@@ -36,4 +36,5 @@ def _card(card: ModelCard) -> dict[str, Any]:
         "created": card.created,
         "owned_by": "halfbyte",
         "max_model_len": card.n_ctx,
+        "parent": card.parent,
     }

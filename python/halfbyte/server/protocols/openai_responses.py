@@ -1,23 +1,23 @@
-"""OpenAI's /v1/responses. Nothing is stored: a conversation comes whole with each request."""
+"""OpenAI's /v1/responses."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from halfbyte.chat.tools import Delta
 from halfbyte.server.call import Call
-from halfbyte.server.chat_stream import ChatAnswer, ChatAsk, ChatRun, start_chat
+from halfbyte.server.chat_stream import ChatAsk, start_chat
 from halfbyte.server.constraints import ConstraintFields, ResponseFormat, Schema
 from halfbyte.server.errors import ApiError
 from halfbyte.server.models import LoadedModel
-from halfbyte.server.responses import EventStream, Json, event
+from halfbyte.server.response_items import ItemStream, Shell, items_of
+from halfbyte.server.responses import EventStream, Json
 from halfbyte.server.sampling import Body, SamplingFields
+from halfbyte.server.stored import Stored
 
 router = APIRouter(tags=["openai"])
 
@@ -60,6 +60,7 @@ class ResponsesRequest(SamplingFields):
     parallel_tool_calls: bool | None = None
     reasoning: ReasoningOptions | None = None
     previous_response_id: str | None = None
+    store: bool | None = None
     conversation: str | dict[str, Any] | None = None
     background: bool | None = None
     metadata: dict[str, Any] | None = None
@@ -71,25 +72,57 @@ class ResponsesRequest(SamplingFields):
 async def respond(request: Request, body: ResponsesRequest) -> Response:
     """The assistant's answer, as a list of items."""
     call = Call.of(request)
-    for name in ("previous_response_id", "conversation", "background"):
+    for name in ("conversation", "background"):
         if getattr(body, name):
-            text = f"{name} is not supported: this server stores no responses. Send the whole conversation as input."
+            text = f"{name} is not supported. Go on from a response with previous_response_id, or send all as input."
             raise ApiError(400, text, param=name, code="unsupported_parameter")
+    before = _find(call, body.previous_response_id).messages if body.previous_response_id else []
     model = await call.model(body.model)
-    ask = _ask(call, model, body)
+    ask = await call.work("input", _ask, call, model, body, before)
     run = await start_chat(call, model, ask, param="input")
-    shell = _Shell(call.id, model.name, body, ask)
+    shell = Shell(call, model.name, body, ask)
     if body.stream:
-        stream = _Stream(run, shell)
+        stream = ItemStream(run, shell)
         return EventStream(stream.events(), on_error=stream.failed)
     (answer,) = await run.wait()
-    return Json(shell.finished(answer, run, list(_items(call.id, answer))))
+    return Json(shell.finished(answer, run, list(items_of(call.id, answer))))
+
+
+@router.get("/v1/responses/{name}")
+async def show_response(request: Request, name: str) -> Json:
+    """A response that is still kept."""
+    return Json(_find(Call.of(request), name, "response_id").response)
+
+
+@router.get("/v1/responses/{name}/input_items")
+async def show_input(request: Request, name: str) -> Json:
+    """The items that a response answered, the last one first."""
+    asked = _find(Call.of(request), name, "response_id").asked[::-1]
+    ends = {"first_id": asked[0]["id"], "last_id": asked[-1]["id"]} if asked else {"first_id": None, "last_id": None}
+    return Json({"object": "list", "data": asked, "has_more": False, **ends})
+
+
+@router.delete("/v1/responses/{name}")
+async def forget_response(request: Request, name: str) -> Json:
+    """Forgets a response."""
+    call = Call.of(request)
+    _find(call, name, "response_id")
+    call.server.responses.remove(call.client, name)
+    return Json({"id": name, "object": "response", "deleted": True})
+
+
+def _find(call: Call, name: str, param: str = "previous_response_id") -> Stored:
+    found = call.server.responses.get(call.client, name)
+    if found is None:
+        text = f'There is no response "{name[:120]}" here: it was not stored, or has made room for later ones.'
+        raise ApiError(404, text, param=param, code="response_not_found")
+    return found
 
 
 # From items to messages -----------------------------------------------------------------------------------------------
 
 
-def _ask(call: Call, model: LoadedModel, body: ResponsesRequest) -> ChatAsk:
+def _ask(call: Call, model: LoadedModel, body: ResponsesRequest, before: Sequence[Mapping[str, Any]]) -> ChatAsk:
     variables = dict(body.chat_template_kwargs or {})
     if body.reasoning is not None and body.reasoning.effort is not None:
         variables.setdefault("reasoning_effort", body.reasoning.effort)
@@ -100,36 +133,39 @@ def _ask(call: Call, model: LoadedModel, body: ResponsesRequest) -> ChatAsk:
     if isinstance(choice, dict) and choice.get("type") == "function" and "function" not in choice:
         choice = {"type": "function", "function": {"name": choice.get("name")}}
     return ChatAsk(
-        _messages(body),
-        body.to_params(model.llm.defaults, call.server.config, max_tokens=body.max_output_tokens),
+        _messages(body, before),
+        body.to_params(model, call.server.config, max_tokens=body.max_output_tokens),
         constraint=("text.format", constraint[1]) if constraint else None,
-        tools=[_tool(tool, i) for i, tool in enumerate(body.tools or [])] or None,
+        tools=[tool for given in body.tools or [] for tool in _tools(given)] or None,
         tool_choice=choice,
         parallel_tool_calls=body.parallel_tool_calls is not False,
         variables=variables,
     )
 
 
-def _tool(tool: dict[str, Any], i: int) -> dict[str, Any]:
-    if tool.get("type") != "function":
-        kind = str(tool.get("type"))[:64]
-        raise ApiError(400, f"tools[{i}] has type {kind}; only function is known.", param="tools")
-    names = ("name", "description", "parameters")
-    return {"type": "function", "function": {key: tool[key] for key in names if tool.get(key) is not None}}
+def _tools(tool: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A function, or those of a namespace. Agents offer tools of OpenAI's own with them (web_search, ...): no other
+    model knows these, so they are left out."""
+    if tool.get("type") == "namespace":
+        for inner in tool.get("tools") or ():
+            yield from _tools(inner) if isinstance(inner, dict) and inner.get("type") != "namespace" else ()
+    if tool.get("type") == "function":
+        names = ("name", "description", "parameters")
+        yield {"type": "function", "function": {key: tool[key] for key in names if tool.get(key) is not None}}
 
 
-def _messages(body: ResponsesRequest) -> list[dict[str, Any]]:
-    messages: list[dict[str, Any]] = []
-    if body.instructions:
-        messages.append({"role": "system", "content": body.instructions})
+def _messages(body: ResponsesRequest, before: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The instructions of this request, the conversation before it, and its input."""
+    messages = [{"role": "system", "content": body.instructions}] if body.instructions else []
     if isinstance(body.input, str):
-        return [*messages, {"role": "user", "content": body.input}]
+        return [*messages, *before, {"role": "user", "content": body.input}]
+    asked: list[dict[str, Any]] = []
     for i, item in enumerate(body.input):
-        messages.append(_message(item, f"input[{i}]", messages[-1] if messages else {}))
-    kept = [message for message in messages if message]
-    if not kept:
+        made = _message(item, f"input[{i}]", asked[-1] if asked else {})
+        asked += [made] if made else []
+    if not (messages or before or asked):
         raise ApiError(400, "input is empty.", param="input")
-    return kept
+    return [*messages, *before, *asked]
 
 
 def _message(item: dict[str, Any], where: str, last: dict[str, Any]) -> dict[str, Any]:
@@ -148,7 +184,7 @@ def _message(item: dict[str, Any], where: str, last: dict[str, Any]) -> dict[str
     if kind == "function_call_output":
         text = _text(item.get("output"), where)
         return {"role": "tool", "tool_call_id": str(item.get("call_id")), "content": text}
-    if kind == "reasoning":
+    if kind in ("reasoning", "web_search_call", "compaction"):
         return {}
     raise ApiError(400, f"{where} has type {str(kind)[:64]}; messages and function calls are known.", param="input")
 
@@ -165,189 +201,3 @@ def _text(content: Any, where: str) -> str:
             raise ApiError(400, f"{where} has content that is no text.", param="input")
         parts.append(text)
     return "\n".join(parts)
-
-
-# From an answer to items ----------------------------------------------------------------------------------------------
-
-
-def _message_item(item_id: str, text: str | None, status: str) -> dict[str, Any]:
-    content = [] if text is None else [_part("output_text", text)]
-    return {"id": item_id, "type": "message", "status": status, "role": "assistant", "content": content}
-
-
-def _reasoning_item(item_id: str, text: str | None, status: str) -> dict[str, Any]:
-    content = [] if text is None else [_part("reasoning_text", text)]
-    return {"id": item_id, "type": "reasoning", "status": status, "summary": [], "content": content}
-
-
-def _call_item(item_id: str, call_id: str, name: str, arguments: str, status: str) -> dict[str, Any]:
-    return {
-        "id": item_id,
-        "type": "function_call",
-        "status": status,
-        "call_id": call_id,
-        "name": name,
-        "arguments": arguments,
-    }
-
-
-def _part(kind: str, text: str) -> dict[str, Any]:
-    return {"type": kind, "text": text, **({"annotations": [], "logprobs": []} if kind == "output_text" else {})}
-
-
-def _items(response_id: str, answer: ChatAnswer) -> Iterator[dict[str, Any]]:
-    said, status = answer.message, "incomplete" if answer.finish_reason == "length" else "completed"
-    if said.reasoning:
-        yield _reasoning_item(f"rs_{response_id}", said.reasoning, status)
-    if said.content or not said.tool_calls:
-        yield _message_item(f"msg_{response_id}", said.content, status)
-    for i, call in enumerate(said.tool_calls):
-        yield _call_item(f"fc_{response_id}_{i}", call.id, call.name, call.arguments, status)
-
-
-class _Shell:
-    """The response object around the items."""
-
-    def __init__(self, response_id: str, model: str, body: ResponsesRequest, ask: ChatAsk) -> None:
-        wanted = body.text.format if body.text is not None else None
-        self.response_id = response_id
-        self._fields = {
-            "id": f"resp_{response_id}",
-            "object": "response",
-            "created_at": int(time.time()),
-            "status": "in_progress",
-            "background": False,
-            "error": None,
-            "incomplete_details": None,
-            "instructions": body.instructions,
-            "max_output_tokens": body.max_output_tokens,
-            "metadata": body.metadata or {},
-            "model": model,
-            "output": [],
-            "parallel_tool_calls": ask.parallel_tool_calls,
-            "previous_response_id": None,
-            "reasoning": {"effort": body.reasoning.effort if body.reasoning else None, "summary": None},
-            "store": False,
-            "temperature": ask.params.temperature,
-            "text": {"format": wanted.model_dump(by_alias=True, exclude_none=True) if wanted else {"type": "text"}},
-            "tool_choice": body.tool_choice or "auto",
-            "tools": body.tools or [],
-            "top_p": ask.params.top_p,
-            "truncation": "disabled",
-            "usage": None,
-        }
-
-    def begun(self) -> dict[str, Any]:
-        return self._fields
-
-    def finished(self, answer: ChatAnswer, run: ChatRun, items: list[dict[str, Any]]) -> dict[str, Any]:
-        cut = answer.finish_reason == "length"
-        return {
-            **self._fields,
-            "status": "incomplete" if cut else "completed",
-            "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
-            "output": items,
-            "usage": {
-                "input_tokens": run.n_prompt,
-                "input_tokens_details": {"cached_tokens": run.n_cached},
-                "output_tokens": run.n_generated,
-                "output_tokens_details": {"reasoning_tokens": run.n_reasoning},
-                "total_tokens": run.n_prompt + run.n_generated,
-            },
-        }
-
-    def failed(self, error: ApiError) -> dict[str, Any]:
-        return {**self._fields, "status": "failed", "error": {"code": "server_error", "message": error.message}}
-
-
-class _Stream:
-    """The same as events: each item is opened, filled and closed."""
-
-    def __init__(self, run: ChatRun, shell: _Shell) -> None:
-        self._run, self._shell = run, shell
-        self._n_events = 0
-        self._items: list[dict[str, Any]] = []  # finished
-        self._open: dict[str, Any] | None = None
-        self._key = ""
-        self._text = ""
-
-    def failed(self, error: ApiError) -> bytes:
-        """The last event of a stream that fails."""
-        return self._event("response.failed", response=self._shell.failed(error))
-
-    async def events(self) -> AsyncIterator[bytes]:
-        yield self._event("response.created", response=self._shell.begun())
-        yield self._event("response.in_progress", response=self._shell.begun())
-        answer = self._run.answers[0]
-        async for _, deltas, piece in self._run:
-            if piece.output is not None and self._open is None and not deltas:
-                deltas = [Delta(content="")]  # an answer without a word is a message without a word
-            for delta in deltas:
-                for chunk in self._tell(delta):
-                    yield chunk
-        status = "incomplete" if answer.finish_reason == "length" else "completed"
-        for chunk in self._close(status):
-            yield chunk
-        name = "response.incomplete" if answer.finish_reason == "length" else "response.completed"
-        yield self._event(name, response=self._shell.finished(answer, self._run, self._items))
-
-    def _event(self, kind: str, **data: Any) -> bytes:
-        self._n_events += 1
-        return event({"type": kind, "sequence_number": self._n_events - 1, **data}, kind)
-
-    def _at(self, *, part: bool = True) -> dict[str, Any]:
-        assert self._open is not None
-        place = {"item_id": self._open["id"], "output_index": len(self._items)}
-        return {**place, "content_index": 0} if part else place
-
-    def _tell(self, delta: Delta) -> Iterator[bytes]:
-        call = delta.tool_call
-        key = f"call {call.index}" if call else "reasoning" if delta.reasoning is not None else "message"
-        if key != self._key or self._open is None:
-            yield from self._close("completed")
-            yield from self._begin(key, delta)
-        if call is not None:
-            text, name = call.arguments_fragment, "response.function_call_arguments.delta"
-        elif delta.reasoning is not None:
-            text, name = delta.reasoning, "response.reasoning_text.delta"
-        else:
-            text, name = delta.content or "", "response.output_text.delta"
-        self._text += text
-        more: dict[str, Any] = {"logprobs": []} if key == "message" else {}
-        if text:
-            yield self._event(name, **self._at(part=call is None), delta=text, **more)
-
-    def _begin(self, key: str, delta: Delta) -> Iterator[bytes]:
-        response_id, status = self._shell.response_id, "in_progress"
-        self._key, self._text = key, ""
-        if delta.tool_call is not None:
-            call = delta.tool_call
-            item = _call_item(f"fc_{response_id}_{call.index}", call.id or "", call.name or "", "", status)
-        elif key == "reasoning":
-            item = _reasoning_item(f"rs_{response_id}_{len(self._items)}", None, status)
-        else:
-            item = _message_item(f"msg_{response_id}_{len(self._items)}", None, status)
-        self._open = item
-        yield self._event("response.output_item.added", output_index=len(self._items), item=item)
-        if delta.tool_call is None:
-            part = _part("reasoning_text" if key == "reasoning" else "output_text", "")
-            yield self._event("response.content_part.added", **self._at(), part=part)
-
-    def _close(self, status: str) -> Iterator[bytes]:
-        if self._open is None:
-            return
-        item, text = self._open, self._text
-        if item["type"] == "function_call":
-            yield self._event(
-                "response.function_call_arguments.done", **self._at(part=False), name=item["name"], arguments=text
-            )
-            item = {**item, "status": status, "arguments": text}
-        else:
-            kind = "output_text" if item["type"] == "message" else "reasoning_text"
-            more: dict[str, Any] = {"logprobs": []} if kind == "output_text" else {}
-            yield self._event(f"response.{kind}.done", **self._at(), text=text, **more)
-            yield self._event("response.content_part.done", **self._at(), part=_part(kind, text))
-            item = {**item, "status": status, "content": [_part(kind, text)]}
-        yield self._event("response.output_item.done", output_index=len(self._items), item=item)
-        self._items.append(item)
-        self._open = None
