@@ -49,12 +49,11 @@ class Live:
 
 
 @pytest.fixture(scope="session")
-def serve(tiny_model: Callable[..., Path]) -> Iterator[Callable[..., Live]]:
-    """serve(config, model={...}, **LLM options) -> a running server; all are stopped at the end."""
+def serve_llm() -> Iterator[Callable[..., Live]]:
+    """serve_llm(llm, config) -> a running server of an LLM; all are stopped, and their LLMs closed, at the end."""
     stops = []
 
-    def start(config: ServerConfig | None = None, *, model: dict[str, Any] | None = None, **options: Any) -> Live:
-        llm = LLM(str(tiny_model(**{"n_ctx": 1024, **(model or {})})), n_threads=2, **options)
+    def start(llm: LLM, config: ServerConfig | None = None) -> Live:
         app = create_app(SingleModelPool(llm, ("tiny", "also-tiny")), config or ServerConfig())
         bound = socket.create_server(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
@@ -88,6 +87,16 @@ def serve(tiny_model: Callable[..., Path]) -> Iterator[Callable[..., Live]]:
     yield start
     for stop in stops:
         stop()
+
+
+@pytest.fixture(scope="session")
+def serve(tiny_model: Callable[..., Path], serve_llm: Callable[..., Live]) -> Callable[..., Live]:
+    """serve(config, model={...}, **LLM options) -> a running server of a tiny model."""
+
+    def start(config: ServerConfig | None = None, *, model: dict[str, Any] | None = None, **options: Any) -> Live:
+        return serve_llm(LLM(str(tiny_model(**{"n_ctx": 1024, **(model or {})})), n_threads=2, **options), config)
+
+    return start
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from types import ModuleType
 from halfbyte.server.protocols import (
     anthropic,
     infill,
+    llama_server,
     ollama,
     ollama_models,
     openai_chat,
@@ -32,6 +33,7 @@ PROTOCOLS: tuple[ModuleType, ...] = (
     rerank,
     openai_embeddings,
     infill,
+    llama_server,
     ollama,
     ollama_models,
 )
