@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import struct
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from halfbyte import LLM, _core
 from halfbyte.convert.families import FAMILIES
 from halfbyte.convert.hyperparameters import config_of, hyperparameters, rope_tensors
 from halfbyte.convert.transforms import AddOne, Heads, PermuteHeads, SplitGroups, SplitThirds, Transpose
-from halfbyte.errors import FormatError, InvalidArgumentError, ModelNotFoundError, UnsupportedError
+from halfbyte.convert.unpickle import read_torch_file
+from halfbyte.errors import FormatError, HalfbyteError, InvalidArgumentError, ModelNotFoundError, UnsupportedError
 
 from .folders import CONFIG, llama_weights, write_folder, write_tokenizer
 
@@ -204,8 +209,6 @@ def torch_folder(path: Path, pickled: bytes, storages: dict[str, bytes]) -> Path
 
 
 def test_torch_tensors_are_read_with_their_strides(tmp_path: Path) -> None:
-    from halfbyte.convert.unpickle import read_torch_file
-
     numbers = np.arange(12, dtype=np.float32)
     write_zip(tmp_path / "x.bin", state_dict_pickle((3, 2), (1, 4), 12, offset=1), {"0": numbers.tobytes()})
     found = read_torch_file(tmp_path / "x.bin")["w"].array()
@@ -228,12 +231,62 @@ def test_torch_tensors_are_read_with_their_strides(tmp_path: Path) -> None:
         (state_dict_pickle((4, 4), (4, 1), 15), "past its storage"),
         (state_dict_pickle((1 << 60,), (1,), 16), "absurd shape"),
         (state_dict_pickle((4, 4), (4, 1), 1 << 40), "missing or cut short"),
+        (state_dict_pickle((1 << 40,), (0,), 16), "past its storage"),
+        (state_dict_pickle((1,) * 100_000, (1,) * 100_000, 16), "absurd shape"),
+        # Tuples of the same tuple twice: short to write, too long to hash, to print or to compare.
+        (b"\x80\x02})" + b"q\0h\0\x86" * 60 + b"Ns.", "keys are neither"),
+        (b"\x80\x02})" + b"\x85" * 1_000_000 + b"Ns.", "keys are neither"),
+        (b"\x80\x02ccollections\nOrderedDict\n]])" + b"q\0h\0\x86" * 60 + b"aNaa\x85R.", "keys are neither"),
+        (b"\x80\x02()" + b"q\0h\0\x86" * 60 + b"NNNNtQ.", "no storage"),
+        (b"\x80\x04)" + b"q\0h\0\x86" * 60 + b"h\0\x93.", "no text"),
     ],
 )
 def test_hostile_pickles_are_refused(tmp_path: Path, pickled: bytes, says: str) -> None:
     folder = torch_folder(tmp_path / "m", pickled, {"0": bytes(64)})
     with pytest.raises(FormatError, match=says):
         LLM(folder)
+
+
+LEGACY = b"".join(
+    [
+        b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.",
+        pickle.dumps(1001, 2),
+        pickle.dumps({}, 2),
+        state_dict_pickle((4, 4), (4, 1), 16),
+        pickle.dumps(["0"], 2),
+        struct.pack("<q", 16) + np.arange(16, dtype=np.float32).tobytes(),
+    ]
+)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "zip", "legacy"])
+@settings(max_examples=200, deadline=None)
+@given(
+    edits=st.lists(st.tuples(st.integers(0, 1 << 20), st.binary(min_size=1, max_size=9)), max_size=4), data=st.data()
+)
+def test_damaged_torch_files_are_read_or_refused(
+    kind: str, edits: list[tuple[int, bytes]], data: st.DataObject
+) -> None:
+    def damaged(content: bytes) -> bytes:
+        for at, piece in edits:
+            at %= len(content)
+            content = content[:at] + piece + content[at + len(piece) :]
+        return content[: data.draw(st.integers(max(0, len(content) - 99), len(content)))]
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.bin"
+        pickled = state_dict_pickle((4, 4), (4, 1), 16)
+        write_zip(path, damaged(pickled) if kind == "pickle" else pickled, {"0": bytes(64)})
+        if kind != "pickle":
+            path.write_bytes(damaged(path.read_bytes() if kind == "zip" else LEGACY))
+        with contextlib.suppress(HalfbyteError):
+            for tensor in read_torch_file(path).values():
+                tensor.array()
+
+
+def test_the_undamaged_legacy_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "x.bin").write_bytes(LEGACY)
+    assert read_torch_file(tmp_path / "x.bin")["w"].array().tolist() == np.arange(16).reshape(4, 4).tolist()
 
 
 @pytest.mark.parity

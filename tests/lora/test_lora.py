@@ -191,6 +191,10 @@ def test_scaling(places: dict[str, Path], tmp_path: Path, llm: Any, changes: dic
         ({"modules_to_save": ["lm_head"]}, UnsupportedError, "whole modules"),
         ({"peft_type": "IA3"}, UnsupportedError, "IA3"),
         ({"r": "four"}, FormatError, "r is 'four'"),
+        ({"alpha_pattern": ["q_proj"]}, FormatError, "alpha_pattern is no object"),
+        ({"alpha_pattern": {"(": 1}}, FormatError, "alpha_pattern has the pattern"),
+        ({"rank_pattern": {"(.*.*)*!": 1}}, FormatError, "repeats too much"),
+        ({"rank_pattern": {".*" * 20 + "!": 1}}, FormatError, "repeats too much"),
     ],
 )
 def test_adapters_that_are_refused(

@@ -70,7 +70,9 @@ def _from_gguf(path: Path, metadata: Mapping[str, Any]) -> list[Change]:
     arch, wanted = about.get("general.architecture"), metadata.get("general.architecture")
     if arch != wanted:
         raise FormatError(f"{path} is an adapter for {arch} models; this one is {wanted}.")
-    alpha = about.get("adapter.lora.alpha")
+    alpha = about.get("adapter.lora.alpha", 0)
+    if not isinstance(alpha, (int, float)):
+        raise FormatError(f"{path}: adapter.lora.alpha is {alpha!r}; a number was expected.")
     changes: dict[str, dict[str, Floats]] = {}
     for tensor in file.tensors:
         match = _GGUF.match(tensor.name)
@@ -145,12 +147,25 @@ def _scaling(config: Mapping[str, Any], stem: str) -> np.float32:
 
 
 def _for_layer(config: Mapping[str, Any], key: str, stem: str) -> Any:
-    patterns = config.get("rank_pattern" if key == "r" else "alpha_pattern") or {}
+    field = "rank_pattern" if key == "r" else "alpha_pattern"
+    patterns = config.get(field) or {}
+    if not isinstance(patterns, dict):
+        raise FormatError(f"adapter_config.json: {field} is no object.")
     for pattern, value in patterns.items():
         # As PEFT reads them: a pattern is the end of a layer's name.
-        if re.match(rf"(.*\.)?({pattern})$", stem):
+        if _compiled(pattern, field).match(stem):
             return value
     return config.get(key)
+
+
+def _compiled(pattern: str, field: str) -> re.Pattern[str]:
+    """A pattern, if it is certain to end soon: repetitions of repetitions, and many behind each other, need not."""
+    try:
+        if len(pattern) > 1000 or re.search(r"\)[*+?{]", pattern) or len(re.findall(r"(?<!\\)[*+{]", pattern)) > 4:
+            raise re.error("it repeats too much")
+        return re.compile(rf"(.*\.)?({pattern})$")
+    except (re.error, RecursionError, OverflowError) as error:
+        raise FormatError(f'adapter_config.json: {field} has the pattern "{pattern[:80]}": {error}.') from None
 
 
 def _family_of(metadata: Mapping[str, Any]) -> Family:

@@ -7,6 +7,7 @@ tensors are stored uncompressed and are mapped, not read.
 
 from __future__ import annotations
 
+import math
 import mmap
 import pickletools
 import struct
@@ -21,7 +22,8 @@ import numpy as np
 from halfbyte.convert.tensors import Stored
 from halfbyte.errors import FormatError
 
-_MAX_PICKLE_BYTES = 64 << 20
+# A tensor takes some 300 bytes of the pickle. An instruction of one byte may make an object of sixty.
+_MAX_PICKLE_BYTES = 16 << 20
 # torch's storage classes -> (safetensors' type name, bytes of an element)
 _STORAGES = {
     "DoubleStorage": ("F64", 8), "FloatStorage": ("F32", 4), "HalfStorage": ("F16", 2), "BFloat16Storage": ("BF16", 2),
@@ -50,17 +52,32 @@ class _Tensor:
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
     if not (isinstance(storage, _Storage) and isinstance(offset, int) and offset >= 0):
         raise ValueError("a tensor without a storage")
-    if not all(isinstance(n, int) and 0 <= n < 1 << 48 for n in (*shape, *strides)) or len(shape) != len(strides):
+    if (
+        not all(isinstance(n, int) and 0 <= n < 1 << 48 for n in (*shape, *strides))
+        or not len(strides) == len(shape) < 9
+    ):
         raise ValueError("a tensor with an absurd shape")
     reach = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) + 1
-    if 0 not in shape and reach > storage.n_items:
+    # Also where strides of 0 show an element again and again: reading it takes the memory of all.
+    if 0 not in shape and max(reach, math.prod(shape)) > storage.n_items:
         raise ValueError("a tensor that reaches past its storage")
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
+def _dictionary(items: Any = ()) -> dict[Any, Any]:
+    return {_key(key): value for key, value in items}
+
+
+def _key(key: Any) -> Any:
+    """The key of a dictionary. A tuple of tuples, each of them the next one twice, is never done being hashed."""
+    if not isinstance(key, (str, int)):
+        raise ValueError("a dictionary whose keys are neither names nor numbers")
+    return key
+
+
 # What a pickle may name, and what calling it does here.
 _CALLABLES: dict[str, Callable[..., Any]] = {
-    "collections OrderedDict": lambda items=(): dict(items),
+    "collections OrderedDict": _dictionary,
     "torch._utils _rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils _rebuild_tensor": _rebuild_tensor,
     "torch._utils _rebuild_parameter": lambda tensor, *_: tensor,
@@ -122,11 +139,11 @@ class _Machine:
 
     def op_setitem(self, _: Any) -> None:
         value, key = self.stack.pop(), self.stack.pop()
-        self.stack[-1][key] = value
+        self.stack[-1][_key(key)] = value
 
     def op_setitems(self, _: Any) -> None:
         items = self.to_mark()
-        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+        self.stack[-1].update(_dictionary(zip(items[::2], items[1::2], strict=True)))
 
     def op_memoize(self, _: Any) -> None:
         self.memo[len(self.memo)] = self.stack[-1]
@@ -152,13 +169,17 @@ class _Machine:
 
     def op_stack_global(self, _: Any) -> None:
         attribute, module = self.stack.pop(), self.stack.pop()
+        if not (isinstance(module, str) and isinstance(attribute, str)):
+            raise ValueError("a name that is no text")
         self.op_global(f"{module} {attribute}")
 
     def op_binpersid(self, _: Any) -> None:
         saved = self.stack.pop()
         tag, storage, key, _location, n_items = saved[:5]  # a legacy file has a view's metadata after these
-        if tag != "storage" or storage not in _STORAGES or not isinstance(n_items, int):
-            raise ValueError(f"a reference to {saved[0]!r}")
+        if not (isinstance(storage, str) and isinstance(key, (str, int)) and isinstance(n_items, int)):
+            raise ValueError("a reference to something that is no storage")
+        if tag != "storage" or storage not in _STORAGES:
+            raise ValueError(f"a reference to a {storage[:80]}")
         dtype, item_bytes = _STORAGES[storage]
         self.stack.append(_Storage(dtype, item_bytes, str(key), n_items))
 
@@ -193,7 +214,7 @@ def _run(data: Any, path: Path) -> Any:
         raise
     except Exception as error:  # a damaged pickle fails in any way a stack machine can
         raise FormatError(
-            f"{path} holds {error or 'a damaged pickle'}.",
+            f"{path} holds {str(error) or 'a damaged pickle'}.",
             hint="Only tensors are read; fetch the safetensors file instead.",
         ) from None
 
@@ -214,7 +235,7 @@ def read_torch_file(path: Path) -> dict[str, Stored]:
             continue
         storage = tensor.storage
         at = places.get(storage.key)
-        if at is None or storage.n_items < 0 or at + storage.n_items * storage.item_bytes > len(mapping):
+        if at is None or at < 0 or storage.n_items < 0 or at + storage.n_items * storage.item_bytes > len(mapping):
             raise FormatError(f"{path}: the storage of tensor {name} is missing or cut short.")
         out[name] = Stored(storage.dtype, tensor.shape, lambda t=tensor, a=at: _bytes_of(mapping, t, a))  # type: ignore[misc]
     return out
@@ -237,7 +258,9 @@ def _read_zip(path: Path, mapping: mmap.mmap) -> tuple[Any, dict[str, int]]:
             if name is None or entries[name].file_size > _MAX_PICKLE_BYTES:
                 raise FormatError(f"{path} is a zip archive without a PyTorch pickle.")
             state = _run(archive.read(name), path)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except FormatError:
+        raise
+    except Exception as error:  # zipfile raises its own errors and, on damage, those of whatever it uses
         raise FormatError(f"{path} is a damaged zip archive: {error}") from None
     prefix = name.removesuffix("data.pkl") + "data/"
     places: dict[str, int] = {}
@@ -260,8 +283,9 @@ def _read_legacy(path: Path, mapping: mmap.mmap) -> tuple[Any, dict[str, int]]:
     keys, one after another; then each storage's length and bytes, in the order of the keys."""
     mapping.seek(0)
     parts = []
+    pickles = _Bounded(mapping)
     for _ in range(5):
-        parts.append(_run(_Bounded(mapping), path))
+        parts.append(_run(pickles, path))
         if parts[0] != _LEGACY_MAGIC:
             raise FormatError(f"{path} is no PyTorch file.")
     state, keys = parts[3], parts[4]
@@ -283,18 +307,20 @@ def _read_legacy(path: Path, mapping: mmap.mmap) -> tuple[Any, dict[str, int]]:
 
 
 class _Bounded:
-    """The mapping as a file whose reads never ask for more than a pickle of a state dict needs."""
+    """The mapping as a file that gives no more bytes in all than the pickles of a state dict need."""
 
     def __init__(self, mapping: mmap.mmap) -> None:
         self._mapping = mapping
 
     def read(self, n: int) -> bytes:
-        if n > _MAX_PICKLE_BYTES:
+        if self._mapping.tell() + n > _MAX_PICKLE_BYTES:
             raise ValueError("an object of absurd length")
         return self._mapping.read(n)
 
     def readline(self) -> bytes:
-        return self._mapping.readline()
+        line = self._mapping.readline()
+        self.read(0)
+        return line
 
     def tell(self) -> int:
         return self._mapping.tell()
