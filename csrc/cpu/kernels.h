@@ -15,7 +15,7 @@ struct QuantizedRow {
   const int32_t* sum = nullptr;  // (n_cols / 16) sums of 16 codes
 };
 
-// The packed kernels' families, one per file format that has a panel layout (packed.h).
+// The packed kernels' families: what a panel's bytes mean (ops/packed.h).
 enum class PanelKind : uint8_t {
   q4_0,
   q4_1,
@@ -30,11 +30,18 @@ enum class PanelKind : uint8_t {
   q6_k,
   q3_k,
   q2_k,
+  nvfp4,
+  table3,
+  table3_two_scales,
+  table4,
+  ternary,
+  q2_0,
+  q1_0,
   f32,
   f16,
   bf16,
 };
-inline constexpr int kPanelKinds = 16;
+inline constexpr int kPanelKinds = 23;
 inline constexpr int kFirstFloatKind = static_cast<int>(PanelKind::f32);
 
 // out[(p * n_tokens + t) * 16 + r] = dot of row r of panel p with token t; panels stand panel_bytes apart.

@@ -18,14 +18,15 @@ struct TQ1_0 {
     const uint8_t shifted = static_cast<uint8_t>(byte * kPowers[n]);
     return (shifted * 3 >> 8) - 1;
   }
+  // Weight e's t - 1.
+  static int trit_at(const uint8_t* b, int e) {
+    return e < 160   ? trit(b[e % 32], e / 32)
+           : e < 240 ? trit(b[32 + (e - 160) % 16], (e - 160) / 16)
+                     : trit(b[48 + (e - 240) % 4], (e - 240) / 4);
+  }
   static void decode(const uint8_t* b, float* w) {
     const float d = load_f16(b + 52);
-    for (int e = 0; e < 256; ++e) {
-      const int t = e < 160   ? trit(b[e % 32], e / 32)
-                    : e < 240 ? trit(b[32 + (e - 160) % 16], (e - 160) / 16)
-                              : trit(b[48 + (e - 240) % 4], (e - 240) / 4);
-      w[e] = d * static_cast<float>(t);
-    }
+    for (int e = 0; e < 256; ++e) w[e] = d * static_cast<float>(trit_at(b, e));
   }
   // q: trits 0..2.
   static void pack(float d, const uint8_t* q, uint8_t* b) {

@@ -10,9 +10,14 @@ from halfbyte._core import testing
 
 FORMATS = {f["name"]: f for f in _core.formats()}
 LEVELS = [level for level in _core.cpu_info()["supported"] if level != "reference"]
-PACKED = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "MXFP4", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q3_K", "Q2_K"]
+PACKED = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "MXFP4", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q3_K", "Q2_K",
+          "NVFP4", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "TQ1_0", "TQ2_0", "Q2_0",
+          "Q1_0"]  # fmt: skip
 FLOATS = ["F32", "F16", "BF16"]
-DECODED = ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "TQ1_0", "TQ2_0", "NVFP4"]
+# How much more than the file's bytes a format takes whose codebook or fractions are unfolded (ops/packed.h).
+UNFOLDED = {"NVFP4": 0.06, "IQ1_S": 1.09, "IQ1_M": 1.0, "IQ2_XXS": 0.57, "IQ2_XS": 0.5, "IQ2_S": 0.35, "IQ3_XXS": 0.37,
+            "IQ3_S": 0.21, "TQ1_0": 0.17}  # fmt: skip
+DECODED = ["Q8_1"]  # not a format of weights: decoded row by row
 
 
 def random_blocks(name: str, n_rows: int, n_cols: int, seed: int = 0) -> bytes:
@@ -48,7 +53,7 @@ def quantized(x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", PACKED)
 def test_integer_kernels(name: str, level: str) -> None:
-    cols = 512 if FORMATS[name]["block_weights"] == 256 else 288
+    cols = 288 if FORMATS[name]["block_weights"] == 32 else 512
     for n_rows, n_tokens in ((1, 1), (15, 2), (17, 3), (33, 8), (48, 33)):
         blocks = random_blocks(name, n_rows, cols, seed=n_rows)
         x = np.random.default_rng(n_tokens).normal(size=(n_tokens, cols)).astype(np.float32)
@@ -94,7 +99,7 @@ def test_same_bits_for_any_level_batch_and_threads(name: str) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("name", ["Q8_0", "Q6_K", "Q5_1", "IQ4_NL", "Q4_0"])
+@pytest.mark.parametrize("name", ["Q8_0", "Q6_K", "Q5_1", "IQ4_NL", "Q4_0", "MXFP4", "IQ2_S", "IQ3_XXS"])
 def test_extreme_codes_do_not_saturate(name: str, level: str) -> None:
     cols = 256
     blocks = np.frombuffer(random_blocks(name, 16, cols), np.uint8).copy().reshape(-1, FORMATS[name]["block_bytes"])
@@ -104,6 +109,9 @@ def test_extreme_codes_do_not_saturate(name: str, level: str) -> None:
         "Q5_1": slice(4, 24),
         "IQ4_NL": slice(2, 18),
         "Q4_0": slice(2, 18),
+        "MXFP4": slice(1, 17),
+        "IQ2_S": slice(2, 74),
+        "IQ3_XXS": slice(2, 98),
     }[name]
     for fill in (0x00, 0x7F, 0x80, 0xFF):
         blocks[:, codes] = fill
@@ -126,4 +134,4 @@ def test_every_fast_format_is_packed() -> None:
     for name in PACKED + FLOATS:
         blocks = random_blocks(name, 16, 512)
         packed_bytes = testing.linear(LEVELS[-1], name, blocks, np.zeros((1, 512), np.float32))[2]
-        assert packed_bytes <= 1.06 * len(blocks), name
+        assert packed_bytes <= (1.06 + UNFOLDED.get(name, 0)) * len(blocks), name

@@ -53,6 +53,13 @@ void HALFBYTE_FILL(Kernels& k) {
   set(PanelKind::q6_k, int_panels<PanelQ6_K>);
   set(PanelKind::q3_k, int_panels<PanelQ3_K>);
   set(PanelKind::q2_k, int_panels<PanelQ2_K>);
+  set(PanelKind::nvfp4, int_panels<PanelNVFP4>);
+  set(PanelKind::table3, int_panels<PanelTable3<1>>);
+  set(PanelKind::table3_two_scales, int_panels<PanelTable3<2>>);
+  set(PanelKind::table4, int_panels<PanelTable4>);
+  set(PanelKind::ternary, int_panels<PanelTernary<8>>);
+  set(PanelKind::q2_0, int_panels<PanelTernary<2>>);
+  set(PanelKind::q1_0, int_panels<PanelQ1_0>);
   k.float_panel[static_cast<int>(PanelKind::f32)] = float_panel<LoadF32>;
   k.float_panel[static_cast<int>(PanelKind::f16)] = float_panel<LoadF16>;
   k.float_panel[static_cast<int>(PanelKind::bf16)] = float_panel<LoadBF16>;

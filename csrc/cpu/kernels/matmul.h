@@ -48,7 +48,7 @@ void panel_direct(const uint8_t* panel, int64_t n_cols, const QuantizedRow* rows
       __builtin_prefetch(panel + 2048 + 128);
       __builtin_prefetch(panel + 2048 + 192);
       B64 codes[8];
-      L::codes(panel, codes);
+      L::codes(head, panel, codes);
       F16x scales[2], minimums[2];
       for (int g = 0; g < L::kGroups; ++g) {
         scales[g] = L::scale(head, panel, g);
@@ -79,7 +79,7 @@ void unpack_blocks(const uint8_t* panel, int64_t first_block, int n_blocks, uint
     for (int b = 0; b < L::kSuper; ++b, ++block, panel += L::kBlockBytes, workspace += kUnpackedBytes) {
       for (int line = 0; line < L::kBlockBytes; line += 64) __builtin_prefetch(panel + kChunkBytes + line, 0, 2);
       B64 codes[8];
-      L::codes(panel, codes);
+      L::codes(head, panel, codes);
       for (int c = 0; c < 8; ++c) b_store(workspace + 64 * c, codes[c]);
       float* numbers = reinterpret_cast<float*>(workspace + 512);
       for (int g = 0; g < L::kGroups; ++g) {

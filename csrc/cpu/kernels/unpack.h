@@ -10,7 +10,7 @@ inline void unpack_nibbles(const uint8_t* p, B64 codes[8]) {
   }
 }
 
-// The bit plane's bit of unit c, at bit `to` of each byte (to is 2 or 4).
+// The bit plane's bit of unit c, at bit `to` of each byte (to is 1, 2 or 4).
 template <int c, int to>
 inline B64 plane_bit(B64 plane) {
   const B64 mask = b_set(1 << to);
@@ -59,10 +59,9 @@ inline void look_up(const uint8_t* table, B64 codes[8]) {
   for (int c = 0; c < 8; ++c) codes[c] = b_lookup(table, codes[c]);
 }
 
-// Tables of IQ4 and FP4, 128 added so that they are unsigned.
+// Tables of IQ4 and FP4, 128 and 12 added so that they are unsigned.
 alignas(16) constexpr uint8_t kIq4Table[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
-alignas(16) constexpr uint8_t kFp4Table[16] = {128, 129, 130, 131, 132, 134, 136, 140,
-                                               128, 127, 126, 125, 124, 122, 120, 116};
+alignas(16) constexpr uint8_t kFp4Table[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
 
 struct NoHead {};
 struct ScaleHead {
@@ -70,6 +69,10 @@ struct ScaleHead {
 };
 struct ScaleMinHead {
   F16x d, dmin;
+};
+struct TableHead {
+  F16x d;
+  const uint8_t* table;
 };
 
 // A layout: kSuper blocks of 32 columns follow a head of kHeadBytes; kGroups scales a block; codes stand kOffset too
@@ -79,7 +82,7 @@ struct PanelQ4_0 {
   static constexpr bool kHasMin = false, kWide = false;
   static NoHead head(const uint8_t*) { return {}; }
   static F16x scale(NoHead, const uint8_t* p, int) { return f_load_f16(p); }
-  static void codes(const uint8_t* p, B64 out[8]) { unpack_nibbles(p + 32, out); }
+  static void codes(NoHead, const uint8_t* p, B64 out[8]) { unpack_nibbles(p + 32, out); }
 };
 struct PanelQ4_1 {
   static constexpr int kSuper = 1, kHeadBytes = 0, kBlockBytes = 64 + 256, kGroups = 1, kOffset = 0;
@@ -87,14 +90,14 @@ struct PanelQ4_1 {
   static NoHead head(const uint8_t*) { return {}; }
   static F16x scale(NoHead, const uint8_t* p, int) { return f_load_f16(p); }
   static F16x minimum(NoHead, const uint8_t* p, int) { return f_load_f16(p + 32); }
-  static void codes(const uint8_t* p, B64 out[8]) { unpack_nibbles(p + 64, out); }
+  static void codes(NoHead, const uint8_t* p, B64 out[8]) { unpack_nibbles(p + 64, out); }
 };
 struct PanelQ5_0 {
   static constexpr int kSuper = 1, kHeadBytes = 0, kBlockBytes = 32 + 320, kGroups = 1, kOffset = 16;
   static constexpr bool kHasMin = false, kWide = false;
   static NoHead head(const uint8_t*) { return {}; }
   static F16x scale(NoHead, const uint8_t* p, int) { return f_load_f16(p); }
-  static void codes(const uint8_t* p, B64 out[8]) {
+  static void codes(NoHead, const uint8_t* p, B64 out[8]) {
     unpack_nibbles(p + 32, out);
     or_bit_plane<4>(p + 288, out);
   }
@@ -105,7 +108,7 @@ struct PanelQ5_1 {
   static NoHead head(const uint8_t*) { return {}; }
   static F16x scale(NoHead, const uint8_t* p, int) { return f_load_f16(p); }
   static F16x minimum(NoHead, const uint8_t* p, int) { return f_load_f16(p + 32); }
-  static void codes(const uint8_t* p, B64 out[8]) {
+  static void codes(NoHead, const uint8_t* p, B64 out[8]) {
     unpack_nibbles(p + 64, out);
     or_bit_plane<4>(p + 320, out);
   }
@@ -115,7 +118,7 @@ struct PanelQ8_0 {
   static constexpr bool kHasMin = false, kWide = true;
   static NoHead head(const uint8_t*) { return {}; }
   static F16x scale(NoHead, const uint8_t* p, int) { return f_load_f16(p); }
-  static void codes(const uint8_t* p, B64 out[8]) {
+  static void codes(NoHead, const uint8_t* p, B64 out[8]) {
     for (int c = 0; c < 8; ++c) out[c] = b_load(p + 32 + 64 * c);
   }
 };
@@ -124,21 +127,21 @@ struct PanelIQ4_NL {
   static constexpr bool kHasMin = false, kWide = true;
   static NoHead head(const uint8_t*) { return {}; }
   static F16x scale(NoHead, const uint8_t* p, int) { return f_load_f16(p); }
-  static void codes(const uint8_t* p, B64 out[8]) {
+  static void codes(NoHead, const uint8_t* p, B64 out[8]) {
     unpack_nibbles(p + 32, out);
     look_up(kIq4Table, out);
   }
 };
 struct PanelMXFP4 {
-  static constexpr int kSuper = 1, kHeadBytes = 0, kBlockBytes = 16 + 256, kGroups = 1, kOffset = 128;
-  static constexpr bool kHasMin = false, kWide = true;
+  static constexpr int kSuper = 1, kHeadBytes = 0, kBlockBytes = 16 + 256, kGroups = 1, kOffset = 12;
+  static constexpr bool kHasMin = false, kWide = false;
   static NoHead head(const uint8_t*) { return {}; }
   // 2^(e-128) as a product of two powers, so that neither overflows and e = 0 and 1 give denormals.
   static F16x scale(NoHead, const uint8_t* p, int) {
     const I16x e = i_load_u8(p), bias = i_set(-64);
     return f_mul(f_pow2(i_add(i_shr<1>(e), bias)), f_pow2(i_add(i_shr<1>(i_add(e, i_set(1))), bias)));
   }
-  static void codes(const uint8_t* p, B64 out[8]) {
+  static void codes(NoHead, const uint8_t* p, B64 out[8]) {
     unpack_nibbles(p + 16, out);
     look_up(kFp4Table, out);
   }
@@ -148,7 +151,7 @@ struct PanelIQ4_XS {
   static constexpr bool kHasMin = false, kWide = true;
   static ScaleHead head(const uint8_t* p) { return {f_load_f16(p)}; }
   static F16x scale(ScaleHead h, const uint8_t* p, int) { return f_mul(h.d, f_load_i8(p)); }
-  static void codes(const uint8_t* p, B64 out[8]) {
+  static void codes(ScaleHead, const uint8_t* p, B64 out[8]) {
     unpack_nibbles(p + 16, out);
     look_up(kIq4Table, out);
   }
@@ -161,7 +164,7 @@ struct PanelQ4_K {
   static F16x minimum(ScaleMinHead h, const uint8_t* p, int) {
     return f_sub(f_zero(), f_mul(h.dmin, f_load_u8(p + 16)));
   }
-  static void codes(const uint8_t* p, B64 out[8]) { unpack_nibbles(p + 32, out); }
+  static void codes(ScaleMinHead, const uint8_t* p, B64 out[8]) { unpack_nibbles(p + 32, out); }
 };
 struct PanelQ5_K {
   static constexpr int kSuper = 8, kHeadBytes = 64, kBlockBytes = 32 + 320, kGroups = 1, kOffset = 0;
@@ -171,7 +174,7 @@ struct PanelQ5_K {
   static F16x minimum(ScaleMinHead h, const uint8_t* p, int) {
     return f_sub(f_zero(), f_mul(h.dmin, f_load_u8(p + 16)));
   }
-  static void codes(const uint8_t* p, B64 out[8]) {
+  static void codes(ScaleMinHead, const uint8_t* p, B64 out[8]) {
     unpack_nibbles(p + 32, out);
     or_bit_plane<4>(p + 288, out);
   }
@@ -181,7 +184,7 @@ struct PanelQ6_K {
   static constexpr bool kHasMin = false, kWide = false;
   static ScaleHead head(const uint8_t* p) { return {f_load_f16(p)}; }
   static F16x scale(ScaleHead h, const uint8_t* p, int group) { return f_mul(h.d, f_load_i8(p + 16 * group)); }
-  static void codes(const uint8_t* p, B64 out[8]) {
+  static void codes(ScaleHead, const uint8_t* p, B64 out[8]) {
     unpack_nibbles(p + 32, out);
     or_two_high_bits(p + 288, out);
   }
@@ -191,7 +194,7 @@ struct PanelQ3_K {
   static constexpr bool kHasMin = false, kWide = false;
   static ScaleHead head(const uint8_t* p) { return {f_load_f16(p)}; }
   static F16x scale(ScaleHead h, const uint8_t* p, int group) { return f_mul(h.d, f_load_i8(p + 16 * group)); }
-  static void codes(const uint8_t* p, B64 out[8]) {
+  static void codes(ScaleHead, const uint8_t* p, B64 out[8]) {
     unpack_two_bits(p + 32, out);
     or_bit_plane<2>(p + 160, out);
   }
@@ -207,5 +210,58 @@ struct PanelQ2_K {
   static F16x minimum(ScaleMinHead h, const uint8_t* p, int group) {
     return f_sub(f_zero(), f_mul(h.dmin, f_from(i_shr<4>(both(p, group)))));
   }
-  static void codes(const uint8_t* p, B64 out[8]) { unpack_two_bits(p + 32, out); }
+  static void codes(ScaleMinHead, const uint8_t* p, B64 out[8]) { unpack_two_bits(p + 32, out); }
+};
+struct PanelNVFP4 {
+  static constexpr int kSuper = 1, kHeadBytes = 0, kBlockBytes = 64 + 256, kGroups = 2, kOffset = 12;
+  static constexpr bool kHasMin = false, kWide = false;
+  static NoHead head(const uint8_t*) { return {}; }
+  static F16x scale(NoHead, const uint8_t* p, int group) { return f_load_f16(p + 32 * group); }
+  static void codes(NoHead, const uint8_t* p, B64 out[8]) {
+    unpack_nibbles(p + 64, out);
+    look_up(kFp4Table, out);
+  }
+};
+// Codebook entries are magnitudes of few values: an index with a sign is three or four bits, and the head has its
+// table.
+template <int groups>
+struct PanelTable3 {
+  static constexpr int kSuper = 8, kHeadBytes = 48, kBlockBytes = 16 * groups + 192, kGroups = groups, kOffset = 43;
+  static constexpr bool kHasMin = false, kWide = false;
+  static TableHead head(const uint8_t* p) { return {f_mul(f_load_f16(p), f_set(0.125f)), p + 32}; }
+  static F16x scale(TableHead h, const uint8_t* p, int group) { return f_mul(h.d, f_load_u8(p + 16 * group)); }
+  static void codes(TableHead h, const uint8_t* p, B64 out[8]) {
+    unpack_two_bits(p + 16 * groups, out);
+    or_bit_plane<2>(p + 16 * groups + 128, out);
+    look_up(h.table, out);
+  }
+};
+struct PanelTable4 {
+  static constexpr int kSuper = 8, kHeadBytes = 48, kBlockBytes = 16 + 256, kGroups = 1, kOffset = 62;
+  static constexpr bool kHasMin = false, kWide = false;
+  static TableHead head(const uint8_t* p) { return {f_mul(f_load_f16(p), f_set(0.25f)), p + 32}; }
+  static F16x scale(TableHead h, const uint8_t* p, int) { return f_mul(h.d, f_load_u8(p)); }
+  static void codes(TableHead h, const uint8_t* p, B64 out[8]) {
+    unpack_nibbles(p + 16, out);
+    look_up(h.table, out);
+  }
+};
+template <int super>
+struct PanelTernary {
+  static constexpr int kSuper = super, kHeadBytes = 32, kBlockBytes = 128, kGroups = 1, kOffset = 1;
+  static constexpr bool kHasMin = false, kWide = false;
+  static ScaleHead head(const uint8_t* p) { return {f_load_f16(p)}; }
+  static F16x scale(ScaleHead h, const uint8_t*, int) { return h.d; }
+  static void codes(ScaleHead, const uint8_t* p, B64 out[8]) { unpack_two_bits(p, out); }
+};
+// Bits count twice, so that the offset makes them -1 and 1.
+struct PanelQ1_0 {
+  static constexpr int kSuper = 4, kHeadBytes = 32, kBlockBytes = 64, kGroups = 1, kOffset = 1;
+  static constexpr bool kHasMin = false, kWide = false;
+  static ScaleHead head(const uint8_t* p) { return {f_load_f16(p)}; }
+  static F16x scale(ScaleHead h, const uint8_t*, int) { return h.d; }
+  static void codes(ScaleHead, const uint8_t* p, B64 out[8]) {
+    for (int c = 0; c < 8; ++c) out[c] = b_set(0);
+    or_bit_plane<1>(p, out);
+  }
 };
