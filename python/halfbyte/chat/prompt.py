@@ -47,7 +47,7 @@ def prepared(template: AnyTemplate, messages: Messages, tools: Sequence[Tool]) -
     """Messages as the template can write them: what it does not know of tools is put into words."""
     if not isinstance(messages, Sequence) or not all(isinstance(message, Mapping) for message in messages):
         raise InvalidArgumentError('Messages are a list of {"role": ..., "content": ...}.')
-    out = [normalized(_with_text(message), i) for i, message in enumerate(messages)]
+    out = _with_one_system(template.source, [normalized(_with_text(message), i) for i, message in enumerate(messages)])
     if not template.knows_calls:
         out = _in_words(template.source, out)
     elif "[TOOL_CALLS]" in template.source:
@@ -55,6 +55,17 @@ def prepared(template: AnyTemplate, messages: Messages, tools: Sequence[Tool]) -
     if tools and not template.knows_tools:
         out = _with_instructions(template.source, out, dialect_of(template.source).instructions(tools))
     return out
+
+
+def _with_one_system(template: str, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Templates know one system message, the first, and few the developer's: what agents say in several is joined."""
+    if "developer" not in template:
+        messages = [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
+    n_first = next((i for i, message in enumerate(messages) if message["role"] != "system"), len(messages))
+    if n_first < 2:
+        return messages
+    texts = [message["content"] for message in messages[:n_first] if message.get("content")]
+    return [{"role": "system", "content": "\n\n".join(texts)}, *messages[n_first:]]
 
 
 def _with_text(message: Mapping[str, Any]) -> Mapping[str, Any]:

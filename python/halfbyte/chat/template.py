@@ -148,6 +148,8 @@ def normalized(message: Message, index: int) -> dict[str, Any]:
         raise InvalidArgumentError(f"Message {index} has content that is neither text nor a list of parts.")
     elif content is None:
         out["content"] = "" if not out.get("tool_calls") else None
+    if isinstance(out.get("reasoning"), str):  # as OpenRouter and vLLM call it
+        out.setdefault("reasoning_content", out["reasoning"])
     calls = out.get("tool_calls")
     if isinstance(calls, (list, tuple)):
         out["tool_calls"] = [_with_object_arguments(call) for call in calls]

@@ -26,6 +26,11 @@ from halfbyte.server.config import ServerConfig
 if TYPE_CHECKING:
     from halfbyte.server.pool import CatalogPool
 
+# What Ollama lets in unasked: local pages, and applications whose pages are no web pages.
+_OLLAMA_ORIGINS = (
+    *(f"{scheme}://{host}{port}" for scheme in ("http", "https") for host in ("localhost", "127.0.0.1") for port in ("", ":*")),
+    *(f"{scheme}://*" for scheme in ("app", "file", "tauri", "vscode-webview", "vscode-file")),
+)  # fmt: skip
 # Host names that mean this machine, for servers that listen on nothing else.
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
@@ -222,9 +227,13 @@ def _config(arguments: argparse.Namespace, is_local: bool) -> ServerConfig:
     ):
         if getattr(arguments, name) < 0:
             raise UsageError(f"--{name.replace('_', '-')} takes a number from 0 on.")
+    ollama_origins: tuple[str, ...] = ()
+    if arguments.ollama:
+        named = os.environ.get("OLLAMA_ORIGINS", "").split(",")
+        ollama_origins = (*_OLLAMA_ORIGINS, *(origin.strip() for origin in named if origin.strip()))
     return ServerConfig(
         api_keys=tuple(keys),
-        allowed_origins=tuple(arguments.allow_origin),
+        allowed_origins=(*arguments.allow_origin, *ollama_origins),
         allowed_hosts=(*_LOOPBACK, *arguments.allow_host) if is_local or arguments.allow_host else (),
         max_body_bytes=arguments.max_body,
         max_prompt_tokens=arguments.max_prompt,

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from halfbyte import __version__
 from halfbyte.errors import HalfbyteError
 from halfbyte.server import page
+from halfbyte.server.access import origins_pattern
 from halfbyte.server.config import ServerConfig
 from halfbyte.server.errors import ApiError
 from halfbyte.server.gate import Gate
@@ -65,7 +66,7 @@ def create_app(models: ModelPool, config: ServerConfig | None = None) -> FastAPI
     if config.allowed_origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=list(config.allowed_origins),
+            allow_origin_regex=origins_pattern(config),
             allow_methods=["*"],
             allow_headers=["*"],
             expose_headers=["x-request-id"],

@@ -116,7 +116,13 @@ async def chat_prompt(call: Call, model: LoadedModel, ask: ChatAsk, param: str =
 
 async def start_chat(call: Call, model: LoadedModel, ask: ChatAsk, *, param: str = "messages") -> ChatRun:
     """Queues the answers that a chat asks for. param: the field that holds the messages. Raises ApiError."""
-    prompt = await chat_prompt(call, model, ask, param)
+    return submit_chat(call, model, ask, await chat_prompt(call, model, ask, param), param=param)
+
+
+def submit_chat(
+    call: Call, model: LoadedModel, ask: ChatAsk, prompt: ChatPrompt, *, param: str = "messages"
+) -> ChatRun:
+    """The same with a prompt that is made."""
     job = call.submit(model, [Prompt(prompt.ids, ask.params, prompt.form)], param=param)
     return ChatRun(job, [ChatAnswer() for _ in job.answers])
 

@@ -10,7 +10,9 @@ class ServerConfig:
     """Limits and doors of a server. None or 0 in a limit means no limit, unless its comment says otherwise."""
 
     api_keys: tuple[str, ...] = ()  # none: open to everyone who reaches the port
-    allowed_origins: tuple[str, ...] = ()  # web pages that may call the API; "*" for all; the server's own always may
+    allowed_origins: tuple[
+        str, ...
+    ] = ()  # web pages that may call the API, "*" for any letters; the server's own always may
     allowed_hosts: tuple[str, ...] = ()  # names in the Host header; none: all
 
     max_body_bytes: int = 32 << 20

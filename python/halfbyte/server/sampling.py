@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from halfbyte.errors import HalfbyteError
 from halfbyte.params import SamplingParams
@@ -38,6 +38,9 @@ def as_texts(texts: Texts) -> list[str] | list[list[int]]:
         return [texts]
     return [texts] if isinstance(texts[0], int) else texts
 
+
+#: As llama.cpp's clients write it, -1 is no limit.
+NoLimit = BeforeValidator(lambda value: None if value == -1 else value)
 
 Stop = str | Annotated[list[str], Field(max_length=64)]
 
@@ -89,6 +92,8 @@ class SamplingFields(Body):
         fields["repeat_penalty"] = first(fields["repeat_penalty"], fields.pop("repetition_penalty"))
         if fields["seed"] is not None:
             fields["seed"] %= 1 << 64
+        if fields["top_p"] == 0:
+            fields["top_p"] = 1e-6  # OpenAI's way to say: the likeliest token
         for token in fields["logit_bias"] or ():
             if not _TOKEN_ID.fullmatch(token):
                 raise ApiError(400, "logit_bias maps token ids (as text) to numbers.", param="logit_bias")

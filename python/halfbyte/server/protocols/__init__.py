@@ -8,7 +8,7 @@ from types import ModuleType
 
 from halfbyte.server.protocols import (
     anthropic,
-    infill,
+    llama_completion,
     llama_server,
     ollama,
     ollama_models,
@@ -32,7 +32,7 @@ PROTOCOLS: tuple[ModuleType, ...] = (
     tokens,
     rerank,
     openai_embeddings,
-    infill,
+    llama_completion,
     llama_server,
     ollama,
     ollama_models,

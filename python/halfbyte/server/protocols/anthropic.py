@@ -11,6 +11,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from halfbyte.chat.tools import Delta
+from halfbyte.grammar import json_schema_constraint
 from halfbyte.server.call import Call
 from halfbyte.server.chat_stream import ChatAnswer, ChatAsk, ChatRun, chat_prompt, start_chat
 from halfbyte.server.errors import ApiError
@@ -60,6 +61,16 @@ class ToolChoice(Body):
     disable_parallel_tool_use: bool | None = None
 
 
+class OutputFormat(Body):
+    type: Literal["json_schema"]
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class OutputOptions(Body):
+    effort: Annotated[str, Field(max_length=64)] | None = None
+    format: OutputFormat | None = None
+
+
 class CountRequest(Body):
     """What a conversation is made of."""
 
@@ -69,16 +80,21 @@ class CountRequest(Body):
     tools: list[InputTool] | None = None
     tool_choice: ToolChoice | None = None
     thinking: dict[str, Any] | None = None
+    output_config: OutputOptions | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
     def ask(self) -> ChatAsk:
-        """The conversation in OpenAI's terms. Raises ApiError."""
+        """The conversation in OpenAI's terms. Raises ApiError. Slow: compiles."""
         messages = [{"role": "system", "content": _text(self.system, "system")}] if self.system else []
         for i, message in enumerate(self.messages):
             messages += _messages(message, f"messages[{i}]")
         ask = ChatAsk(messages, variables=dict(self.chat_template_kwargs or {}))
         if self.thinking is not None:
             ask.variables.setdefault("enable_thinking", self.thinking.get("type") != "disabled")
+        if self.output_config is not None and self.output_config.effort is not None:
+            ask.variables.setdefault("reasoning_effort", self.output_config.effort)
+        if self.output_config is not None and (form := self.output_config.format) is not None:
+            ask.constraint = ("output_config.format", json_schema_constraint(form.schema_))
         if self.tools:
             ask.tools = [_tool(tool) for tool in self.tools]
         if self.tool_choice is not None:
@@ -101,7 +117,7 @@ async def messages(request: Request, body: MessagesRequest) -> Response:
     """The assistant's answer to messages."""
     call = Call.of(request)
     model = await call.model(body.model)
-    ask = body.ask()
+    ask = await call.work("output_config", body.ask)
     ask.params = body.to_params(model, call.server.config, max_tokens=body.max_tokens, stop=body.stop_sequences)
     budget = (body.thinking or {}).get("budget_tokens")
     if isinstance(budget, int) and budget >= 0:
@@ -127,7 +143,7 @@ async def count_tokens(request: Request, body: CountRequest) -> Json:
     """How many tokens a conversation has."""
     call = Call.of(request)
     model = await call.model(body.model)
-    return Json({"input_tokens": len((await chat_prompt(call, model, body.ask())).ids)})
+    return Json({"input_tokens": len((await chat_prompt(call, model, await call.work("output_config", body.ask))).ids)})
 
 
 # From Anthropic's blocks to OpenAI's messages -------------------------------------------------------------------------

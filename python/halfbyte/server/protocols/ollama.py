@@ -22,11 +22,12 @@ from halfbyte.outputs import Output, Piece
 from halfbyte.params import SamplingParams
 from halfbyte.server.bridge import Prompt
 from halfbyte.server.call import Call
-from halfbyte.server.chat_stream import ChatAnswer, ChatAsk, ChatRun, start_chat
+from halfbyte.server.chat_stream import ChatAnswer, ChatAsk, ChatRun, submit_chat
 from halfbyte.server.embed import embed, embed_ids
 from halfbyte.server.errors import ApiError
 from halfbyte.server.fim import infill_ids
 from halfbyte.server.models import LoadedModel
+from halfbyte.server.ollama_context import Window
 from halfbyte.server.ollama_shapes import blaming, error_body, named_model, now, ns, streamed
 from halfbyte.server.responses import Json
 from halfbyte.server.sampling import Body
@@ -51,11 +52,20 @@ class AnswerRequest(Body):
     think: bool | Literal["", "low", "medium", "high"] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    truncate: bool | None = None
+
+    def known_options(self) -> dict[str, Any]:
+        """The options with values of their types. Those nobody knows are ignored. Raises ApiError."""
+        known = {name: value for name, value in (self.options or {}).items() if name in PARAMETERS}
+        return blaming("options", partial(checked_parameters, known))
+
+    def window(self, model: LoadedModel) -> Window:
+        """The context that the request may use. Raises ApiError."""
+        return Window.of(model, self.known_options(), self.truncate)
 
     def params(self, call: Call, model: LoadedModel) -> SamplingParams:
-        """The model's defaults under the request's options. Options nobody knows are ignored. Raises ApiError."""
-        known = {name: value for name, value in (self.options or {}).items() if name in PARAMETERS}
-        found = sampling_overrides(blaming("options", partial(checked_parameters, known)))
+        """The model's defaults under the request's options. Raises ApiError."""
+        found = sampling_overrides(self.known_options())
         limit = call.server.config.max_output_tokens
         if limit:
             wanted = found.get("max_tokens")
@@ -112,7 +122,9 @@ async def generate(request: Request, body: GenerateRequest) -> Response:
     model, load_ns = await named_model(call, body.model, body.keep_alive)
     if not body.prompt and not body.suffix:
         return _loaded(body, {"response": ""})
-    prompt = await _prompt(call, model, body)
+    prompt, window = await _prompt(call, model, body), body.window(model)
+    ids = window.cut(prompt.ids, prompt.params)
+    prompt = replace(prompt, ids=ids, params=window.params(prompt.params, len(ids)))
     job = call.submit(model, [prompt])
     run = ChatRun(job, [ChatAnswer()])
     return await streamed(_generate_lines(call, model, body, run, prompt.ids, load_ns), stream=body.stream)
@@ -197,7 +209,10 @@ async def chat(request: Request, body: ChatRequest) -> Response:
         tools=body.tools or None,
         variables=body.thinking(model),
     )
-    run = await start_chat(call, model, ask)
+    window = body.window(model)
+    ask, prompt = await window.fitted(call, model, ask)
+    ask.params = window.params(ask.params, len(prompt.ids))
+    run = submit_chat(call, model, ask, prompt)
     return await streamed(_chat_lines(call, model, body, run, load_ns), stream=body.stream)
 
 

@@ -86,12 +86,14 @@ class CreateRequest(Named):
 # What there is ----------------------------------------------------------------------------------------------------
 
 
+@router.head("/api/version", include_in_schema=False)
 @router.get("/api/version")
 async def version() -> Json:
     """The version of the protocol."""
     return Json({"version": _VERSION})
 
 
+@router.head("/api/tags", include_in_schema=False)
 @router.get("/api/tags")
 async def tags(request: Request) -> Json:
     """Every model that is here."""

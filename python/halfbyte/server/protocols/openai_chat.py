@@ -18,12 +18,12 @@ from halfbyte.server.constraints import ConstraintFields
 from halfbyte.server.errors import ApiError
 from halfbyte.server.models import LoadedModel
 from halfbyte.server.responses import DONE, EventStream, Json, event
-from halfbyte.server.sampling import Body, SamplingFields, first
+from halfbyte.server.sampling import Body, NoLimit, SamplingFields, first
 from halfbyte.server.shapes import chat_logprobs, usage_of, without_end
 
 router = APIRouter(tags=["openai"])
 
-Count = Annotated[int, Field(ge=1, le=1 << 30)]
+Count = Annotated[Annotated[int, Field(ge=1, le=1 << 30)] | None, NoLimit]
 
 
 class StreamOptions(Body):
@@ -33,8 +33,8 @@ class StreamOptions(Body):
 class ChatRequest(SamplingFields, ConstraintFields):
     model: str | None = None
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    max_tokens: Count | None = None
-    max_completion_tokens: Count | None = None
+    max_tokens: Count = None
+    max_completion_tokens: Count = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -80,13 +80,25 @@ def _ask(call: Call, model: LoadedModel, body: ChatRequest) -> ChatAsk:
         body.messages,
         params,
         constraint=body.constraint(),
-        tools=body.tools,
-        tool_choice=body.tool_choice,
+        **_tools(body),
         parallel_tool_calls=body.parallel_tool_calls is not False,
         variables=variables,
         add_generation_prompt=body.add_generation_prompt is not False,
         continue_final_message=body.continue_final_message is True,
     )
+
+
+def _tools(body: ChatRequest) -> dict[str, Any]:
+    """The tools, and the choice of one in its plain form."""
+    tools, choice = body.tools, body.tool_choice
+    if isinstance(choice, dict) and choice.get("type") in ("auto", "none", "required", "any"):
+        choice = str(choice["type"])
+    if isinstance(choice, dict) and isinstance(allowed := choice.get("allowed_tools"), dict):
+        choice = str(allowed.get("mode", "auto"))
+        tools = [tool for tool in allowed.get("tools") or [] if isinstance(tool, dict)]
+        names = [tool["function"].get("name") for tool in tools if isinstance(tool.get("function"), dict)]
+        tools = [tool for tool in body.tools or [] if (tool.get("function") or {}).get("name") in names]
+    return {"tools": tools, "tool_choice": choice}
 
 
 def _choice(index: int, answer: ChatAnswer, body: ChatRequest, model: LoadedModel) -> dict[str, Any]:

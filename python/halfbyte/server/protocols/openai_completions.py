@@ -21,7 +21,7 @@ from halfbyte.server.fim import infill_ids
 from halfbyte.server.models import LoadedModel
 from halfbyte.server.protocols.openai_chat import StreamOptions
 from halfbyte.server.responses import DONE, EventStream, Json, event
-from halfbyte.server.sampling import SamplingFields, Texts, as_texts
+from halfbyte.server.sampling import NoLimit, SamplingFields, Texts, as_texts
 from halfbyte.server.shapes import completion_logprobs, mean_logprob, usage_of, without_end
 
 router = APIRouter(tags=["openai"])
@@ -33,7 +33,7 @@ class CompletionRequest(SamplingFields, ConstraintFields):
     model: str | None = None
     prompt: Texts = ""
     suffix: str | None = None
-    max_tokens: Annotated[int, Field(ge=0, le=1 << 30)] | None = 16
+    max_tokens: Annotated[Annotated[int, Field(ge=0, le=1 << 30)] | None, NoLimit] = 16
     n: Choices | None = None
     best_of: Choices | None = None
     echo: bool | None = None

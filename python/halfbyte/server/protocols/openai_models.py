@@ -14,6 +14,7 @@ from halfbyte.server.responses import Json
 router = APIRouter(tags=["openai"])
 
 
+@router.head("/v1/models", include_in_schema=False)
 @router.get("/v1/models")
 async def list_models(request: Request) -> Json:
     """Every model that requests may name."""

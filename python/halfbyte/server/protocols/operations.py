@@ -12,6 +12,7 @@ from halfbyte.server.responses import Json
 router = APIRouter(tags=["operations"])
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def health() -> Json:
     """200 while the server takes requests."""

@@ -1,4 +1,4 @@
-"""llama.cpp's /infill: what stands between two texts."""
+"""llama.cpp's own /completion, and /infill: what stands between two texts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from halfbyte.outputs import Output
 from halfbyte.server.bridge import Job
 from halfbyte.server.call import Call
 from halfbyte.server.constraints import ConstraintFields, constrained
+from halfbyte.server.errors import ApiError
 from halfbyte.server.fim import infill_ids
 from halfbyte.server.responses import EventStream, Json, event
-from halfbyte.server.sampling import Body, SamplingFields
+from halfbyte.server.sampling import Body, SamplingFields, Texts, as_texts
 
 router = APIRouter(tags=["llama.cpp"])
 
@@ -23,6 +24,39 @@ router = APIRouter(tags=["llama.cpp"])
 class ExtraFile(Body):
     filename: str = ""
     text: str
+
+
+class CompletionRequest(SamplingFields, ConstraintFields):
+    model: str | None = None
+    prompt: Texts
+    n_predict: Annotated[int, Field(ge=-1, le=1 << 30)] | None = None
+    stream: bool | None = None
+    return_tokens: bool | None = None
+
+
+@router.post("/completion")
+async def complete(request: Request, body: CompletionRequest) -> Response:
+    """Continues a text; a list of texts is answered with a list."""
+    call = Call.of(request)
+    model = await call.model(body.model)
+    params = body.to_params(model, call.server.config, max_tokens=body.n_predict)
+    texts = as_texts(body.prompt)
+    if body.stream and len(texts) > 1:
+        raise ApiError(400, "One prompt at a time is streamed.", param="prompt")
+    wanted = await call.work("grammar", body.constraint)
+    prompts = []
+    for text in texts:
+        ids = await call.work("prompt", model.llm.tokenize, text) if isinstance(text, str) else text
+        prompts += await call.work("grammar", constrained, ids, params, wanted, model.llm)
+    job = call.submit(model, prompts)
+    if body.stream:
+        return EventStream(_stream(job, model.name))
+    tokens = bool(body.return_tokens)
+    answers = [
+        {"content": out.text, "tokens": out.token_ids if tokens else [], **_end(out, model.name)}
+        for out in await job.outputs()
+    ]
+    return Json(answers if isinstance(body.prompt, list) and not isinstance(body.prompt[0], int) else answers[0])
 
 
 class InfillRequest(SamplingFields, ConstraintFields):
