@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import difflib
 import inspect
-import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,21 +15,22 @@ import numpy.typing as npt
 
 from halfbyte import _core
 from halfbyte.adapters import Adapters, LoraChoice
-from halfbyte.chat import ChatTemplate, chosen_template
+from halfbyte.chat import chosen_template
 from halfbyte.chat.answer import AnswerForm, chat_form, plain_form
 from halfbyte.chat.prompt import AnyTemplate, prompt_ids
 from halfbyte.chat.tools import ToolChoice, tools_from
-from halfbyte.errors import FormatError, InvalidArgumentError
+from halfbyte.errors import InvalidArgumentError
+from halfbyte.opening import default_params, open_draft, open_weights, tool_template
 from halfbyte.outputs import Output, Piece
 from halfbyte.params import SamplingParams
 from halfbyte.running import Running
-from halfbyte.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from halfbyte.hub import ModelFiles
 
 Prompt = str | Sequence[int]
 Messages = Sequence[Mapping[str, Any]]
+_Request = tuple[list[int], SamplingParams, AnswerForm]
 #: Called with bytes done and bytes in all while a model loads; return False to stop.
 Progress = Callable[[int, int], Any]
 
@@ -92,7 +92,7 @@ class LLM:
         files = model if isinstance(model, ModelFiles) else open_model(str(model))
         self.path, self.card = files.path, files.card
         self.seed = seed
-        self._weights, self.tokenizer = _open(
+        self._weights, self.tokenizer = open_weights(
             self.path, quant, n_threads=n_threads or 0, mmap=mmap, n_gpu_layers=layers, progress=progress
         )
         metadata, self._n_logits = self._weights.metadata, int(self._weights.n_vocab)
@@ -107,8 +107,8 @@ class LLM:
             )
         wanted_template = chat_template or self.card.template or None
         self.chat_template = chosen_template(wanted_template, metadata)
-        self._tool_template = _tool_template(wanted_template, metadata)
-        self.defaults = _defaults_of(
+        self._tool_template = tool_template(wanted_template, metadata)
+        self.defaults = default_params(
             self.metadata, (self.path if self.path.is_dir() else self.path.parent) / "generation_config.json"
         ).replace(**sampling_overrides(self.card.parameters))
         self._engine: Any = _core.Engine(
@@ -120,7 +120,7 @@ class LLM:
             max_waiting=max_waiting,
             prefix_cache=prefix_cache,
             prompt_lookup=prompt_lookup,
-            draft_model=None if draft_model is None else _open_draft(draft_model, self.tokenizer, n_threads or 0),
+            draft_model=None if draft_model is None else open_draft(draft_model, self.tokenizer, n_threads or 0),
             k_type=kv_type,
             v_type=kv_type,
             token_bytes=self.tokenizer.output_bytes,
@@ -153,13 +153,8 @@ class LLM:
 
         params may be a list too, one for each prompt; keywords override its fields (temperature=0, max_tokens=64).
         """
-        if not _is_batch(prompt):
-            return self._finish(self.submit(self._prompt_ids(prompt), self._params(params, overrides)))
-        each = list(params) if isinstance(params, (list, tuple)) else [params] * len(prompt)
-        if len(each) != len(prompt):
-            raise InvalidArgumentError(f"{len(prompt)} prompts, but {len(each)} parameter sets.")
-        jobs = [(self._prompt_ids(p), self._params(q, overrides)) for p, q in zip(prompt, each, strict=True)]
-        return self._finish_all([self.submit(ids, q) for ids, q in jobs])
+        outputs = self._finish_all(self._submit_all(self._prepared(prompt, params, overrides)))
+        return outputs if _is_batch(prompt) else outputs[0]
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any) -> Iterator[Piece]:
         """Like generate(), piece by piece. Closing the iterator stops the computation at once."""
@@ -173,7 +168,7 @@ class LLM:
         documents= and chat_template_kwargs= reach the template.
         """
         ids, merged, form = self._chat(messages, params, overrides)
-        return self._finish(self.submit(ids, merged, form=form))
+        return self._finish_all([self.submit(ids, merged, form=form)])[0]
 
     def chat_stream(
         self, messages: Messages, params: SamplingParams | None = None, **overrides: Any
@@ -182,19 +177,27 @@ class LLM:
         return self._stream(*self._chat(messages, params, overrides))
 
     async def agenerate(self, prompt: Any, params: Any = None, **overrides: Any) -> Any:
-        """generate() for asyncio."""
-        return await asyncio.to_thread(lambda: self.generate(prompt, params, **overrides))
+        """generate() for asyncio. Cancelling the task stops the computation at once."""
+        jobs = await asyncio.to_thread(self._prepared, prompt, params, overrides)
+        requests = self._submit_all(jobs)  # here: a thread would go on when the task is cancelled meanwhile
+        try:
+            outputs = await asyncio.to_thread(self._finish_all, requests)
+        finally:
+            _cancel(requests)
+        return outputs if _is_batch(prompt) else outputs[0]
 
     async def astream(
         self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any
     ) -> AsyncIterator[Piece]:
-        """stream() for asyncio."""
-        pieces = self.stream(prompt, params, **overrides)
+        """stream() for asyncio. Cancelling the task stops the computation at once."""
+        ((ids, merged, form),) = await asyncio.to_thread(self._prepared, [prompt], params, overrides)
+        answer = self._submit_one(ids, merged, form)
+        pieces = answer.pieces()
         try:
             while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
                 yield piece
         finally:
-            await asyncio.to_thread(pieces.close)  # type: ignore[attr-defined]
+            answer.cancel()  # a thread may still be in `pieces`: it ends with the answer
 
     # Numbers ------------------------------------------------------------------------------------------------------
 
@@ -337,7 +340,7 @@ class LLM:
         core = params.to_core(lambda text: self.tokenizer.encode(text, add_bos=False))
         adapters = self.adapters.chosen(params.lora)
         form = form if form is not None else self.plain_form(params)
-        running = []
+        running: list[Running] = []
         if params.best_of is not None and params.logprobs is None:
             core.n_logprobs = 0
         is_search = params.beam_width > 1
@@ -345,33 +348,53 @@ class LLM:
             if params.seed is not None:
                 core.seed = (params.seed + i) % (1 << 64)
             box = mailbox if mailbox is not None else _core.Mailbox()
-            request, seed = self.engine.submit(
-                ids,
-                core,
-                box,
-                max_tokens=-1 if params.max_tokens is None else params.max_tokens,
-                min_tokens=params.min_tokens,
-                stop_tokens=stop_ids,
-                stop_strings=[s.encode() for s in params.stop_list],
-                include_stop=params.include_stop,
-                overflow=params.overflow,
-                n_keep=params.n_keep,
-                priority=params.priority,
-                client=client,
-                prompt_logprobs=params.prompt_logprobs,
-                beam_width=params.beam_width,
-                n_hypotheses=params.n if is_search else 1,
-                length_penalty=params.length_penalty,
-                early_stopping=params.early_stopping,
-                processors=list(params.logits_processors),
-                adapters=adapters,
-                mask_function=form.plan.begin() if form.plan is not None else None,
-            )
+            try:
+                request, seed = self.engine.submit(
+                    ids,
+                    core,
+                    box,
+                    max_tokens=-1 if params.max_tokens is None else params.max_tokens,
+                    min_tokens=params.min_tokens,
+                    stop_tokens=stop_ids,
+                    stop_strings=[s.encode() for s in params.stop_list],
+                    include_stop=params.include_stop,
+                    overflow=params.overflow,
+                    n_keep=params.n_keep,
+                    priority=params.priority,
+                    client=client,
+                    prompt_logprobs=params.prompt_logprobs,
+                    beam_width=params.beam_width,
+                    n_hypotheses=params.n if is_search else 1,
+                    length_penalty=params.length_penalty,
+                    early_stopping=params.early_stopping,
+                    processors=list(params.logits_processors),
+                    adapters=adapters,
+                    mask_function=form.plan.begin() if form.plan is not None else None,
+                )
+            except BaseException:
+                _cancel([running])  # all answers or none
+                raise
             running.append(Running(self.engine, request, box, seed, len(ids), params, self.tokenizer, form))
         return running
 
-    def _finish(self, running: list[Running]) -> Output:
-        return self._finish_all([running])[0]
+    def _prepared(self, prompt: Any, params: Any, overrides: Mapping[str, Any]) -> list[_Request]:
+        """What is asked by a prompt, or by each of a list."""
+        prompts = list(prompt) if _is_batch(prompt) else [prompt]
+        each = list(params) if isinstance(params, (list, tuple)) else [params] * len(prompts)
+        if len(each) != len(prompts):
+            raise InvalidArgumentError(f"{len(prompts)} prompts, but {len(each)} parameter sets.")
+        jobs = [(self._prompt_ids(p), self._params(q, overrides)) for p, q in zip(prompts, each, strict=True)]
+        return [(ids, merged, self.plain_form(merged)) for ids, merged in jobs]
+
+    def _submit_all(self, jobs: list[_Request]) -> list[list[Running]]:
+        requests: list[list[Running]] = []
+        try:
+            for ids, params, form in jobs:
+                requests.append(self.submit(ids, params, form=form))
+        except BaseException:
+            _cancel(requests)
+            raise
+        return requests
 
     def _finish_all(self, requests: list[list[Running]]) -> list[Output]:
         try:
@@ -385,15 +408,16 @@ class LLM:
                 outputs.append(answers[0])
             return outputs
         except BaseException:
-            for running in requests:
-                for r in running:
-                    r.cancel()
+            _cancel(requests)
             raise
 
-    def _stream(self, ids: list[int], params: SamplingParams, form: AnswerForm | None = None) -> Iterator[Piece]:
+    def _submit_one(self, ids: list[int], params: SamplingParams, form: AnswerForm | None = None) -> Running:
         if params.n != 1 or params.best_of is not None or params.beam_width > 1:
             raise InvalidArgumentError("A stream gives one answer, as it is drawn: no n, best_of or beam_width.")
-        (answer,) = self.submit(ids, params, form=form)
+        return self.submit(ids, params, form=form)[0]
+
+    def _stream(self, ids: list[int], params: SamplingParams, form: AnswerForm | None = None) -> Iterator[Piece]:
+        answer = self._submit_one(ids, params, form)
         try:
             yield from answer.pieces()
         finally:
@@ -412,25 +436,16 @@ class ChatPrompt:
     form: AnswerForm
 
 
+def _cancel(requests: list[list[Running]]) -> None:
+    for running in requests:
+        for answer in running:
+            answer.cancel()
+
+
 def _strengths(lora: Mapping[str, float] | Sequence[str | Path] | None) -> dict[str, float]:
     if isinstance(lora, Mapping):
         return {str(path): float(strength) for path, strength in lora.items()}
     return {str(path): 1.0 for path in lora or ()}
-
-
-def _open(path: Path, quant: str | None, **options: Any) -> tuple[Any, Tokenizer]:
-    """The packed weights and the tokenizer of a GGUF file or a model folder."""
-    if path.is_dir():
-        from halfbyte.convert import load_folder
-
-        return load_folder(path, type_name=quant, **options), Tokenizer.from_hf(path)
-    if quant is not None:
-        raise InvalidArgumentError(
-            f"quant is {quant}, but {path} is a GGUF file.",
-            hint="Its weights run as they are stored; see halfbyte quantize.",
-        )
-    weights = _core.Model.load(str(path), **options)
-    return weights, Tokenizer.from_metadata(weights.metadata)
 
 
 def _is_batch(prompt: Any) -> bool:
@@ -440,19 +455,6 @@ def _is_batch(prompt: Any) -> bool:
     return not items or isinstance(items[0], str) or not isinstance(items[0], (int, np.integer))
 
 
-def _open_draft(model: str | Path, tokenizer: Tokenizer, n_threads: int) -> Any:
-    """The weights of a model that guesses ahead for one with this tokenizer."""
-    from halfbyte.hub import open_model
-
-    weights, its_tokenizer = _open(open_model(str(model)).path, None, n_threads=n_threads)
-    if its_tokenizer.output_bytes != tokenizer.output_bytes:
-        raise InvalidArgumentError(
-            f"The draft model {model} has another vocabulary than the model.",
-            hint="Choose a smaller model of the same family.",
-        )
-    return weights
-
-
 def _refuse_unknown(name: str) -> None:
     known = [p for p in inspect.signature(LLM.__init__).parameters if p not in ("self", "unknown")]
     close = difflib.get_close_matches(name, known, n=1)
@@ -460,24 +462,3 @@ def _refuse_unknown(name: str) -> None:
         f"LLM() has no argument {name}.",
         hint=f"Did you mean {close[0]}?" if close else f"Known are {', '.join(known)}.",
     )
-
-
-def _tool_template(wanted: str | None, metadata: Mapping[str, Any]) -> ChatTemplate | None:
-    """The template that some models bring for chats with tools alone."""
-    if wanted is not None or "tokenizer.chat_template.tool_use" not in metadata:
-        return None
-    return ChatTemplate.from_metadata(metadata, "tool_use")
-
-
-def _defaults_of(metadata: Mapping[str, Any], config: Path) -> SamplingParams:
-    """Defaults the model's makers recommend (general.sampling.*, or generation_config.json beside the file), else ours."""
-    if config.is_file():
-        try:
-            return SamplingParams.from_generation_config(json.loads(config.read_text(encoding="utf-8")))
-        except (ValueError, AttributeError):
-            raise FormatError(f"{config} is no JSON object.") from None
-    names = {
-        "temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p", "penalty_repeat": "repeat_penalty",
-    }  # fmt: skip
-    keys = {f"general.sampling.{theirs}": ours for theirs, ours in names.items()}
-    return SamplingParams(**{ours: metadata[key] for key, ours in keys.items() if key in metadata})

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from halfbyte import LLM, SamplingParams, _core
-from halfbyte.errors import ContextOverflowError, FormatError, HalfbyteError, InvalidArgumentError, UnsupportedError
+from halfbyte.errors import (
+    BusyError,
+    ContextOverflowError,
+    FormatError,
+    HalfbyteError,
+    InvalidArgumentError,
+    UnsupportedError,
+)
 
 from ..conftest import write_tiny_llama
 
@@ -97,6 +106,61 @@ def test_closing_a_stream_frees_the_engine(llm: LLM) -> None:
     assert llm.generate("Hi", max_tokens=2).usage.completion_tokens <= 2
     llm._engine.check_integrity()
     assert llm.stats()["n_running"] == 0
+
+
+def hold() -> tuple[Any, threading.Event, threading.Event]:
+    """A logits processor that keeps the engine where it is: it has begun, it may go on."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def held(generated: np.ndarray, logits: np.ndarray) -> None:
+        begun.set()
+        assert go_on.wait(60)
+
+    return held, begun, go_on
+
+
+def until_idle(llm: LLM) -> dict[str, Any]:
+    for _ in range(2):  # figures are told after a step: the first call waits for the one under way
+        llm.engine.check_integrity()
+    while (stats := llm.stats())["n_running"] + stats["n_waiting"]:
+        llm.engine.check_integrity()
+    return stats
+
+
+@pytest.mark.parametrize("prompt", ["x", ["x"] * 8])
+def test_a_queue_that_is_full_takes_all_answers_or_none(tiny_model: Callable[..., Path], prompt: Any) -> None:
+    held, _, go_on = hold()
+    params = {"max_tokens": 200, "ignore_eos": True, "n": 8 if prompt == "x" else 1}
+    with LLM(tiny_model(), n_threads=1, n_ctx=256, max_sequences=1, max_waiting=2) as llm:
+        with pytest.raises(BusyError):
+            llm.generate(prompt, logits_processors=[held], **params)
+        go_on.set()
+        assert until_idle(llm)["n_generated_tokens"] <= 3
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_cancelled_task_stops_the_computation(llm: LLM, streams: bool) -> None:
+    held, begun, go_on = hold()
+    params = {"max_tokens": 200, "ignore_eos": True, "logits_processors": [held]}
+    before = until_idle(llm)["n_generated_tokens"]
+
+    async def read() -> None:
+        if streams:
+            async for _ in llm.astream("Hi", **params):
+                pass
+        else:
+            await llm.agenerate(["Hi", "Ho"], **params)
+
+    async def main() -> None:
+        task = asyncio.create_task(read())
+        assert await asyncio.to_thread(begun.wait, 60)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go_on.set()
+
+    asyncio.run(main())
+    assert until_idle(llm)["n_generated_tokens"] - before <= 2
 
 
 def test_seeds(llm: LLM) -> None:

@@ -1,0 +1,63 @@
+"""What an LLM is opened with: weights and tokenizer from files, the defaults that a model's makers recommend."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from halfbyte import _core
+from halfbyte.chat import ChatTemplate
+from halfbyte.errors import FormatError, InvalidArgumentError
+from halfbyte.params import SamplingParams
+from halfbyte.tokenizer import Tokenizer
+
+
+def open_weights(path: Path, quant: str | None, **options: Any) -> tuple[Any, Tokenizer]:
+    """The packed weights and the tokenizer of a GGUF file or a model folder."""
+    if path.is_dir():
+        from halfbyte.convert import load_folder
+
+        return load_folder(path, type_name=quant, **options), Tokenizer.from_hf(path)
+    if quant is not None:
+        raise InvalidArgumentError(
+            f"quant is {quant}, but {path} is a GGUF file.",
+            hint="Its weights run as they are stored; see halfbyte quantize.",
+        )
+    weights = _core.Model.load(str(path), **options)
+    return weights, Tokenizer.from_metadata(weights.metadata)
+
+
+def open_draft(model: str | Path, tokenizer: Tokenizer, n_threads: int) -> Any:
+    """The weights of a model that guesses ahead for one with this tokenizer."""
+    from halfbyte.hub import open_model
+
+    weights, its_tokenizer = open_weights(open_model(str(model)).path, None, n_threads=n_threads)
+    if its_tokenizer.output_bytes != tokenizer.output_bytes:
+        raise InvalidArgumentError(
+            f"The draft model {model} has another vocabulary than the model.",
+            hint="Choose a smaller model of the same family.",
+        )
+    return weights
+
+
+def tool_template(wanted: str | None, metadata: Mapping[str, Any]) -> ChatTemplate | None:
+    """The template that some models bring for chats with tools alone."""
+    if wanted is not None or "tokenizer.chat_template.tool_use" not in metadata:
+        return None
+    return ChatTemplate.from_metadata(metadata, "tool_use")
+
+
+def default_params(metadata: Mapping[str, Any], config: Path) -> SamplingParams:
+    """Defaults the model's makers recommend (general.sampling.*, or generation_config.json beside the file), else ours."""
+    if config.is_file():
+        try:
+            return SamplingParams.from_generation_config(json.loads(config.read_text(encoding="utf-8")))
+        except (ValueError, AttributeError, RecursionError):
+            raise FormatError(f"{config} is no JSON object.") from None
+    names = {
+        "temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p", "penalty_repeat": "repeat_penalty",
+    }  # fmt: skip
+    keys = {f"general.sampling.{theirs}": ours for theirs, ours in names.items()}
+    return SamplingParams(**{ours: metadata[key] for key, ours in keys.items() if key in metadata})
