@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from halfbyte.chat import BUILTIN_TEMPLATES, ChatTemplate, guess_template
@@ -81,6 +79,31 @@ def test_messages_are_normalized() -> None:
             template.render(bad)
 
 
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{% for m in messages %}{{ m.content.strip() }};{% endfor %}", "S;Q;;"),  # no content is empty content
+        ("{{ tools | length }}{{ messages[2].content + '' }}", "0"),
+        (
+            "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ messages[0].content }}",
+            "S\n\nQ",
+        ),
+        ("{% for p in messages[1].content %}{{ p.text }}{% endfor %}", "Q"),  # only contents in parts
+        (
+            "{% set l = [] %}{% for m in messages %}{% set _ = l.append(m.role) %}{% endfor %}{{ l.pop() }} Q {{ l }}",
+            "assistant Q ['system', 'user']",
+        ),
+    ],
+)
+def test_templates_that_trip_are_helped(source: str, text: str) -> None:
+    messages = [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}, CALL]
+    assert ChatTemplate(source).render(messages) == text
+    assert messages[2] == CALL
+
+
 def test_continuing_the_last_message() -> None:
     template = ChatTemplate.builtin("chatml")
     text = template.render(
@@ -106,7 +129,28 @@ def test_continuing_the_last_message() -> None:
         "{{ 9 ** 9 ** 9 ** 9 }}",
         "{{ messages.__class__ }}",
         "{{ ''.__class__.__mro__ }}",
-        "{{ messages.append(1) }}",
+        "{{ messages.clear() }}",
+        "{{ tools.append.__self__ }}",
+        "{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% set ns.l = ns.l + ['a' * 9999999] %}{% endfor %}",
+        "{% set l = [] %}{% for i in range(99999) %}{% set _ = l.append('a' * 9999999) %}{% endfor %}",
+        "{% set l = [] %}{% set _ = l.append(l) %}{{ l | tojson }}",
+        "{{ cycler(1).__init__.__globals__ }}",
+        "{{ lipsum.__globals__ }}",
+        "{{ lipsum(n=999999) }}",
+        "{% set ns = namespace(l=['a']) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ ns.l }}",
+        "{% set ns = namespace(l=['a']) %}{% for i in range(60) %}{% set ns.l = {'a': ns.l, 'b': ns.l} %}{% endfor %}"
+        "{{ ns.l | tojson }}",
+        "{% set ns = namespace(l=['a']) %}{% for i in range(60) %}{% for b in [ns.l] | batch(9, ns.l) %}"
+        "{% set ns.l = b %}{% endfor %}{% endfor %}{{ ns.l == ns.l | list }}",
+        "{% set ns = namespace(l=['a']) %}{% macro f() %}{% set ns.l = varargs %}{% endmacro %}"
+        "{% for i in range(60) %}{{ f(ns.l, ns.l) }}{% endfor %}{{ ns.l }}",
+        "{% set a = 'a' * 9999999 %}{% set x %}{% for i in range(99999) %}{{ a }}{% endfor %}{% endset %}{{ x | length }}",
+        "{% macro f() %}{% for i in range(99999) %}{{ 'a' * 99999 }}{% endfor %}{% endmacro %}{{ f() | length }}",
+        "{{ ('<!---->' * 2000000) | striptags }}",
+        "{{ messages | random }}",
+        "{{ self.__init__ }}",
+        "{% include 'x' %}",
+        "{% import 'os' as os %}",
         "{{ raise_exception.__globals__ }}",
         "{{ 1 / 0 }}",
         "{{ messages[99].content.x }}",
@@ -134,10 +178,8 @@ def test_continuing_the_last_message() -> None:
     ],
 )
 def test_hostile_templates_fail_soon(source: str) -> None:
-    start = time.monotonic()
     with pytest.raises(TemplateError):
         render(source)
-    assert time.monotonic() - start < 60  # a net against hangs, not a speed
 
 
 def test_what_holds_itself_is_not_written_out() -> None:

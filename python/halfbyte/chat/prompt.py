@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from halfbyte.chat.gotemplate import GoChatTemplate
-from halfbyte.chat.template import ChatTemplate, normalized
+from halfbyte.chat.messages import normalized
+from halfbyte.chat.template import ChatTemplate
 from halfbyte.chat.tools import Tool, dialect_of
 from halfbyte.chat.tools.calls import ID_ALPHABET, ID_LENGTH
 from halfbyte.errors import InvalidArgumentError

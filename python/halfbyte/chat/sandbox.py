@@ -24,9 +24,9 @@ from halfbyte.chat.budget import MAX_TEXT, Budget
 
 _MAX_WIDTH = 100_000
 _PADDING = frozenset(("center", "ljust", "rjust", "zfill", "to_bytes"))
-# Methods and filters that no chat template uses and that make much of little.
+# Methods and filters that no chat template uses and that make much of little, or take long, or are not the same twice.
 _REFUSED_METHODS = frozenset(("translate", "expandtabs"))
-_REFUSED_FILTERS = ("pprint", "urlize", "xmlattr")
+_REFUSED_FILTERS = ("pprint", "random", "striptags", "urlize", "xmlattr")
 
 _budget: contextvars.ContextVar[Budget] = contextvars.ContextVar("halfbyte_template_budget")
 
@@ -35,7 +35,7 @@ def _counted(items: Iterable[Any]) -> Iterator[Any]:
     budget = _budget.get()
     for item in items:
         budget.spend()
-        yield item
+        yield budget.weighed(item)
 
 
 def _weighed(value: Any) -> Any:
@@ -186,7 +186,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 return _joined_by(owner, args[0])
         # Arguments become lists of their own inside macros.
         budget.weight((args, kwargs))
-        return budget.weighed(super().call(context, function, *args, **kwargs))
+        result = budget.weighed(super().call(context, function, *args, **kwargs))
+        if isinstance(owner, list):
+            budget.weight(owner)  # it has grown
+        return result
 
     def wrap_str_format(self, value: Any) -> Any:
         formatted = super().wrap_str_format(value)
@@ -198,6 +201,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
             return formatted(*args, **kwargs)
 
         return checked
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        # Some templates gather things in a list; what they are given are copies.
+        return (type(obj) is list and attr in ("append", "pop")) or super().is_safe_attribute(obj, attr, value)
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
         # Jinja would print nothing; a template that reaches for internals should not seem to work.

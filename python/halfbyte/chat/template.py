@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
 from halfbyte.chat.builtin import BUILTIN_TEMPLATES, guess_template
+from halfbyte.chat.messages import Message, in_parts, normalized, simpler
 from halfbyte.errors import InvalidArgumentError, TemplateError
-
-Message = Mapping[str, Any]
-
 
 _CODE = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)
 
@@ -109,78 +107,42 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt,
             **variables,
         }
-        try:
-            text = self._rendered(values)
-        except TemplateError:
-            # Some templates join the arguments of calls to text themselves, and want them as JSON.
-            as_text = [_with_text_arguments(message) for message in known]
-            if as_text == known:
-                raise
-            text = self._rendered({**values, "messages": as_text})
+        text = self._rendered_simply(values)
+        said = next((str(m.get("content") or "").strip() for m in reversed(known) if m["role"] == "user"), "")
+        if said not in text:  # some templates show only what comes in parts
+            try:
+                in_full = self._rendered({**values, "messages": in_parts(known)})
+            except TemplateError:
+                in_full = ""
+            text = in_full if said in in_full else text
         if continue_final_message:
             return _open_end(text, known[-1])
         return text
 
+    def _rendered_simply(self, values: dict[str, Any]) -> str:
+        """With the messages as they are, else as the template can take them. Raises what went wrong first."""
+        try:
+            return self._rendered(values)
+        except TemplateError as error:
+            from jinja2.exceptions import SecurityError
+
+            # What takes too much once is not tried again.
+            if isinstance(error.__cause__, (SecurityError, TemplateError)):
+                raise
+            for messages in simpler(values["messages"]):
+                try:
+                    return self._rendered({**values, "messages": messages, "tools": values["tools"] or []})
+                except TemplateError:
+                    continue
+            raise
+
     def _rendered(self, values: dict[str, Any]) -> str:
         try:
-            return str(_sandbox().render_bounded(self._template, values))
+            return str(_sandbox().render_bounded(self._template, deepcopy(values)))
         except RecursionError as error:
             raise TemplateError(f"The chat template ({self.name}) calls itself without end.") from error
         except Exception as error:  # whatever a stranger's template does is the template's failure
             raise TemplateError(f"The chat template ({self.name}) failed: {error}") from error
-
-
-def normalized(message: Message, index: int) -> dict[str, Any]:
-    """A message as templates expect it: text content joined from parts, tool arguments as objects."""
-    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-        raise InvalidArgumentError(f'Message {index} needs a "role" and a "content".')
-    out = dict(message)
-    content = out.get("content")
-    if isinstance(content, (list, tuple)):
-        texts = []
-        for part in content:
-            if not isinstance(part, Mapping) or part.get("type", "text") != "text":
-                kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-                raise InvalidArgumentError(f"Message {index} has content of type {kind}; only text is understood.")
-            texts.append(str(part.get("text", "")))
-        out["content"] = "\n".join(texts)
-    elif content is not None and not isinstance(content, str):
-        raise InvalidArgumentError(f"Message {index} has content that is neither text nor a list of parts.")
-    elif content is None:
-        out["content"] = "" if not out.get("tool_calls") else None
-    if isinstance(out.get("reasoning"), str):  # as OpenRouter and vLLM call it
-        out.setdefault("reasoning_content", out["reasoning"])
-    calls = out.get("tool_calls")
-    if isinstance(calls, (list, tuple)):
-        out["tool_calls"] = [_with_object_arguments(call) for call in calls]
-    return out
-
-
-def _with_object_arguments(call: Any) -> Any:
-    if not isinstance(call, Mapping) or not isinstance(call.get("function"), Mapping):
-        return call
-    arguments = call["function"].get("arguments")
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except ValueError:
-            return call
-    return {**call, "function": {**call["function"], "arguments": arguments}}
-
-
-def _with_text_arguments(message: dict[str, Any]) -> dict[str, Any]:
-    calls = message.get("tool_calls")
-    if not isinstance(calls, list):
-        return message
-    out = []
-    for call in calls:
-        if isinstance(call, Mapping) and isinstance(call.get("function"), Mapping):
-            arguments = call["function"].get("arguments")
-            if not isinstance(arguments, str):
-                written = json.dumps(arguments or {}, ensure_ascii=False)
-                call = {**call, "function": {**call["function"], "arguments": written}}
-        out.append(call)
-    return {**message, "tool_calls": out}
 
 
 def _open_end(text: str, message: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from halfbyte.chat.gotemplate.parse import names as names_of
 from halfbyte.chat.gotemplate.parse import parse, until_field
 from halfbyte.chat.gotemplate.run import run
-from halfbyte.chat.template import Message, normalized
+from halfbyte.chat.messages import Message, normalized
 from halfbyte.errors import InvalidArgumentError
 
 _GO = re.compile(r"\{\{-?\s*(?:\.|\$|/\*|(?:if|range|with|template|define|block)\s+[\"(.$a-z])")
