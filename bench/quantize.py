@@ -164,7 +164,7 @@ def suite(model: Path, arguments: argparse.Namespace, peer: Peer, scratch: Path)
 
 
 #: What llama.cpp refuses to write without an importance matrix.
-NEED_IMPORTANCE = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "Q2_K_S")
+NEED_IMPORTANCE = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "Q2_K_S")
 
 
 def _tell(name: str, a: dict[str, Any], b: dict[str, Any], seconds: str) -> None:

@@ -1,6 +1,9 @@
 // Serializes metadata and tensors in GGUF v3 order.
 #include "files/gguf_writer.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,15 +21,36 @@ namespace halfbyte::files {
 
 namespace {
 
+// Opens PATH.new for one process at a time. What a killed process left there is overwritten; its lock died with it.
+std::FILE* claim(const std::string& path) {
+  for (;;) {
+    const int descriptor = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (descriptor < 0) return nullptr;
+    struct stat opened, named;
+    if (flock(descriptor, LOCK_EX | LOCK_NB) != 0) {
+      const int code = errno;
+      close(descriptor);
+      if (code != EWOULDBLOCK) return errno = code, nullptr;
+      throw Error(ErrorKind::io, format_string("%s is being written by another process.", path.c_str()),
+                  "Wait for it to end, or choose another name.");
+    }
+    // Between the two calls another process may have finished and renamed the file that we locked.
+    if (fstat(descriptor, &opened) == 0 && stat(path.c_str(), &named) == 0 && opened.st_ino == named.st_ino &&
+        ftruncate(descriptor, 0) == 0)
+      return fdopen(descriptor, "wb");
+    close(descriptor);
+  }
+}
+
 class Writer {
  public:
-  explicit Writer(const std::string& path) : path_(path), file_(std::fopen(path.c_str(), "wb")) {
+  explicit Writer(const std::string& path) : path_(path), file_(claim(path)) {
     if (file_ == nullptr) fail("create");
   }
   ~Writer() {
     if (file_ != nullptr) {
-      std::fclose(file_);
       std::remove(path_.c_str());
+      std::fclose(file_);
     }
   }
   void bytes(const void* data, size_t n) {
@@ -47,14 +71,9 @@ class Writer {
   }
   // Flushed to the disk before the name changes: a crash leaves the old file or the new one.
   void finish(const std::string& final_path) {
-    if (std::fflush(file_) != 0 || fsync(fileno(file_)) != 0) fail("write");
-    std::FILE* file = std::exchange(file_, nullptr);
-    if (std::fclose(file) != 0 || std::rename(path_.c_str(), final_path.c_str()) != 0) {
-      const int code = errno;
-      std::remove(path_.c_str());
-      errno = code;
+    if (std::fflush(file_) != 0 || fsync(fileno(file_)) != 0 || std::rename(path_.c_str(), final_path.c_str()) != 0)
       fail("write");
-    }
+    std::fclose(std::exchange(file_, nullptr));
   }
 
  private:
@@ -182,7 +201,7 @@ void write_gguf(const std::string& path, const Metadata& metadata, const std::ve
             static_cast<long long>(tensor.shape[0]), std::string(tensor.format->name).c_str());
   }
 
-  Writer out(path + format_string(".%ld.part", static_cast<long>(getpid())));
+  Writer out(path + ".new");
   out.bytes("GGUF", 4);
   out.number<uint32_t>(3);
   out.number<uint64_t>(tensors.size());

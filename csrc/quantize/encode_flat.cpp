@@ -16,7 +16,7 @@ namespace halfbyte::quantize {
 
 namespace {
 
-constexpr int kRounds = 3;
+constexpr int kRounds = 2;
 
 // d as the f16 that the block will hold, found by turns with the codes.
 template <class L, class Grid, int n>
@@ -35,29 +35,30 @@ L fit_f16_scale(const Tile& tile) {
 
 template <class L, class Grid, int n, class Pack>
 void encode_scaled_block(const Tile& tile, uint8_t* const* out, Pack pack) {
-  alignas(64) float codes[n][kLanes], scales[kLanes];
+  alignas(64) float scales[kLanes];
+  uint8_t codes[n][kLanes];
   const L d = fit_f16_scale<L, Grid, n>(tile), inverse = ratio(lanes_of<L>(1.0f), d);
   store(scales, d);
-  for (int i = 0; i < n; ++i) store(codes[i], Grid::code(load<L>(tile.x[i]) * inverse));
+  for (int i = 0; i < n; ++i) store_codes(codes[i], Grid::code(load<L>(tile.x[i]) * inverse));
   for (int lane = 0; lane < kLanes; ++lane) {
     uint8_t q[n];
-    lane_codes(codes, n, lane, 0.0f, q);
+    for (int i = 0; i < n; ++i) q[i] = codes[i][lane];
     pack(scales[lane], q, out[lane]);
   }
 }
 
 template <class L>
 void encode_q4_0(const Tile& tile, uint8_t* const* out) {
-  encode_scaled_block<L, WholeGrid<-8, 7, 9>, 32>(tile, out, formats::Q4_0::pack);
+  encode_scaled_block<L, WholeGrid<-8, 7, 4, 2>, 32>(tile, out, formats::Q4_0::pack);
 }
 template <class L>
 void encode_q5_0(const Tile& tile, uint8_t* const* out) {
-  encode_scaled_block<L, WholeGrid<-16, 15, 9>, 32>(tile, out, formats::Q5_0::pack);
+  encode_scaled_block<L, WholeGrid<-16, 15, 4, 4>, 32>(tile, out, formats::Q5_0::pack);
 }
 // Codes -127..127: -128 is legal in a file, but integer kernels negate codes.
 template <class L>
 void encode_q8_0(const Tile& tile, uint8_t* const* out) {
-  encode_scaled_block<L, WholeGrid<-127, 127, 3>, 32>(tile, out, [](float d, uint8_t* q, uint8_t* block) {
+  encode_scaled_block<L, WholeGrid<-127, 127, 1, 3>, 32>(tile, out, [](float d, uint8_t* q, uint8_t* block) {
     int8_t codes[32];
     for (int i = 0; i < 32; ++i) codes[i] = static_cast<int8_t>(q[i] - 127);
     formats::Q8_0::pack(d, codes, block);
@@ -69,18 +70,18 @@ void encode_iq4_nl(const Tile& tile, uint8_t* const* out) {
 }
 template <class L>
 void encode_tq1_0(const Tile& tile, uint8_t* const* out) {
-  encode_scaled_block<L, WholeGrid<-1, 1, 16>, 256>(tile, out, formats::TQ1_0::pack);
+  encode_scaled_block<L, WholeGrid<-1, 1, 16, 1>, 256>(tile, out, formats::TQ1_0::pack);
 }
 template <class L>
 void encode_tq2_0(const Tile& tile, uint8_t* const* out) {
-  encode_scaled_block<L, WholeGrid<-1, 1, 16>, 256>(tile, out, formats::TQ2_0::pack);
+  encode_scaled_block<L, WholeGrid<-1, 1, 16, 1>, 256>(tile, out, formats::TQ2_0::pack);
 }
 
 // Offset and scale as the f16 numbers that the block will hold.
 template <class L, int top, class Pack>
 void encode_affine_block(const Tile& tile, uint8_t* const* out, Pack pack) {
   const Moments<L> m = moments<L, 32>(tile.x, tile.importance);
-  Affine<L> fit = fit_affine<L, 32>(tile.x, tile.importance, m, top, false), best;
+  Affine<L> fit = fit_affine<L, 32, 4, 2>(tile.x, tile.importance, m, top, false), best;
   L best_error = lanes_of<L>(3e38f);
   for (int round = 0; round < kRounds; ++round) {
     fit.scale = as_f16(fit.scale);
@@ -95,15 +96,16 @@ void encode_affine_block(const Tile& tile, uint8_t* const* out, Pack pack) {
     best.offset = choose(better, fit.offset, best.offset);
     fit = solve_affine(m, s, false);
   }
-  alignas(64) float codes[32][kLanes], scales[kLanes], offsets[kLanes];
+  alignas(64) float scales[kLanes], offsets[kLanes];
+  uint8_t codes[32][kLanes];
   store(scales, best.scale);
   store(offsets, best.offset);
   const L inverse = ratio(lanes_of<L>(1.0f), best.scale);
   for (int i = 0; i < 32; ++i)
-    store(codes[i], clamped(rounded((load<L>(tile.x[i]) - best.offset) * inverse), 0.0f, top));
+    store_codes(codes[i], clamped(rounded((load<L>(tile.x[i]) - best.offset) * inverse), 0.0f, top));
   for (int lane = 0; lane < kLanes; ++lane) {
     uint8_t q[32];
-    lane_codes(codes, 32, lane, 0.0f, q);
+    for (int i = 0; i < 32; ++i) q[i] = codes[i][lane];
     pack(scales[lane], offsets[lane], q, out[lane]);
   }
 }

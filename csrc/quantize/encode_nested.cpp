@@ -89,11 +89,11 @@ void encode_nested_scales(const Tile& tile, uint8_t* const* out, Pack pack) {
 
 template <class L>
 void encode_q3_k(const Tile& tile, uint8_t* const* out) {
-  encode_nested_scales<L, WholeGrid<-4, 3, 9>, 16, -32, 31>(tile, out, formats::Q3_K::pack);
+  encode_nested_scales<L, WholeGrid<-4, 3, 9, 1>, 16, -32, 31>(tile, out, formats::Q3_K::pack);
 }
 template <class L>
 void encode_q6_k(const Tile& tile, uint8_t* const* out) {
-  encode_nested_scales<L, WholeGrid<-32, 31, 5>, 16, -128, 127>(
+  encode_nested_scales<L, WholeGrid<-32, 31, 5, 2>, 16, -128, 127>(
       tile, out, [](float d, const uint8_t* s, const uint8_t* q, uint8_t* block) {
         int8_t scales[16];
         for (int g = 0; g < 16; ++g) scales[g] = static_cast<int8_t>(s[g] - 128);

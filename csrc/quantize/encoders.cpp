@@ -1,6 +1,8 @@
 // Cuts rows into tiles of sixteen blocks and hands them to the encoder of their format.
 #include "quantize/encoders.h"
 
+#include <algorithm>
+
 #include "base/cpu_level.h"
 
 namespace halfbyte::quantize {
@@ -34,6 +36,22 @@ bool is_float(const formats::Format& format) {
   return format.block_weights == 1 && format.encode != nullptr;
 }
 
+// The block of each lane -> row i holds number i of all lanes. Four by four, in registers.
+void lay_across(const float* const* lanes, int64_t n, float (*rows)[kLanes]) {
+  for (int lane = 0; lane < kLanes; lane += 4) {
+    for (int64_t i = 0; i < n; i += 4) {
+      Float4 a = load<Float4>(lanes[lane] + i), b = load<Float4>(lanes[lane + 1] + i);
+      Float4 c = load<Float4>(lanes[lane + 2] + i), d = load<Float4>(lanes[lane + 3] + i);
+      const Float4 ab_lo = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_hi = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+      const Float4 cd_lo = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_hi = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+      store(&rows[i][lane], __builtin_shufflevector(ab_lo, cd_lo, 0, 1, 4, 5));
+      store(&rows[i + 1][lane], __builtin_shufflevector(ab_lo, cd_lo, 2, 3, 6, 7));
+      store(&rows[i + 2][lane], __builtin_shufflevector(ab_hi, cd_hi, 0, 1, 4, 5));
+      store(&rows[i + 3][lane], __builtin_shufflevector(ab_hi, cd_hi, 2, 3, 6, 7));
+    }
+  }
+}
+
 auto build_for_this_cpu(const TileEncoder& encoder) {
   const CpuLevel level = cpu_level();
   return level >= CpuLevel::avx512 ? encoder.avx512 : level >= CpuLevel::avx2 ? encoder.avx2 : encoder.narrow;
@@ -55,18 +73,20 @@ void encode_rows(const formats::Format& format, const float* weights, int64_t n_
   const auto encode = build_for_this_cpu(*encoder_of(format.id));
   uint8_t* bytes = reinterpret_cast<uint8_t*>(out);
   Tile tile;
+  if (importance == nullptr) std::fill_n(&tile.importance[0][0], width * kLanes, 1.0f);
   uint8_t spare[512];  // where the lanes past the last block go
   for (int64_t first = 0; first < n_blocks; first += kLanes) {
     uint8_t* blocks[kLanes];
+    const float *x[kLanes], *w[kLanes];
     for (int lane = 0; lane < kLanes; ++lane) {
       const bool used = first + lane < n_blocks;
       const int64_t block = used ? first + lane : first;
-      const float* x = weights + block * width;
-      const float* w = importance == nullptr ? nullptr : importance + block * width % n_cols;
-      for (int64_t i = 0; i < width; ++i) tile.x[i][lane] = x[i];
-      for (int64_t i = 0; i < width; ++i) tile.importance[i][lane] = w == nullptr ? 1.0f : w[i];
+      x[lane] = weights + block * width;
+      w[lane] = importance + (importance == nullptr ? 0 : block * width % n_cols);
       blocks[lane] = used ? bytes + block * format.block_bytes : spare;
     }
+    lay_across(x, width, tile.x);
+    if (importance != nullptr) lay_across(w, width, tile.importance);
     encode(tile, blocks);
   }
 }

@@ -151,7 +151,7 @@ inline Sums<L> affine_error_at(ConstRows x, ConstRows importance, const L& scale
 }
 
 // The best scale and offset found. The grid of candidates clips neither, either or both ends of the range.
-template <class L, int n>
+template <class L, int n, int stretches = 6, int shifts = 4>
 inline Affine<L> fit_affine(ConstRows x, ConstRows importance, const Moments<L>& m, float top,
                             bool offset_at_most_zero) {
   L low = load<L>(x[0]), high = low;
@@ -180,10 +180,10 @@ inline Affine<L> fit_affine(ConstRows x, ConstRows importance, const Moments<L>&
     best.scale = choose(better, fit.scale, best.scale);
     best.offset = choose(better, fit.offset, best.offset);
   };
-  for (int stretch = 0; stretch < 6; ++stretch) {
-    const L inverse = ratio(lanes_of<L>(top - 0.5f + 0.4f * static_cast<float>(stretch)), width);
-    for (int shift = 0; shift < 4; ++shift)
-      consider(inverse, lanes_of<L>(0.2f - 0.3f * static_cast<float>(shift)) - low * inverse);
+  for (int stretch = 0; stretch < stretches; ++stretch) {
+    const L inverse = ratio(lanes_of<L>(top - 0.5f + 2.0f / (stretches - 1) * static_cast<float>(stretch)), width);
+    for (int shift = 0; shift < shifts; ++shift)
+      consider(inverse, lanes_of<L>(0.2f - 0.9f / (shifts - 1) * static_cast<float>(shift)) - low * inverse);
   }
   for (int round = 0; round < 3; ++round) {
     const L inverse = ratio(lanes_of<L>(1.0f), best.scale);

@@ -7,10 +7,10 @@
 
 namespace halfbyte::quantize {
 
-// Whole numbers low..high, stored from 0. A search tries 2 * steps + 1 scales for each end.
-template <int low, int high, int steps>
+// Whole numbers low..high, stored from 0. A search tries 2 * steps + 1 scales for each end, `tenths` of a code apart.
+template <int low, int high, int steps, int tenths>
 struct WholeGrid {
-  static constexpr float kLow = low, kHigh = high, kStride = 0.1f * (high - low > 30 ? 2 : 1);
+  static constexpr float kLow = low, kHigh = high, kStride = 0.1f * tenths;
   static constexpr int kSteps = steps;
   template <class L>
   static L snap(const L& x) {

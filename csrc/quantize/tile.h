@@ -47,6 +47,14 @@ struct TileEncoder {
   const TileEncoder name = {name##_narrow, name##_narrow, name##_narrow};
 #endif
 
+// Codes of all lanes as bytes, 0 to 255.
+template <class L>
+inline void store_codes(uint8_t* to, const L& codes) {
+  float lane[kLanes];
+  store(lane, codes);
+  for (int i = 0; i < kLanes; ++i) to[i] = static_cast<uint8_t>(static_cast<int>(lane[i]));
+}
+
 // Codes of all lanes as floats (row = element) -> one lane's bytes, shifted by `bias`.
 inline void lane_codes(ConstRows codes, int n, int lane, float bias, uint8_t* out) {
   for (int i = 0; i < n; ++i) out[i] = static_cast<uint8_t>(static_cast<int>(codes[i][lane] + bias));

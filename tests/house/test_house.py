@@ -40,6 +40,7 @@ DOORS = {"bindings/cpu_entry.cpp": {"cpu"}, "bindings/cuda_entry.cpp": {"cuda"}}
 
 PYTHON_ARROWS = {
     "errors": "",
+    "beside": "errors",
     "params": "errors",
     "outputs": "errors params",
     "tokenizer": "errors params outputs",
@@ -47,9 +48,9 @@ PYTHON_ARROWS = {
     "running": "errors params outputs tokenizer grammar chat",
     "grammar": "errors params outputs tokenizer",
     "hub": "errors params outputs",
-    "convert": "errors tokenizer quantize",
+    "convert": "errors beside tokenizer quantize",
     "adapters": "errors convert",
-    "quantize": "errors",
+    "quantize": "errors beside",
     "machine": "errors",
     "opening": "errors params tokenizer chat hub convert",
     "llm": "errors params outputs tokenizer chat grammar hub adapters opening running",

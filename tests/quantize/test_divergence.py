@@ -58,7 +58,6 @@ def test_saved_rows_come_back(tmp_path: Path) -> None:
     with LogitsWriter(tmp_path / "l", list(range(16)), 8, 101, 2) as writer:
         for _ in range(2):
             scored = writer.add(logits, [1, 2, 3])
-        writer.finish()
     reader = LogitsReader(tmp_path / "l")
     assert (reader.n_ctx, reader.n_vocab, reader.n_chunks) == (8, 101, 2)
     assert reader.tokens.tolist() == list(range(16))
@@ -88,7 +87,6 @@ def test_the_floor_of_saved_logits_counts_nothing(tmp_path: Path) -> None:
     logits[:, :5] = 0
     with LogitsWriter(tmp_path / "l", list(range(8)), 8, 50_000, 1) as writer:
         writer.add(logits, [1, 2, 3])
-        writer.finish()
     result = Divergence()
     result.add(LogitsReader(tmp_path / "l").chunk(0), logits, np.array([1, 2, 3], np.int32))
     assert abs(result.summary()["mean_kl_divergence"]) < 1e-4

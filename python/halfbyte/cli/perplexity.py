@@ -72,8 +72,6 @@ def _score(arguments: argparse.Namespace) -> int:
                 scored = saved.add(llm.forward(chunk)[n_ctx // 2 : -1], chunk[n_ctx // 2 + 1 :])
             nll -= float(scored.sum(dtype="float64"))
             n_scored += len(scored)
-        if saved is not None:
-            saved.finish()
     mean = nll / n_scored
     if arguments.json:
         print_json({"perplexity": math.exp(mean), "nll": mean, "chunks": n_chunks, "tokens": n_scored})

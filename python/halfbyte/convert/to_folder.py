@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from halfbyte import _core
+from halfbyte.beside import written_beside
 from halfbyte.convert.families import FAMILIES, Family, family_of_arch
 from halfbyte.convert.hyperparameters import config_of, heads_of
 from halfbyte.convert.plan import NUMBER, Plan, Planned
@@ -134,19 +135,10 @@ def write_folder(plan: Plan, out: Path, progress: Callable[[int, int], Any] | No
         raise FileError(f"{parent}: no such folder.", hint="Make it first.")
     if shutil.disk_usage(parent).free < total + (64 << 20):
         raise FileError(f"{out} needs {total} bytes, more than are free.", hint="Make room.")
-    part = parent / f".{out.name}.{os.getpid()}.part"
-    try:
-        part.mkdir()
-        (part / "config.json").write_text(json.dumps(plan.metadata, indent=2) + "\n")
-        write_tokenizer(_core.GgufFile(str(plan.path)).metadata, part)
-        _write_shards(plan, part, total, progress)
-        if out.exists():
-            shutil.rmtree(out)
-        part.rename(out)
-    except OSError as error:
-        raise FileError(f"{out}: cannot be written: {error.strerror}.") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with written_beside(parent / out.name, folder=True) as new:
+        (new / "config.json").write_text(json.dumps(plan.metadata, indent=2) + "\n")
+        write_tokenizer(_core.GgufFile(str(plan.path)).metadata, new)
+        _write_shards(plan, new, total, progress)
 
 
 def _write_shards(plan: Plan, folder: Path, total: int, progress: Callable[[int, int], Any] | None) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import struct
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from halfbyte.beside import written_beside
 from halfbyte.errors import FileError, FormatError
 
 _MAGIC = b"_logits_"
@@ -28,14 +29,13 @@ def log_softmax(logits: Floats) -> Floats:
 
 
 class LogitsWriter:
-    """Writes scored rows chunk by chunk; the file appears when finish() is called."""
+    """Writes scored rows chunk by chunk; the file appears when the context ends without an error."""
 
     def __init__(self, path: str | Path, tokens: list[int], n_ctx: int, n_vocab: int, n_chunks: int) -> None:
-        self._path, self._part = Path(path), Path(f"{path}.{os.getpid()}.part")
-        try:
-            self._file: BinaryIO = self._part.open("wb")
-        except OSError as error:
-            raise FileError(f"{path}: cannot be written: {error.strerror}.") from None
+        with ExitStack() as stack:
+            new = stack.enter_context(written_beside(Path(path)))
+            self._file: BinaryIO = stack.enter_context(new.open("wb"))
+            self._stack = stack.pop_all()
         self._file.write(_MAGIC + struct.pack("<iii", n_ctx, n_vocab, n_chunks))
         self._file.write(np.asarray(tokens[: n_ctx * n_chunks], np.int32).tobytes())
 
@@ -56,17 +56,11 @@ class LogitsWriter:
         self._file.write(out.tobytes())
         return rows[np.arange(n), targets]
 
-    def finish(self) -> None:
-        """Moves the file to its name."""
-        self._file.close()
-        self._part.replace(self._path)
-
     def __enter__(self) -> LogitsWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._part.unlink(missing_ok=True)
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
 
 class LogitsReader:
