@@ -3,6 +3,7 @@
 
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -58,15 +59,34 @@ uint64_t enabled_states() {
   return static_cast<uint64_t>(high) << 32 | low;
 }
 
-// Linux hands out AMX tile state on request only (arch_prctl ARCH_REQ_XCOMP_PERM, feature 18).
-bool request_tile_permission() {
+#if defined(HALFBYTE_EMULATE_AMX)
+
+std::string no_amx(const Leaf&, bool) {
+  return "";
+}
+
+#else
+
+// Linux hands out AMX tile state on request only (arch_prctl ARCH_REQ_XCOMP_PERM, feature 18), to a whole process.
+// Returns why not; empty: granted.
+std::string refused_tile_permission() {
 #if defined(__linux__)
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
-  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0 ? "" : std::strerror(errno);
 #else
-  return false;
+  return "halfbyte knows how to ask Linux only";
 #endif
 }
+
+// Why the level amx cannot be used; empty: it can.
+std::string no_amx(const Leaf& seven, bool saves_tiles) {
+  if (!(bit(seven.edx, 24) && bit(seven.edx, 25))) return "The CPU has no AMX (tile, int8).";
+  if (!saves_tiles) return "The CPU has AMX, but the operating system does not save its tiles.";
+  const std::string refused = refused_tile_permission();
+  return refused.empty() ? "" : "The CPU has AMX, but the operating system refuses its tiles: " + refused + ".";
+}
+
+#endif
 
 std::string brand() {
   if (cpuid(0x80000000u).eax < 0x80000004u) return "unknown";
@@ -112,13 +132,8 @@ Detection detect() {
   }
   found.supported.push_back(CpuLevel::avx512);
 
-  if (!(bit(seven.edx, 24) && bit(seven.edx, 25) && bit(seven.edx, 22))) {
-    found.reason = "The CPU has no AMX (tile, int8, bf16).";
-  } else if (!tiles) {
-    found.reason = "The CPU has AMX, but the operating system does not save its tiles.";
-  } else if (!request_tile_permission()) {
-    found.reason = "The CPU has AMX, but the operating system refused the permission to use it.";
-  } else {
+  found.reason = no_amx(seven, tiles);
+  if (found.reason.empty()) {
     found.supported.push_back(CpuLevel::amx);
     found.reason = "The CPU has every level that halfbyte knows.";
   }

@@ -19,6 +19,7 @@ Kernels kernels_of(CpuLevel level) {
   if (level >= CpuLevel::avx2) fill_avx2(kernels);
   if (level == CpuLevel::avx_vnni) fill_avx_vnni(kernels);
   if (level >= CpuLevel::avx512) fill_avx512(kernels);
+  if (level >= CpuLevel::amx) fill_amx(kernels);
 #elif defined(__aarch64__)
   if (level == CpuLevel::neon) fill_neon(kernels);
   if (level == CpuLevel::neon_dotprod) fill_neon_dotprod(kernels);
@@ -94,8 +95,9 @@ const ops::Ops& cpu_ops(CpuLevel level) {
     case CpuLevel::avx_vnni:
       return level_ops<static_cast<int>(CpuLevel::avx_vnni)>();
     case CpuLevel::avx512:
-    case CpuLevel::amx:
       return level_ops<static_cast<int>(CpuLevel::avx512)>();
+    case CpuLevel::amx:
+      return level_ops<static_cast<int>(CpuLevel::amx)>();
     case CpuLevel::neon:
       return level_ops<static_cast<int>(CpuLevel::neon)>();
     case CpuLevel::neon_dotprod:

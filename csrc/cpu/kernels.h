@@ -51,6 +51,22 @@ using IntPanelKernel = void (*)(const uint8_t* panel, int64_t panel_bytes, int n
 using FloatPanelKernel = void (*)(const uint8_t* panel, int64_t n_cols, const float* const* rows, int n_tokens,
                                   float* out);
 
+// Some quantized tokens times some blocks as a matrix unit reads them.
+struct TokenPiece {
+  uint8_t bytes[16 * 9 * 64];
+};
+// As IntPanelKernel, from pieces.
+using UnitKernel = void (*)(const uint8_t* panel, int64_t panel_bytes, int n_panels, int64_t n_cols,
+                            const TokenPiece* pieces, int n_tokens, uint8_t* workspace, float* out);
+
+// A level's matrix unit, which multiplies more than direct_tokens tokens; nothing set where a level has none.
+struct MatrixUnit {
+  int64_t (*count_pieces)(int64_t n_tokens, int64_t n_cols) = nullptr;
+  // Writes piece number `piece`.
+  void (*arrange)(const QuantizedRow* rows, int64_t n_tokens, int64_t n_cols, int64_t piece, TokenPiece* out) = nullptr;
+  UnitKernel panels[kFirstFloatKind] = {};
+};
+
 // One head group's attention over KV positions [begin, end) of one segment. See attention.cpp for the scheme.
 struct AttentionTask {
   const float* const* queries = nullptr;  // n_queries rows of key_dim
@@ -93,6 +109,7 @@ struct Kernels {
   void (*quantize)(const float* x, int64_t n_cols, int8_t* q, float* d, int32_t* sum) = nullptr;
   IntPanelKernel int_panel[kPanelKinds] = {};
   FloatPanelKernel float_panel[kPanelKinds] = {};
+  MatrixUnit unit;
   float (*dot)(const float* a, const float* b, int64_t n) = nullptr;  // fixed order for a given n
   void (*finish)(const FinishTask& task) = nullptr;
   void (*glu)(int activation, const float* gate, const float* up, float* out, int64_t n) = nullptr;
@@ -110,6 +127,7 @@ struct Kernels {
 void fill_avx2(Kernels& kernels);
 void fill_avx_vnni(Kernels& kernels);
 void fill_avx512(Kernels& kernels);
+void fill_amx(Kernels& kernels);
 void fill_neon(Kernels& kernels);
 void fill_neon_dotprod(Kernels& kernels);
 

@@ -26,6 +26,10 @@ struct Input {
   int64_t stride, n_cols, n_tokens;
 };
 
+bool on_matrix_unit(const Backend& b, int64_t n_tokens) {
+  return b.kernels.unit.arrange != nullptr && n_tokens > b.kernels.direct_tokens;
+}
+
 void quantize_rows(const Backend& b, const ops::Context& context, const Input& in) {
   Scratch& s = b.scratch(context);
   const int64_t n = in.n_tokens, n_cols = in.n_cols;
@@ -46,6 +50,12 @@ void quantize_rows(const Backend& b, const ops::Context& context, const Input& i
     one(0, n, 0);
   else
     context.pool->parallel_for(n, 1, one);
+  if (!on_matrix_unit(b, n)) return;
+  const int64_t n_pieces = b.kernels.unit.count_pieces(n, n_cols);
+  auto* pieces = s.pieces.at_least<TokenPiece>(n_pieces);
+  context.pool->parallel_for(n_pieces, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) b.kernels.unit.arrange(s.quantized.data(), n, n_cols, i, pieces + i);
+  });
 }
 
 void point_rows(Scratch& s, const Input& in) {
@@ -64,6 +74,9 @@ void multiply_panels(const Backend& b, Scratch& s, Scratch::Worker& worker, cons
     if (static_cast<int>(kind) < kFirstFloatKind) {
       uint8_t* workspace =
           n_tokens > b.kernels.direct_tokens ? worker.workspace.at_least<uint8_t>(b.kernels.workspace_bytes) : nullptr;
+      if (on_matrix_unit(b, n_tokens))
+        return b.kernels.unit.panels[static_cast<int>(kind)](
+            panel, m.panel_bytes, n, m.n_cols, s.pieces.at_least<TokenPiece>(0), n_tokens, workspace, out);
       return b.kernels.int_panel[static_cast<int>(kind)](panel, m.panel_bytes, n, m.n_cols, s.quantized.data(),
                                                          n_tokens, workspace, out);
     }

@@ -43,6 +43,7 @@ struct Scratch {
   };
   std::vector<Worker> workers;
   Growing codes, scales, sums;          // quantized activations
+  Growing pieces;                       // and once more for a matrix unit
   std::vector<QuantizedRow> quantized;  // rows into them
   std::vector<const float*> row_pointers;
   std::vector<RopeCache> ropes;

@@ -60,35 +60,8 @@ void panel_direct(const uint8_t* panel, int64_t n_cols, const QuantizedRow* rows
   for (int t = 0; t < T; ++t) f_store(out + 16 * t, acc[t]);
 }
 
-// Many tokens: kChunkBlocks blocks of P panels are unpacked into the workspace, where they stay in the first cache
-// while tiles of P panels x T tokens pass over them; the tiles' f32 sums wait in `out` between chunks. A block unpacked
-// is 8 x 64 bytes of codes, then 2 scales and 2 minimums of 16 floats.
-constexpr int kUnpackedBytes = 512 + 4 * 64;
-constexpr int kChunkBlocks = 16;
-
-// The panel's next chunk is fetched into the second cache meanwhile: tiles hide that time, and no hardware follows two
-// panels in turns.
-template <class L>
-void unpack_blocks(const uint8_t* panel, int64_t first_block, int n_blocks, uint8_t* workspace) {
-  static_assert(kChunkBlocks % L::kSuper == 0);
-  constexpr int kChunkBytes = kChunkBlocks / L::kSuper * L::kHeadBytes + kChunkBlocks * L::kBlockBytes;
-  panel += first_block / L::kSuper * L::kHeadBytes + first_block * L::kBlockBytes;
-  for (int block = 0; block < n_blocks;) {
-    const auto head = L::head(panel);
-    panel += L::kHeadBytes;
-    for (int b = 0; b < L::kSuper; ++b, ++block, panel += L::kBlockBytes, workspace += kUnpackedBytes) {
-      for (int line = 0; line < L::kBlockBytes; line += 64) __builtin_prefetch(panel + kChunkBytes + line, 0, 2);
-      B64 codes[8];
-      L::codes(head, panel, codes);
-      for (int c = 0; c < 8; ++c) b_store(workspace + 64 * c, codes[c]);
-      float* numbers = reinterpret_cast<float*>(workspace + 512);
-      for (int g = 0; g < L::kGroups; ++g) {
-        f_store(numbers + 16 * g, L::scale(head, panel, g));
-        if constexpr (L::kHasMin) f_store(numbers + 32 + 16 * g, L::minimum(head, panel, g));
-      }
-    }
-  }
-}
+// Many tokens: tiles of P panels x T tokens pass over a chunk of unpacked blocks (chunk.h); their f32 sums wait in
+// `out` between chunks.
 
 // Adds n_blocks blocks of P unpacked panels times T tokens to out: panel p's sums at out + p * out_stride.
 // Integer and float sums stay in registers; four columns of a token are broadcast once for all panels.
@@ -153,7 +126,7 @@ void panels_chunked(const uint8_t* panel, int64_t panel_bytes, int64_t n_cols, c
   for (int64_t first = 0; first < n_blocks; first += kChunkBlocks) {
     const int n = n_blocks - first < kChunkBlocks ? static_cast<int>(n_blocks - first) : kChunkBlocks;
     for (int p = 0; p < P; ++p)
-      unpack_blocks<L>(panel + p * panel_bytes, first, n, workspace + p * kChunkBlocks * kUnpackedBytes);
+      unpack_blocks<L>(panel + p * panel_bytes, first, n, workspace + p * kChunkBlocks * kUnpackedBytes, b_store);
     // Tiles of nearly one size: a last one of a token or two would wait for its own sums.
     int n_tiles = (n_tokens + kTileTokens - 1) / kTileTokens;
     for (int t = 0; t < n_tokens; --n_tiles) {

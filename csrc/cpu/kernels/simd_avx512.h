@@ -115,6 +115,10 @@ inline int32_t i_sum(I16x a) {
   return _mm512_reduce_add_epi32(a);
 }
 
+inline I16x i_load(const int32_t* p) {
+  return _mm512_loadu_si512(p);
+}
+
 inline B64 b_load(const void* p) {
   return _mm512_loadu_si512(p);
 }
@@ -126,6 +130,9 @@ inline B64 b_set(uint8_t x) {
 }
 inline B64 b_and(B64 a, B64 b) {
   return _mm512_and_si512(a, b);
+}
+inline B64 b_sub(B64 a, B64 b) {
+  return _mm512_sub_epi8(a, b);
 }
 inline B64 b_or(B64 a, B64 b) {
   return _mm512_or_si512(a, b);

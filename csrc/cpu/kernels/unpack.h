@@ -265,3 +265,28 @@ struct PanelQ1_0 {
     or_bit_plane<1>(p, out);
   }
 };
+
+// Calls set.template operator()<Layout>(kind) for every layout above.
+template <class Set>
+void for_each_int_panel(Set set) {
+  set.template operator()<PanelQ4_0>(PanelKind::q4_0);
+  set.template operator()<PanelQ4_1>(PanelKind::q4_1);
+  set.template operator()<PanelQ5_0>(PanelKind::q5_0);
+  set.template operator()<PanelQ5_1>(PanelKind::q5_1);
+  set.template operator()<PanelQ8_0>(PanelKind::q8_0);
+  set.template operator()<PanelIQ4_NL>(PanelKind::iq4_nl);
+  set.template operator()<PanelMXFP4>(PanelKind::mxfp4);
+  set.template operator()<PanelIQ4_XS>(PanelKind::iq4_xs);
+  set.template operator()<PanelQ4_K>(PanelKind::q4_k);
+  set.template operator()<PanelQ5_K>(PanelKind::q5_k);
+  set.template operator()<PanelQ6_K>(PanelKind::q6_k);
+  set.template operator()<PanelQ3_K>(PanelKind::q3_k);
+  set.template operator()<PanelQ2_K>(PanelKind::q2_k);
+  set.template operator()<PanelNVFP4>(PanelKind::nvfp4);
+  set.template operator()<PanelTable3<1>>(PanelKind::table3);
+  set.template operator()<PanelTable3<2>>(PanelKind::table3_two_scales);
+  set.template operator()<PanelTable4>(PanelKind::table4);
+  set.template operator()<PanelTernary<8>>(PanelKind::ternary);
+  set.template operator()<PanelTernary<2>>(PanelKind::q2_0);
+  set.template operator()<PanelQ1_0>(PanelKind::q1_0);
+}
