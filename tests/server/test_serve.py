@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -84,6 +85,70 @@ def test_a_stop_finishes_what_runs(start: Start) -> None:
     assert [mine[-1].usage.completion_tokens for mine in seen if mine[-1].usage] == [4000] * 4
     process.communicate(timeout=30)
     assert process.returncode == 0
+
+
+def test_a_stop_loses_nothing_that_was_accepted(start: Start) -> None:
+    """Twenty requests for four places: streams and whole answers, running and waiting, when the stop comes."""
+    process, url = start("-c", "4096", "-np", "4", n_ctx=4096)
+    ask = {"prompt": "abc", "max_tokens": 1500, "logit_bias": {"257": -100, "259": -100}}
+
+    async def stream(client: openai.AsyncOpenAI, begun: asyncio.Event) -> str | None:
+        reason = None
+        async for chunk in await client.completions.create(model="", **ask, stream=True):
+            begun.set()
+            reason = chunk.choices[0].finish_reason or reason
+        return reason
+
+    async def whole(client: openai.AsyncOpenAI) -> str | None:
+        answer = await client.completions.create(model="", **ask)
+        assert answer.usage
+        assert answer.usage.completion_tokens == 1500
+        return answer.choices[0].finish_reason
+
+    async def load() -> list[str | None]:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0, timeout=120) as client:
+            begun = asyncio.Event()
+            tasks = [asyncio.create_task(stream(client, begun) if i % 2 else whole(client)) for i in range(20)]
+            await begun.wait()
+            while await _n_accepted(url) < 20:
+                await asyncio.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            answers = await asyncio.gather(*tasks)
+        return answers
+
+    assert asyncio.run(load()) == ["length"] * 20
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/health")
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+async def _n_accepted(url: str) -> int:
+    """Answers that run, wait or are done."""
+    async with httpx.AsyncClient() as http:
+        lines = (await http.get(f"{url}/metrics")).text.splitlines()
+    names = ("vllm:num_requests_running{", "vllm:num_requests_waiting{", "vllm:request_success_total{")
+    return int(sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(names)))
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--port", "99999"], "--port"),
+        (["--rate", "-1"], "--rate"),
+        (["-np", "0"], "-np"),
+        (["-c", "-5"], "-c"),
+        (["--max-loaded", "0", "--keep-alive", "soon"], "--keep-alive"),
+        (["--models-dir", "/nowhere"], "--models-dir"),
+        (["--keep-alive", "soon"], "--keep-alive"),
+    ],
+)
+def test_wrong_flags_are_usage(tiny_model: Callable[..., Path], flags: list[str], named: str) -> None:
+    command = [sys.executable, "-m", "halfbyte", "serve", "-m", str(tiny_model()), *flags]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 2, result.stderr
+    assert named in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_a_port_in_use_is_a_sentence(tiny_model: Callable[..., Path]) -> None:

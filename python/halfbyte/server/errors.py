@@ -21,6 +21,7 @@ _TYPES = {
     429: "rate_limit_error",
     500: "server_error",
     501: "server_error",
+    502: "server_error",
     503: "server_error",
     504: "server_error",
 }
@@ -31,6 +32,7 @@ _STATUSES: list[tuple[type[errors.HalfbyteError], int, str | None]] = [
     (errors.InvalidArgumentError, 400, None),
     (errors.UnsupportedError, 400, "unsupported"),
     (errors.TemplateError, 400, None),
+    (errors.DownloadError, 502, "download_failed"),
     (errors.OutOfMemoryError, 503, "out_of_memory"),
     (errors.BusyError, 503, "overloaded"),
     (errors.CancelledError, 503, "cancelled"),
