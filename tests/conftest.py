@@ -34,12 +34,14 @@ def toy_vocabulary() -> tuple[list[str], list[int]]:
 
 
 def write_tiny_llama(path: Path, **changes: Any) -> Path:
-    """A llama of a few kilobytes with random weights; `changes` override metadata (None removes a key)."""
+    """A llama of a few kilobytes with random weights; `changes` override metadata (None removes a key). `arch` makes it
+    another architecture with the same tensors and `layer_norms` (names and widths) beside them."""
     options: dict[str, Any] = {"n_layers": 2, "n_embd": 64, "n_heads": 4, "n_kv_heads": 2, "n_ff": 96, "n_ctx": 512}
     options |= {k: changes.pop(k) for k in list(changes) if k in options}
     format_name = changes.pop("format_name", "F32")
     tokens, kinds = toy_vocabulary()
     extra = changes.pop("extra_tokens", [])  # control tokens
+    arch, layer_norms = changes.pop("arch", "llama"), changes.pop("layer_norms", {})
     tokens, kinds = tokens + extra, kinds + [3] * len(extra)
     n_vocab, e, heads, kv, ff = (
         len(tokens),
@@ -51,16 +53,16 @@ def write_tiny_llama(path: Path, **changes: Any) -> Path:
     draw = np.random.default_rng(changes.pop("seed", 7))
     head_dim = e // heads
     metadata: dict[str, Any] = {
-        "general.architecture": "llama",
+        "general.architecture": arch,
         "general.name": "tiny",
-        "llama.block_count": options["n_layers"],
-        "llama.embedding_length": e,
-        "llama.context_length": options["n_ctx"],
-        "llama.feed_forward_length": ff,
-        "llama.attention.head_count": heads,
-        "llama.attention.head_count_kv": kv,
-        "llama.attention.layer_norm_rms_epsilon": 1e-5,
-        "llama.rope.freq_base": 10000.0,
+        f"{arch}.block_count": options["n_layers"],
+        f"{arch}.embedding_length": e,
+        f"{arch}.context_length": options["n_ctx"],
+        f"{arch}.feed_forward_length": ff,
+        f"{arch}.attention.head_count": heads,
+        f"{arch}.attention.head_count_kv": kv,
+        f"{arch}.attention.layer_norm_rms_epsilon": 1e-5,
+        f"{arch}.rope.freq_base": 10000.0,
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": tokens,
@@ -96,6 +98,7 @@ def write_tiny_llama(path: Path, **changes: Any) -> Path:
             matrix(p + "ffn_gate.weight", ff, e),
             matrix(p + "ffn_up.weight", ff, e),
             matrix(p + "ffn_down.weight", e, ff),
+            *(ones(f"{p}{name}.weight", width) for name, width in layer_norms.items()),
         ]
     _core.write_gguf(str(path), metadata, tensors)
     return path

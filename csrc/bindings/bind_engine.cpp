@@ -193,7 +193,7 @@ py::array_t<float> forward(Engine& e, const std::vector<int32_t>& tokens, const 
   auto values = std::make_unique<std::vector<float>>();
   {
     const py::gil_scoped_release release;
-    *values = e.forward(tokens, kind, adapters.value_or(nullptr).get());
+    *values = e.forward(tokens, kind, adapters.value_or(nullptr));
   }
   std::vector<float>* owned = values.release();
   const py::capsule owner(owned, [](void* p) { delete static_cast<std::vector<float>*>(p); });

@@ -55,40 +55,49 @@ void register_testing_engine(py::module_& t) {
       .def("check_integrity", &BlockPool::check_integrity, py::arg("expected_refs") = std::vector<int32_t>());
 
   py::class_<PrefixTree>(t, "PrefixTree")
-      .def(py::init<BlockPool&>(), py::arg("pool"), py::keep_alive<1, 2>())
+      .def(py::init<BlockPool&, std::vector<int64_t>>(), py::arg("pool"), py::arg("windows") = std::vector<int64_t>{0},
+           py::keep_alive<1, 2>())
       .def("match", [](PrefixTree& tree, const std::vector<int32_t>& tokens) { return tree.match(tokens); })
       .def("n_known", [](const PrefixTree& tree, const std::vector<int32_t>& tokens) { return tree.n_known(tokens); })
       .def("insert", [](PrefixTree& tree, const std::vector<int32_t>& tokens,
-                        const std::vector<int32_t>& blocks) { tree.insert(tokens, blocks); })
+                        const cache::BlockTables& tables) { tree.insert(tokens, tables); })
       .def("evict", &PrefixTree::evict, py::arg("n"))
       .def_property_readonly("n_blocks", &PrefixTree::n_blocks)
       .def_property_readonly("n_evictable", &PrefixTree::n_evictable);
 
   py::class_<TestScheduler>(t, "Scheduler")
-      .def(py::init([](int32_t n_blocks, int64_t n_batch, int64_t max_sequences, int64_t max_logit_rows, bool cache) {
+      .def(py::init([](int32_t n_blocks, int64_t n_batch, int64_t max_sequences, int64_t max_logit_rows, bool cache,
+                       std::vector<int64_t> windows) {
              return std::make_unique<TestScheduler>(
-                 n_blocks, engine::SchedulerLimits{n_batch, max_sequences, max_logit_rows, cache});
+                 n_blocks, engine::SchedulerLimits{n_batch, max_sequences, max_logit_rows, cache, std::move(windows)});
            }),
            py::arg("n_blocks"), py::kw_only(), py::arg("n_batch") = 512, py::arg("max_sequences") = 64,
-           py::arg("max_logit_rows") = 64, py::arg("prefix_cache") = true)
+           py::arg("max_logit_rows") = 64, py::arg("prefix_cache") = true, py::arg("windows") = std::vector<int64_t>{0})
       .def(
           "add",
           [](TestScheduler& s, uint64_t id, std::vector<int32_t> prompt, int32_t priority, uint64_t client,
-             bool every_logit) {
-            s.scheduler.add(
-                id, {.prompt = std::move(prompt), .priority = priority, .client = client, .every_logit = every_logit});
+             bool every_row, bool every_logit, bool no_logits, bool is_passing) {
+            s.scheduler.add(id, {.prompt = std::move(prompt),
+                                 .priority = priority,
+                                 .client = client,
+                                 .every_row = every_row,
+                                 .every_logit = every_logit,
+                                 .no_logits = no_logits,
+                                 .is_passing = is_passing});
           },
           py::arg("id"), py::arg("prompt"), py::kw_only(), py::arg("priority") = 0, py::arg("client") = 0,
-          py::arg("every_logit") = false)
+          py::arg("every_row") = false, py::arg("every_logit") = false, py::arg("no_logits") = false,
+          py::arg("is_passing") = false)
       .def("append", [](TestScheduler& s, uint64_t id, int32_t token) { return s.scheduler.append(id, token); })
       .def("draft",
            [](TestScheduler& s, uint64_t id, const std::vector<int32_t>& tokens) { s.scheduler.draft(id, tokens); })
       .def("restart", [](TestScheduler& s, uint64_t id,
                          std::vector<int32_t> tokens) { s.scheduler.restart(id, std::move(tokens)); })
       .def("fork",
-           [](TestScheduler& s, uint64_t id, uint64_t new_id) -> py::object {
-             const auto copy = s.scheduler.fork(id, new_id);
-             return copy ? py::object(py::make_tuple(copy->from, copy->to)) : py::none();
+           [](TestScheduler& s, uint64_t id, uint64_t new_id) {
+             std::vector<std::pair<int32_t, int32_t>> copies;
+             for (const engine::BlockCopy& copy : s.scheduler.fork(id, new_id)) copies.emplace_back(copy.from, copy.to);
+             return copies;
            })
       .def("finish", [](TestScheduler& s, uint64_t id) { s.scheduler.finish(id); })
       .def(
@@ -110,11 +119,7 @@ void register_testing_engine(py::module_& t) {
              const auto tokens = s.scheduler.tokens(id);
              return std::vector<int32_t>(tokens.begin(), tokens.end());
            })
-      .def("block_table",
-           [](TestScheduler& s, uint64_t id) {
-             const auto table = s.scheduler.block_table(id);
-             return std::vector<int32_t>(table.begin(), table.end());
-           })
+      .def("block_tables", [](TestScheduler& s, uint64_t id) { return s.scheduler.block_tables(id); })
       .def("n_cached", [](TestScheduler& s, uint64_t id) { return s.scheduler.n_cached(id); })
       .def("is_streaming", [](TestScheduler& s, uint64_t id) { return s.scheduler.is_streaming(id); })
       .def_property_readonly("n_running", [](TestScheduler& s) { return s.scheduler.n_running(); })

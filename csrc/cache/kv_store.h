@@ -1,8 +1,7 @@
-// The bytes of keys and values: for each layer an array of KV blocks (layout: ops/kv_layout.h).
+// The bytes of keys and values: for each slot an array of KV blocks (layout: ops/kv_layout.h).
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <vector>
 
 #include "base/buffer.h"
@@ -11,32 +10,31 @@
 
 namespace halfbyte::cache {
 
-// Layers may differ (window layers, MLA); all share block ids. Memory is reserved at once and touched lazily by the
-// system, so blocks cost nothing until used.
+// A block has slots for the layers of one group; which group's, its holder decides (model/kv_groups.h). Memory is
+// reserved at once and touched lazily by the system, so blocks cost nothing until used.
 class KvStore {
  public:
-  // memories: where each layer's blocks lie; empty: all in the host's.
-  KvStore(std::vector<ops::KvLayout> layers, int32_t n_blocks, std::vector<const ops::Memory*> memories = {});
+  struct Slot {
+    ops::KvLayout layout;
+    const ops::Memory* memory = nullptr;
+  };
+  // slot_of: of each layer.
+  KvStore(std::vector<Slot> slots, std::vector<int32_t> slot_of, int32_t n_blocks);
 
   int32_t n_blocks() const { return n_blocks_; }
-  int n_layers() const { return static_cast<int>(layers_.size()); }
-  const ops::KvLayout& layout(int layer) const { return layers_[static_cast<size_t>(layer)]; }
-  std::byte* layer_data(int layer) { return places_[static_cast<size_t>(layer)].data; }
+  int n_layers() const { return static_cast<int>(slot_of_.size()); }
+  const ops::KvLayout& layout(int layer) const { return slots_[slot(layer)].layout; }
+  std::byte* layer_data(int layer) { return data_[slot(layer)]; }
 
-  // Copies one block in every layer (copy-on-write).
+  // Copies one block in every slot (copy-on-write).
   void copy_block(int32_t from, int32_t to);
-  // Bytes of one block over all layers, and moving them out and in (sessions on disk).
-  int64_t block_bytes() const;
-  void save_block(int32_t block, std::span<std::byte> out) const;
-  void restore_block(int32_t block, std::span<const std::byte> in);
 
  private:
-  std::vector<ops::KvLayout> layers_;
-  struct Place {
-    const ops::Memory* memory;
-    std::byte* data;
-  };
-  std::vector<Place> places_;  // per layer
+  size_t slot(int layer) const { return static_cast<size_t>(slot_of_[static_cast<size_t>(layer)]); }
+
+  std::vector<Slot> slots_;
+  std::vector<int32_t> slot_of_;
+  std::vector<std::byte*> data_;  // of each slot
   int32_t n_blocks_ = 0;
   std::vector<Buffer> buffers_;  // one for each memory
 };

@@ -23,12 +23,13 @@ EngineOptions draft_options(EngineOptions options, const model::Weights& weights
 DraftModel::DraftModel(std::shared_ptr<const model::Weights> weights, const model::Config& target,
                        const EngineOptions& o)
     : decoder_(weights, o.n_threads, o.n_batch, o.max_sequences, draft_options(o, *weights).n_ctx),
-      kv_(decoder_.make_kv(o.k_type, o.v_type, n_kv_blocks(o))),
+      kv_(decoder_.make_kv(o.k_type, o.v_type, n_kv_blocks(o, decoder_.kv_groups()))),
       pool_(kv_.n_blocks()),
       scheduler_(pool_, {.n_batch = o.n_batch,
                          .max_sequences = o.max_sequences,
                          .max_logit_rows = o.max_sequences,
-                         .prefix_cache = o.prefix_cache}) {
+                         .prefix_cache = o.prefix_cache,
+                         .windows = decoder_.kv_groups().windows}) {
   require(weights->config.n_vocab == target.n_vocab,
           "The draft model has %lld tokens in its vocabulary, the model %lld: they must share one tokenizer.",
           static_cast<long long>(weights->config.n_vocab), static_cast<long long>(target.n_vocab));
@@ -58,7 +59,7 @@ bool DraftModel::pass(std::span<const uint64_t> ids, std::vector<std::vector<int
   const auto start = std::chrono::steady_clock::now();
   const std::vector<PlannedRows> plan = scheduler_.plan(kPromptRows);
   if (plan.empty()) return false;
-  const std::span<const float> logits = decoder_.forward(make_batch(scheduler_, plan), kv_);
+  const std::span<const float> logits = decoder_.forward(make_batch(scheduler_, plan), kv_).logits;
   scheduler_.complete(plan);
   const auto n_vocab = static_cast<size_t>(decoder_.config().n_vocab);
   size_t row = 0;

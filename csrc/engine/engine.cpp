@@ -200,12 +200,29 @@ void Engine::cancel(uint64_t request_id) {
   s.work_arrived.notify_all();
 }
 
-std::vector<float> Engine::forward(const std::vector<int32_t>& tokens, ForwardOutput output,
-                                   const model::AdapterSet* adapters) {
-  if (adapters != nullptr) check_adapters(*adapters, *state_->weights);
-  std::vector<float> result;
-  state_->run_job([&] { result = state_->runner.forward(tokens, output, adapters); });
-  return result;
+std::vector<float> Engine::forward(std::vector<int32_t> tokens, ForwardOutput output,
+                                   std::shared_ptr<const model::AdapterSet> adapters) {
+  State& s = *state_;
+  if (adapters != nullptr) check_adapters(*adapters, *s.weights);
+  check_pass(tokens, s.weights->config.n_vocab, s.options);
+  auto pass = std::make_unique<ForwardPass>(output, tokens);
+  std::future<std::vector<float>> result = pass->result();
+  Request request;
+  request.prompt = std::move(tokens);
+  request.max_tokens = 0;
+  request.sampling.seed = 0;
+  request.adapters = std::move(adapters);
+  auto active = std::make_unique<Active>(
+      0, nullptr, Answer(std::move(request), static_cast<int32_t>(s.weights->config.n_vocab), s.options.token_bytes));
+  active->pass = std::move(pass);
+  {
+    const std::lock_guard lock(s.mutex);
+    if (s.stopping) throw Error(ErrorKind::cancelled, "The engine was closed.");
+    active->id = s.next_id++;
+    s.incoming.push_back(std::move(active));
+    s.work_arrived.notify_all();
+  }
+  return result.get();
 }
 
 EngineStats Engine::stats() const {

@@ -31,9 +31,10 @@ class Engine {
   // Ends a request within one step; its blocks return at once. Unknown ids are ignored.
   void cancel(uint64_t request_id);
 
-  // Runs tokens through an empty sequence. Waits its turn between steps.
-  std::vector<float> forward(const std::vector<int32_t>& tokens, ForwardOutput output,
-                             const model::AdapterSet* adapters = nullptr);
+  // Runs tokens through a sequence of their own, in pieces beside the requests. Throws invalid_argument |
+  // context_overflow.
+  std::vector<float> forward(std::vector<int32_t> tokens, ForwardOutput output,
+                             std::shared_ptr<const model::AdapterSet> adapters = nullptr);
 
   EngineStats stats() const;
   // Throws when the block pool's counts disagree with the sequences that hold blocks. For tests and idle time.

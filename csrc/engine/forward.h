@@ -2,20 +2,16 @@
 #pragma once
 
 #include <cstdint>
+#include <future>
 #include <span>
 #include <vector>
 
-#include "base/function_ref.h"
-#include "cache/block_pool.h"
-#include "cache/kv_store.h"
-#include "model/decoder.h"
-
 namespace halfbyte::engine {
 
-// Rows whose logits are computed at once: bounds the logits buffer for large vocabularies.
+// Rows of a pass whose logits are computed in one step: bounds the logits buffer for large vocabularies.
 inline constexpr int64_t kForwardChunk = 64;
 
-// What run_forward() returns for each token, f32.
+// What a pass returns for each token, f32.
 enum class ForwardOutput : uint8_t {
   logits,         // (n_tokens, n_vocab)
   hidden,         // (n_tokens, n_embd): final hidden states, normalized
@@ -25,9 +21,27 @@ enum class ForwardOutput : uint8_t {
 // log softmax(logits)[token].
 float log_softmax_at(std::span<const float> logits, int32_t token);
 
-// Runs tokens through an empty sequence. Blocks come from `pool`; free_blocks() is asked for more when it is empty.
-std::vector<float> run_forward(model::Decoder& decoder, cache::KvStore& kv, cache::BlockPool& pool,
-                               FunctionRef<void()> free_blocks, const std::vector<int32_t>& tokens,
-                               ForwardOutput output, int64_t chunk, const model::AdapterSet* adapters);
+// What steps bring of a pass, until whoever waits for it has it all. Steps may come again for rows that were taken
+// (after a preemption): they are passed over.
+class ForwardPass {
+ public:
+  ForwardPass(ForwardOutput output, std::vector<int32_t> tokens) : output_(output), tokens_(std::move(tokens)) {}
+
+  ForwardOutput output() const { return output_; }
+  std::future<std::vector<float>> result() { return result_.get_future(); }
+
+  // `values`: logits or hidden states of n_rows tokens from first_position on.
+  void take(int64_t first_position, int64_t n_rows, std::span<const float> values);
+  // Hands the result over.
+  void finish() { result_.set_value(std::move(values_)); }
+  void fail(std::exception_ptr error) { result_.set_exception(std::move(error)); }
+
+ private:
+  ForwardOutput output_;
+  std::vector<int32_t> tokens_;
+  int64_t n_taken_ = 0;
+  std::vector<float> values_;
+  std::promise<std::vector<float>> result_;
+};
 
 }  // namespace halfbyte::engine

@@ -17,15 +17,17 @@ struct Share {
   int64_t available;
 };
 
-std::vector<Share> shares_of(const EngineOptions& options, const model::Weights& weights) {
+std::vector<Share> shares_of(const EngineOptions& options, const model::Weights& weights,
+                             const model::KvGroups& groups) {
   const model::Config& c = weights.config;
   std::vector<Share> shares;
-  for (size_t i = 0; i < c.layers.size(); ++i) {
-    const ops::KvLayout layout = {options.k_type, options.v_type, c.layers[i].n_kv_heads, c.head_dim_k, c.head_dim_v};
-    const ops::Memory* memory = weights.layer_ops[i]->memory;
+  for (const int32_t layer : groups.example) {
+    const auto l = static_cast<size_t>(layer);
+    const ops::KvLayout layout = {options.k_type, options.v_type, c.layers[l].n_kv_heads, c.head_dim_k, c.head_dim_v};
+    const ops::Memory* memory = weights.layer_ops[l]->memory;
     auto share = std::find_if(shares.begin(), shares.end(), [&](const Share& s) { return s.memory == memory; });
     if (share == shares.end()) share = shares.insert(share, {memory, 0, memory->available()});
-    share->token_bytes += layout.block_bytes();
+    share->token_bytes += groups.n_groups() * layout.block_bytes();
   }
   for (Share& share : shares) share.token_bytes = std::max<int64_t>(1, share.token_bytes / ops::kKvBlockTokens);
   return shares;
@@ -33,8 +35,9 @@ std::vector<Share> shares_of(const EngineOptions& options, const model::Weights&
 
 }  // namespace
 
-int32_t n_kv_blocks(const EngineOptions& options) {
-  return static_cast<int32_t>((options.kv_tokens + ops::kKvBlockTokens - 1) / ops::kKvBlockTokens + 1);
+int32_t n_kv_blocks(const EngineOptions& options, const model::KvGroups& groups) {
+  return static_cast<int32_t>(((options.kv_tokens + ops::kKvBlockTokens - 1) / ops::kKvBlockTokens + 1) *
+                              groups.n_groups());
 }
 
 EngineOptions resolve_options(EngineOptions options, const model::Weights& weights) {
@@ -48,7 +51,8 @@ EngineOptions resolve_options(EngineOptions options, const model::Weights& weigh
           static_cast<long long>(options.max_drafts));
   require(options.max_waiting >= 0, "max_waiting is %lld; a count or 0 (no limit) was expected.",
           static_cast<long long>(options.max_waiting));
-  const std::vector<Share> shares = shares_of(options, weights);
+  const model::KvGroups groups = model::kv_groups(weights);
+  const std::vector<Share> shares = shares_of(options, weights, groups);
   int64_t affordable = INT64_MAX;
   for (const Share& share : shares) affordable = std::min(affordable, share.available / 2 / share.token_bytes);
   require(options.n_ctx >= 0, "n_ctx is %lld; a positive number or 0 (the model's) was expected.",
@@ -64,7 +68,7 @@ EngineOptions resolve_options(EngineOptions options, const model::Weights& weigh
           static_cast<long long>(options.kv_tokens), static_cast<long long>(options.n_ctx));
   for (const Share& share : shares) {
     const int64_t n_bytes = options.kv_tokens * share.token_bytes;
-    if (options.kv_tokens <= (int64_t{1} << 34) && n_bytes <= share.available) continue;
+    if (options.kv_tokens <= (int64_t{1} << 34) / groups.n_groups() && n_bytes <= share.available) continue;
     throw Error(ErrorKind::out_of_memory,
                 format_string("The KV cache for %lld tokens would take %.1f MiB of %s memory; %.1f MiB are available.",
                               static_cast<long long>(options.kv_tokens), static_cast<double>(n_bytes) / (1 << 20),

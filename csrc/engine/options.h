@@ -5,15 +5,17 @@
 #include <string>
 #include <vector>
 
+#include "model/kv_groups.h"
 #include "model/weights.h"
 #include "ops/kv_layout.h"
 
 namespace halfbyte::engine {
 
 struct EngineOptions {
-  int n_threads = 0;      // 0: usable cores
-  int64_t n_ctx = 0;      // longest sequence; 0: the model's, bounded by memory
-  int64_t kv_tokens = 0;  // KV pool size in tokens; 0: enough for n_ctx (and as much again for shared use)
+  int n_threads = 0;  // 0: usable cores
+  int64_t n_ctx = 0;  // longest sequence; 0: the model's, bounded by memory
+  // KV pool size in tokens of which all layers keep everything; 0: enough for n_ctx (and as much again for shared use).
+  int64_t kv_tokens = 0;
   ops::KvType k_type = ops::KvType::f16;
   ops::KvType v_type = ops::KvType::f16;
   int64_t n_batch = 512;       // token budget of a step
@@ -25,8 +27,8 @@ struct EngineOptions {
   std::vector<std::string> token_bytes;  // bytes of each token id, for stop strings and events; may be empty
 };
 
-// Blocks of the KV cache; options resolved.
-int32_t n_kv_blocks(const EngineOptions& options);
+// Blocks of the KV cache, each for one group of layers; options resolved.
+int32_t n_kv_blocks(const EngineOptions& options, const model::KvGroups& groups);
 
 // The options with every 0 resolved. Throws invalid_argument, or out_of_memory when the KV cache cannot fit.
 EngineOptions resolve_options(EngineOptions options, const model::Weights& weights);

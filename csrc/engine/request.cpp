@@ -8,14 +8,33 @@
 
 namespace halfbyte::engine {
 
+namespace {
+
+void check_tokens(const std::vector<int32_t>& tokens, int64_t n_vocab) {
+  for (const int32_t token : tokens) {
+    require(token >= 0 && token < n_vocab, "Token id %d is outside the vocabulary of %lld.", token,
+            static_cast<long long>(n_vocab));
+  }
+}
+
+}  // namespace
+
+void check_pass(const std::vector<int32_t>& tokens, int64_t n_vocab, const EngineOptions& options) {
+  const auto n = static_cast<int64_t>(tokens.size());
+  require(n >= 1, "forward() needs at least one token.");
+  check_tokens(tokens, n_vocab);
+  if (n <= options.kv_tokens) return;
+  throw Error(ErrorKind::context_overflow,
+              format_string("%lld tokens do not fit the context of %lld.", static_cast<long long>(n),
+                            static_cast<long long>(options.kv_tokens)),
+              "Open the model with a larger n_ctx.");
+}
+
 void check_request(const Request& request, int64_t n_vocab, const EngineOptions& options) {
   const int64_t n_ctx = options.n_ctx;
   const auto n_prompt = static_cast<int64_t>(request.prompt.size());
   require(n_prompt >= 1, "The prompt is empty: at least one token is needed.");
-  for (const int32_t token : request.prompt) {
-    require(token >= 0 && token < n_vocab, "Token id %d is outside the vocabulary of %lld.", token,
-            static_cast<long long>(n_vocab));
-  }
+  check_tokens(request.prompt, n_vocab);
   require(request.max_tokens >= -1, "max_tokens is %lld; a count or -1 (no limit) was expected.",
           static_cast<long long>(request.max_tokens));
   if (n_prompt > n_ctx || (n_prompt == n_ctx && request.max_tokens != 0)) {

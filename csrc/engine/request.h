@@ -84,4 +84,7 @@ struct Event {
 // Throws invalid_argument | context_overflow.
 void check_request(const Request& request, int64_t n_vocab, const EngineOptions& options);
 
+// The same for tokens of Engine::forward().
+void check_pass(const std::vector<int32_t>& tokens, int64_t n_vocab, const EngineOptions& options);
+
 }  // namespace halfbyte::engine

@@ -26,18 +26,19 @@ Runner::Runner(std::shared_ptr<const model::Weights> weights, std::shared_ptr<co
     : options_(options),
       weights_(std::move(weights)),
       decoder_(weights_, options.n_threads, options.n_batch, options.max_sequences + kForwardChunk, options.n_ctx),
-      kv_(decoder_.make_kv(options.k_type, options.v_type, n_kv_blocks(options))),
+      kv_(decoder_.make_kv(options.k_type, options.v_type, n_kv_blocks(options, decoder_.kv_groups()))),
       pool_(kv_.n_blocks()),
       scheduler_(pool_, {.n_batch = options.n_batch,
                          .max_sequences = options.max_sequences,
                          .max_logit_rows = options.max_sequences + kForwardChunk,
-                         .prefix_cache = options.prefix_cache}),
+                         .prefix_cache = options.prefix_cache,
+                         .windows = decoder_.kv_groups().windows}),
       speculator_(std::move(draft), weights_->config, options) {}
 
 void Runner::post(const Active& a, Event event) {
   event.request_id = a.id;
   event.dropped = a.dropped;
-  outbox_.emplace_back(a.mailbox, std::move(event));
+  if (!a.pass) outbox_.emplace_back(a.mailbox, std::move(event));
 }
 
 // Hands the news over, one call for each mailbox.
@@ -60,7 +61,10 @@ void Runner::add(std::unique_ptr<Active> active) {
                       .priority = r.priority,
                       .client = std::hash<std::string>{}(r.client),
                       .variant = r.adapters != nullptr ? r.adapters->id : 0,
-                      .every_logit = r.prompt_logprobs});
+                      .every_row = active->pass != nullptr,
+                      .every_logit = active->pass ? active->pass->output() != ForwardOutput::hidden : r.prompt_logprobs,
+                      .no_logits = active->pass && active->pass->output() == ForwardOutput::hidden,
+                      .is_passing = active->pass != nullptr});
   if (r.beam_width > 1) {
     const int64_t n_room = options_.n_ctx + 1 - static_cast<int64_t>(r.prompt.size());
     active->beams.emplace(r, r.max_tokens < 0 ? n_room : std::min(r.max_tokens, n_room));
@@ -92,6 +96,8 @@ void Runner::fail(Active& a, const std::exception& error, Event event) {
   const auto* known = dynamic_cast<const Error*>(&error);
   a.answer.end(FinishReason::error, event);
   event.error = error.what();
+  if (a.pass)
+    a.pass->fail(std::make_exception_ptr(known != nullptr ? *known : Error(ErrorKind::invalid_argument, error.what())));
   event.error_kind = static_cast<int>(known != nullptr ? known->kind() : ErrorKind::invalid_argument);
   finish(a, std::move(event));
 }
@@ -101,6 +107,8 @@ void Runner::cancel(uint64_t id) {
   if (found == active_.end()) return;
   Event event;
   found->second->answer.end(FinishReason::cancelled, event);
+  if (found->second->pass)
+    found->second->pass->fail(std::make_exception_ptr(Error(ErrorKind::cancelled, "The engine was closed.")));
   finish(*found->second, std::move(event));
 }
 
@@ -120,7 +128,7 @@ std::vector<PlannedRows> Runner::plan() {
 void Runner::propose(int64_t n_streams) {
   std::vector<DraftSlot> slots;
   for (const auto& [id, a] : active_) {
-    if (a->beams || !scheduler_.is_streaming(id) || scheduler_.n_drafts(id) > 0) continue;
+    if (a->beams || a->pass || !scheduler_.is_streaming(id) || scheduler_.n_drafts(id) > 0) continue;
     const auto n_tokens = static_cast<int64_t>(scheduler_.tokens(id).size());
     const int64_t most = std::min(a->answer.n_left(), options_.n_ctx - n_tokens) - 1;
     if (most > 0) slots.push_back({id, most, {}});
@@ -146,12 +154,9 @@ void Runner::step(FunctionRef<void(std::vector<uint64_t>)> planned, const bool* 
   planned(std::move(ids));
 
   const Clock::time_point start = Clock::now();
-  std::span<const float> logits;
+  model::StepOutput output;
   try {
-    model::Batch batch = make_batch(scheduler_, rows_of_step);
-    for (size_t i = 0; i < rows_of_step.size(); ++i)
-      batch.sequences[i].adapters = owner(rows_of_step[i].id).answer.request().adapters.get();
-    logits = decoder_.forward(batch, kv_, stop);
+    output = decoder_.forward(batch_of(rows_of_step), kv_, stop);
   } catch (const std::exception& error) {
     const auto* known = dynamic_cast<const Error*>(&error);
     // Stopped: the rows are planned again, or their requests cancelled.
@@ -164,12 +169,42 @@ void Runner::step(FunctionRef<void(std::vector<uint64_t>)> planned, const bool* 
   observe(rows_of_step, std::chrono::duration<double>(Clock::now() - start).count());
   scheduler_.complete(rows_of_step);
   // The decoder's buffer is overwritten by the next step anyway: the chain may edit it in place.
-  float* at = const_cast<float*>(logits.data());
+  float* at = const_cast<float*>(output.logits.data());
+  const float* hidden = output.hidden.data();
   for (const PlannedRows& rows : rows_of_step) {
-    const auto n = static_cast<size_t>(rows.n_logits * weights_->config.n_vocab);
-    take_rows(rows, {at, n});
-    at += n;
+    const std::span<float> logits(at, static_cast<size_t>(rows.n_logits * weights_->config.n_vocab));
+    at += logits.size();
+    Active& a = owner(rows.id);
+    if (!a.pass) {
+      take_rows(rows, logits);
+    } else if (a.pass->output() != ForwardOutput::hidden) {
+      take_pass(a, rows, logits);
+    } else {
+      const std::span<const float> states(hidden, static_cast<size_t>(rows.n_rows * weights_->config.n_embd));
+      hidden += states.size();
+      take_pass(a, rows, states);
+    }
   }
+}
+
+model::Batch Runner::batch_of(const std::vector<PlannedRows>& plan) {
+  model::Batch batch = make_batch(scheduler_, plan);
+  for (size_t i = 0; i < plan.size(); ++i) {
+    const Active& a = owner(plan[i].id);
+    model::SequenceRows& rows = batch.sequences[i];
+    rows.adapters = a.answer.request().adapters.get();
+    if (!a.pass || a.pass->output() != ForwardOutput::hidden) continue;
+    for (int64_t row = rows.first_row; row < rows.first_row + rows.n_rows; ++row)
+      batch.hidden_rows.push_back(static_cast<int32_t>(row));
+  }
+  return batch;
+}
+
+void Runner::take_pass(Active& a, const PlannedRows& rows, std::span<const float> values) {
+  a.pass->take(rows.first_position, rows.n_rows, values);
+  if (!rows.is_newest) return;
+  a.pass->finish();
+  finish(a, {});
 }
 
 void Runner::observe(const std::vector<PlannedRows>& plan, double seconds) {
@@ -273,7 +308,7 @@ void Runner::search(Active& a, uint64_t sequence, std::span<const float> logits)
     // Copies first: the original has to stay as it is until they are made.
     for (const int32_t token : std::span(move.tokens).first(move.tokens.size() - 1)) {
       const uint64_t id = next_beam_++;
-      if (const auto copy = scheduler_.fork(move.sequence, id)) kv_.copy_block(copy->from, copy->to);
+      for (const BlockCopy& copy : scheduler_.fork(move.sequence, id)) kv_.copy_block(copy.from, copy.to);
       beam_owners_[id] = a.id;
       scheduler_.append(id, token);
       sequences.push_back(id);
@@ -301,13 +336,6 @@ void Runner::slide(Active& a) {
   a.dropped += n_dropped;
   speculator_.restart(a.id, kept);
   scheduler_.restart(a.id, std::move(kept));
-}
-
-std::vector<float> Runner::forward(const std::vector<int32_t>& tokens, ForwardOutput output,
-                                   const model::AdapterSet* adapters) {
-  return run_forward(
-      decoder_, kv_, pool_, [&] { scheduler_.forget_prefixes(); }, tokens, output,
-      std::min(options_.n_batch, kForwardChunk), adapters);
 }
 
 EngineStats Runner::stats() const {

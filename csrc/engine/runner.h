@@ -42,6 +42,7 @@ struct Active {
   int64_t n_prompt_cached = 0;
   int64_t dropped = 0;
   std::optional<BeamSearch> beams;
+  std::unique_ptr<ForwardPass> pass;  // instead of an answer; nobody reads its events
 };
 
 // Not thread-safe. Events are collected until deliver().
@@ -63,9 +64,6 @@ class Runner {
   // Hands the events that have come about to their mailboxes.
   void deliver();
 
-  // See Engine.
-  std::vector<float> forward(const std::vector<int32_t>& tokens, ForwardOutput output,
-                             const model::AdapterSet* adapters);
   EngineStats stats() const;
   void check_integrity() const { scheduler_.check_integrity(); }
 
@@ -77,7 +75,9 @@ class Runner {
   std::vector<PlannedRows> plan();
   void propose(int64_t n_streams);
   void observe(const std::vector<PlannedRows>& plan, double seconds);
+  model::Batch batch_of(const std::vector<PlannedRows>& plan);
   void take_rows(const PlannedRows& rows, std::span<float> logits);
+  void take_pass(Active& a, const PlannedRows& rows, std::span<const float> values);
   void draw(Active& a, std::span<float> logits);
   void slide(Active& a);
   void search(Active& a, uint64_t sequence, std::span<const float> logits);

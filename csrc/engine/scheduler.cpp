@@ -20,6 +20,11 @@ int64_t blocks_for(int64_t n_tokens) {
   return (n_tokens + kBlock - 1) / kBlock;
 }
 
+// Blocks of a table that are there: all but the first, given back ones.
+int64_t n_held(const std::vector<int32_t>& table) {
+  return table.end() - std::partition_point(table.begin(), table.end(), [](int32_t block) { return block < 0; });
+}
+
 }  // namespace
 
 struct Scheduler::Step {
@@ -27,10 +32,11 @@ struct Scheduler::Step {
   int64_t rows_left = 0, prompt_rows_left = 0, draft_rows_left = 0, logit_rows_left = 0;
 };
 
-Scheduler::Scheduler(cache::BlockPool& pool, SchedulerLimits limits) : pool_(pool), tree_(pool), limits_(limits) {
-  require(limits.n_batch >= 1 && limits.max_sequences >= 1,
+Scheduler::Scheduler(cache::BlockPool& pool, SchedulerLimits limits)
+    : pool_(pool), tree_(pool, limits.windows), limits_(std::move(limits)) {
+  require(limits_.n_batch >= 1 && limits_.max_sequences >= 1,
           "A scheduler needs at least one row and one sequence a step.");
-  limits_.max_logit_rows = std::max(limits.max_logit_rows, limits.max_sequences);
+  limits_.max_logit_rows = std::max(limits_.max_logit_rows, limits_.max_sequences);
 }
 
 bool Scheduler::outlasts(const Sequence& a, const Sequence& b) {
@@ -74,6 +80,8 @@ void Scheduler::add(uint64_t id, SequenceSpec spec) {
   sequence.tokens = std::exchange(spec.prompt, {});
   sequence.n_prompt = sequence.n_tokens();
   sequence.spec = std::move(spec);
+  sequence.spec.every_row |= sequence.spec.every_logit;
+  sequence.tables.resize(limits_.windows.size());
   wait(insert(id, std::move(sequence)));
 }
 
@@ -102,39 +110,43 @@ void Scheduler::restart(uint64_t id, std::vector<int32_t> tokens) {
   release_blocks(s);
   s.tokens = std::move(tokens);
   s.n_prompt = s.n_tokens();
+  s.n_read = 0;
 }
 
-std::optional<BlockCopy> Scheduler::fork(uint64_t id, uint64_t new_id) {
+std::vector<BlockCopy> Scheduler::fork(uint64_t id, uint64_t new_id) {
   Sequence copy = sequences_.at(id);
   copy.tokens.resize(static_cast<size_t>(copy.n_settled()));
   copy.n_drafts = 0;
   copy.n_computed = std::min(copy.n_computed, copy.n_tokens());
   copy.is_running = false;
   Sequence& child = insert(new_id, std::move(copy));
-  std::optional<BlockCopy> partial;
   if (!sequences_.at(id).is_running || n_running() >= limits_.max_sequences) {
-    child.blocks.clear();
+    for (std::vector<int32_t>& table : child.tables) table.clear();
     child.n_computed = 0;
     child.n_known_blocks = 0;
     wait(child);
-    return partial;
+    return {};
   }
-  const int64_t n_full = child.n_computed / kBlock;
+  const auto n_full = static_cast<size_t>(child.n_computed / kBlock);
   const bool has_partial = child.n_computed % kBlock != 0;
-  const int32_t from = has_partial ? child.blocks[static_cast<size_t>(n_full)] : -1;
-  child.blocks.resize(static_cast<size_t>(n_full));
-  for (const int32_t block : child.blocks) pool_.add_ref(block);
-  if (has_partial) {
-    const int32_t to = allocate();
-    if (to >= 0) {
-      child.blocks.push_back(to);
-      partial = {from, to};
-    } else {
-      child.n_computed = n_full * kBlock;
+  std::vector<BlockCopy> copies;
+  for (std::vector<int32_t>& table : child.tables) {
+    const int32_t from = has_partial ? table[n_full] : -1;
+    table.resize(n_full);
+    for (const int32_t block : table) {
+      if (block >= 0) pool_.add_ref(block);
+    }
+    if (const int32_t to = has_partial ? allocate() : -1; to >= 0) {
+      table.push_back(to);
+      copies.push_back({from, to});
     }
   }
+  if (has_partial && copies.size() < child.tables.size()) {
+    child.n_computed = static_cast<int64_t>(n_full) * kBlock;
+    copies.clear();
+  }
   run(child);
-  return partial;
+  return copies;
 }
 
 void Scheduler::finish(uint64_t id) {
@@ -159,7 +171,7 @@ void Scheduler::run(Sequence& sequence) {
 
 void Scheduler::wait(Sequence& sequence) {
   sequence.is_running = false;
-  if (limits_.prefix_cache) sequence.n_expected = tree_.n_known(sequence.tokens, sequence.spec.variant) * kBlock;
+  sequence.n_expected = tree_.n_known(reusable(sequence), sequence.spec.variant) * kBlock;
   waiting_.push_back(sequence.id);
 }
 
@@ -182,8 +194,12 @@ bool Scheduler::preempt_last(const Sequence& keep, bool only_lower_priority) {
 
 // Gives all blocks back; drafts go with them.
 void Scheduler::release_blocks(Sequence& sequence) {
-  for (const int32_t block : sequence.blocks) pool_.release(block);
-  sequence.blocks.clear();
+  for (std::vector<int32_t>& table : sequence.tables) {
+    for (const int32_t block : table) {
+      if (block >= 0) pool_.release(block);
+    }
+    table.clear();
+  }
   sequence.tokens.resize(static_cast<size_t>(sequence.n_settled()));
   sequence.n_drafts = 0;
   sequence.n_computed = 0;
@@ -194,10 +210,21 @@ void Scheduler::release_blocks(Sequence& sequence) {
 // Tells the prefix tree about blocks that are full, computed and not of drafts.
 void Scheduler::remember(Sequence& sequence) {
   const int64_t n_full = std::min(sequence.n_computed, sequence.n_settled()) / kBlock;
-  if (!limits_.prefix_cache || n_full <= sequence.n_known_blocks) return;
+  if (!limits_.prefix_cache || sequence.spec.is_passing || n_full <= sequence.n_known_blocks) return;
   const std::span<const int32_t> tokens(sequence.tokens);
-  tree_.insert(tokens.first(static_cast<size_t>(n_full * kBlock)), sequence.blocks, sequence.spec.variant);
+  tree_.insert(tokens.first(static_cast<size_t>(n_full * kBlock)), sequence.tables, sequence.spec.variant);
   sequence.n_known_blocks = n_full;
+}
+
+// Lets go of blocks behind a window. Rows may be computed again from the last whole block before the newest token on:
+// when drafts were wrong, or in a fork without room for a copy.
+void Scheduler::give_back(Sequence& sequence) {
+  const int64_t next = std::min(sequence.n_computed, sequence.n_settled()) / kBlock * kBlock;
+  for (size_t g = 0; g < limits_.windows.size(); ++g) {
+    std::vector<int32_t>& table = sequence.tables[g];
+    auto end = std::min(static_cast<size_t>(cache::first_seen_block(next, limits_.windows[g])), table.size());
+    for (; end > 0 && table[end - 1] >= 0; --end) pool_.release(std::exchange(table[end - 1], -1));
+  }
 }
 
 int32_t Scheduler::allocate() {
@@ -208,10 +235,12 @@ int32_t Scheduler::allocate() {
 
 // Blocks for the sequence's first n_tokens; false (and nothing kept beyond what it got) when the pool is exhausted.
 bool Scheduler::reserve(Sequence& sequence, int64_t n_tokens) {
-  while (static_cast<int64_t>(sequence.blocks.size()) < blocks_for(n_tokens)) {
-    const int32_t block = allocate();
-    if (block < 0) return false;
-    sequence.blocks.push_back(block);
+  for (std::vector<int32_t>& table : sequence.tables) {
+    while (static_cast<int64_t>(table.size()) < blocks_for(n_tokens)) {
+      const int32_t block = allocate();
+      if (block < 0) return false;
+      table.push_back(block);
+    }
   }
   return true;
 }
@@ -226,29 +255,45 @@ bool Scheduler::reserve_or_preempt(Sequence& sequence, int64_t n_tokens) {
   return true;
 }
 
+// The tokens that may come from the prefix tree: not the newest, whose logits are wanted, nor rows of which something
+// is wanted that nobody has seen yet.
+std::span<const int32_t> Scheduler::reusable(const Sequence& sequence) const {
+  int64_t n = limits_.prefix_cache && !sequence.spec.is_passing ? sequence.n_tokens() - 1 : 0;
+  if (sequence.spec.every_row) n = std::min(n, sequence.n_read);
+  return std::span(sequence.tokens).first(static_cast<size_t>(n));
+}
+
 // Another sequence is reading the same text: its blocks will be there in a few steps.
 bool Scheduler::is_being_computed(const Sequence& sequence) const {
-  if (!limits_.prefix_cache) return false;
-  const int64_t n_reusable = sequence.n_tokens() - 1;
-  const int64_t n_next =
-      (tree_.n_known(std::span(sequence.tokens).first(static_cast<size_t>(n_reusable)), sequence.spec.variant) + 1) *
-      kBlock;
-  return n_next <= n_reusable && std::any_of(running_.begin(), running_.end(), [&](uint64_t id) {
+  const std::span<const int32_t> tokens = reusable(sequence);
+  const int64_t n_next = (tree_.n_known(tokens, sequence.spec.variant) + 1) * kBlock;
+  return n_next <= static_cast<int64_t>(tokens.size()) &&
+         std::any_of(running_.begin(), running_.end(), [&](uint64_t id) {
            const Sequence& other = sequences_.at(id);
-           return other.n_computed < other.n_prompt && n_next <= other.n_prompt &&
+           return other.n_computed < n_next && n_next <= other.n_prompt && !other.spec.is_passing &&
                   other.spec.priority >= sequence.spec.priority && other.spec.variant == sequence.spec.variant &&
                   std::equal(sequence.tokens.begin(), sequence.tokens.begin() + n_next, other.tokens.begin());
          });
 }
 
-// Blocks are left for all its tokens and one more, beside those that running sequences will still ask for.
-bool Scheduler::has_room(const Sequence& sequence, int64_t n_known_blocks) const {
-  int64_t n_needed = blocks_for(sequence.n_tokens() + 1) - n_known_blocks;
-  for (const uint64_t id : running_) {
-    const Sequence& other = sequences_.at(id);
-    n_needed += std::max<int64_t>(0, blocks_for(other.n_settled() + 1) - static_cast<int64_t>(other.blocks.size()));
+// How many more blocks it will hold at most until all its tokens and one more are computed.
+int64_t Scheduler::n_wanted(const Sequence& sequence) const {
+  int64_t n = 0;
+  for (size_t g = 0; g < limits_.windows.size(); ++g) {
+    int64_t most = blocks_for(sequence.n_settled() + 1);
+    // A window, the rows of a step, and what they leave of their first and last blocks.
+    if (const int64_t window = limits_.windows[g]; window > 0)
+      most = std::min(most, blocks_for(window + limits_.n_batch) + 2);
+    n += std::max<int64_t>(0, most - n_held(sequence.tables[g]));
   }
-  return n_needed <= pool_.n_free() || n_needed <= pool_.n_free() + tree_.n_evictable();
+  return n;
+}
+
+// Blocks are left for it, beside those that running sequences will still ask for.
+bool Scheduler::has_room(const Sequence& sequence) const {
+  int64_t n = n_wanted(sequence);
+  for (const uint64_t id : running_) n += n_wanted(sequences_.at(id));
+  return n <= pool_.n_free() || n <= pool_.n_free() + tree_.n_evictable();
 }
 
 // Takes a waiting sequence in, with the blocks that the prefix tree has for it.
@@ -256,17 +301,13 @@ bool Scheduler::admit(Sequence& sequence) {
   while (n_running() >= limits_.max_sequences) {
     if (!preempt_last(sequence, true)) return false;
   }
-  if (limits_.prefix_cache) {
-    // The newest token is always computed: its logits are wanted.
-    const std::span<const int32_t> tokens(sequence.tokens);
-    sequence.blocks = tree_.match(tokens.first(static_cast<size_t>(sequence.n_tokens() - 1)), sequence.spec.variant);
-  }
-  while (!has_room(sequence, static_cast<int64_t>(sequence.blocks.size()))) {
+  sequence.tables = tree_.match(reusable(sequence), sequence.spec.variant);
+  while (!has_room(sequence)) {
     if (preempt_last(sequence, true)) continue;
     release_blocks(sequence);
     return false;
   }
-  sequence.n_known_blocks = static_cast<int64_t>(sequence.blocks.size());
+  sequence.n_known_blocks = static_cast<int64_t>(sequence.tables.front().size());
   sequence.n_computed = sequence.n_known_blocks * kBlock;
   sequence.n_cached = std::min(sequence.n_computed, sequence.n_prompt);
   std::erase(waiting_, sequence.id);
@@ -279,7 +320,8 @@ void Scheduler::add_rows(Sequence& sequence, int64_t n_rows, Step& step) {
   const int64_t begin = sequence.n_computed, end = begin + n_rows, n_tokens = sequence.n_tokens();
   const int64_t split = std::clamp(sequence.n_prompt, begin, end);
   // Logits of the newest token and of each draft.
-  const int64_t first_logit = end == n_tokens ? std::max(begin, sequence.n_settled() - 1) : end;
+  const bool has_newest = end == n_tokens && !sequence.spec.no_logits;
+  const int64_t first_logit = has_newest ? std::max(begin, sequence.n_settled() - 1) : end;
   if (begin < split) {
     const int64_t n_logits =
         sequence.spec.every_logit ? split - begin : std::max<int64_t>(0, split - std::max(begin, first_logit));
@@ -347,7 +389,10 @@ void Scheduler::plan_prompts(Step& step) {
 }
 
 std::vector<PlannedRows> Scheduler::plan(int64_t prefill_rows) {
-  for (const uint64_t id : running_) remember(sequences_.at(id));
+  for (const uint64_t id : running_) {
+    remember(sequences_.at(id));
+    give_back(sequences_.at(id));
+  }
   Step step;
   step.rows_left = limits_.n_batch;
   step.logit_rows_left = limits_.max_logit_rows;
@@ -366,7 +411,9 @@ void Scheduler::complete(const std::vector<PlannedRows>& plan) {
   for (const PlannedRows& rows : plan) {
     const auto found = sequences_.find(rows.id);
     if (found == sequences_.end() || found->second.n_computed != rows.first_position) continue;
-    found->second.n_computed += rows.n_rows;
+    Sequence& s = found->second;
+    s.n_computed += rows.n_rows;
+    s.n_read = std::max(s.n_read, s.n_computed);
   }
 }
 
@@ -378,7 +425,11 @@ void Scheduler::check_integrity() const {
   std::vector<int32_t> refs(static_cast<size_t>(pool_.n_blocks()), 0);
   tree_.count_refs(refs);
   for (const auto& [id, sequence] : sequences_) {
-    for (const int32_t block : sequence.blocks) ++refs[static_cast<size_t>(block)];
+    for (const std::vector<int32_t>& table : sequence.tables) {
+      for (const int32_t block : table) {
+        if (block >= 0) ++refs[static_cast<size_t>(block)];
+      }
+    }
   }
   pool_.check_integrity(refs);
 }

@@ -4,12 +4,12 @@
 
 #include <cstdint>
 #include <map>
-#include <optional>
 #include <span>
 #include <unordered_map>
 #include <vector>
 
 #include "cache/block_pool.h"
+#include "cache/block_tables.h"
 #include "cache/prefix_tree.h"
 #include "ops/ops.h"
 
@@ -20,6 +20,7 @@ struct SchedulerLimits {
   int64_t max_sequences = 64;   // running at once
   int64_t max_logit_rows = 64;  // rows of a step whose logits are wanted; at least max_sequences
   bool prefix_cache = true;
+  std::vector<int64_t> windows = {0};  // of each group of layers that has blocks of its own; 0: they see everything
 };
 
 struct SequenceSpec {
@@ -27,7 +28,10 @@ struct SequenceSpec {
   int32_t priority = 0;      // higher first; may push lower ones out
   uint64_t client = 0;       // clients take turns
   int32_t variant = 0;       // whose keys and values it may share (see PrefixTree)
-  bool every_logit = false;  // logits of every prompt row are wanted, not only the newest token's
+  bool every_row = false;    // something of every prompt row is wanted, so that none may come from the prefix tree
+  bool every_logit = false;  // logits of every prompt row are wanted, not only the newest token's; implies every_row
+  bool no_logits = false;    // not even the newest token's
+  bool is_passing = false;   // leaves nothing in the prefix tree
 };
 
 // Rows of one sequence in a step: tokens [first_position, first_position + n_rows), one role.
@@ -49,6 +53,8 @@ struct BlockCopy {
 // client that had least so far the one with the fewest rows left, where waiting counts as rows, so that short prompts
 // pass long ones and long ones are not passed for ever.
 //
+// Layers with a window have tables of their own: blocks that no row will look at again go back to the pool.
+//
 // A sequence's rows keep the role of their token for ever: prompt tokens prefill, generated ones decode, also when a
 // preempted sequence is computed again. So preemption, chunking and batch mix never change a result.
 class Scheduler {
@@ -63,9 +69,9 @@ class Scheduler {
   void draft(uint64_t id, std::span<const int32_t> tokens);
   // Replaces all tokens (sliding context): everything is computed again, as a prompt.
   void restart(uint64_t id, std::vector<int32_t> tokens);
-  // A new sequence with the tokens of `id`: whole blocks are shared, the one being filled is copied, or computed
-  // again when there is no block for the copy.
-  std::optional<BlockCopy> fork(uint64_t id, uint64_t new_id);
+  // A new sequence with the tokens of `id`: whole blocks are shared, those being filled are copied, or computed again
+  // when there are no blocks for the copies.
+  std::vector<BlockCopy> fork(uint64_t id, uint64_t new_id);
   // Ends a sequence; its whole blocks stay known to the prefix tree.
   void finish(uint64_t id);
 
@@ -76,7 +82,7 @@ class Scheduler {
   void complete(const std::vector<PlannedRows>& plan);
 
   std::span<const int32_t> tokens(uint64_t id) const { return sequences_.at(id).tokens; }  // drafts included
-  std::span<const int32_t> block_table(uint64_t id) const { return sequences_.at(id).blocks; }
+  const cache::BlockTables& block_tables(uint64_t id) const { return sequences_.at(id).tables; }
   int64_t n_computed(uint64_t id) const { return sequences_.at(id).n_computed; }
   int64_t n_cached(uint64_t id) const { return sequences_.at(id).n_cached; }
   int64_t n_drafts(uint64_t id) const { return sequences_.at(id).n_drafts; }
@@ -101,14 +107,15 @@ class Scheduler {
     int64_t n_prompt = 0;
     int64_t n_drafts = 0;
     int64_t n_computed = 0;
+    int64_t n_read = 0;           // the most that were ever computed
     int64_t n_cached = 0;         // of the prompt, found in the prefix tree
     int64_t n_expected = 0;       // computed tokens that the prefix tree had when the sequence began to wait
     int64_t n_passed_over = 0;    // times that others were admitted while this one had no room
     uint64_t arrival = 0;         // order of add()
     int64_t rows_at_arrival = 0;  // prompt rows planned before it came
     bool is_running = false;
-    std::vector<int32_t> blocks;
-    int64_t n_known_blocks = 0;  // handed to the prefix tree
+    cache::BlockTables tables;
+    int64_t n_known_blocks = 0;  // of each group, handed to the prefix tree
 
     int64_t n_tokens() const { return static_cast<int64_t>(tokens.size()); }
     int64_t n_settled() const { return n_tokens() - n_drafts; }
@@ -131,7 +138,9 @@ class Scheduler {
   bool preempt_last(const Sequence& keep, bool only_lower_priority);
 
   bool is_being_computed(const Sequence& sequence) const;
-  bool has_room(const Sequence& sequence, int64_t n_known_blocks) const;
+  std::span<const int32_t> reusable(const Sequence& sequence) const;
+  int64_t n_wanted(const Sequence& sequence) const;
+  bool has_room(const Sequence& sequence) const;
   bool admit(Sequence& sequence);
   void plan_streams(Step& step);
   void plan_prompts(Step& step);
@@ -142,6 +151,7 @@ class Scheduler {
   bool reserve_or_preempt(Sequence& sequence, int64_t n_tokens);
   void release_blocks(Sequence& sequence);
   void remember(Sequence& sequence);
+  void give_back(Sequence& sequence);
 
   cache::BlockPool& pool_;
   cache::PrefixTree tree_;

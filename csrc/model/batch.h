@@ -17,8 +17,9 @@ struct SequenceRows {
   int64_t n_rows = 0;
   int64_t first_position = 0;
   ops::Role role = ops::Role::prefill;
-  // KV block of positions 16i..16i+15 at index i; covers position first_position + n_rows - 1.
-  std::span<const int32_t> block_table;
+  // For each group of layers (model/kv_groups.h) the KV block of positions 16i..16i+15 at index i; covers position
+  // first_position + n_rows - 1.
+  std::span<const std::vector<int32_t>> block_tables;
   const AdapterSet* adapters = nullptr;  // what the sequence's request adds to the weights
 };
 
@@ -28,8 +29,29 @@ struct Batch {
   std::vector<int32_t> positions;       // (n_rows)
   std::vector<SequenceRows> sequences;  // cover 0..n_rows in order
   std::vector<int32_t> logit_rows;      // rows whose logits are wanted, ascending
+  std::vector<int32_t> hidden_rows;     // rows whose final hidden states are wanted
 
   int64_t n_rows() const { return static_cast<int64_t>(tokens.size()); }
+
+  // Adds rows of `tokens` from first_position on. block_tables must outlive the batch.
+  void add_rows(std::span<const int32_t> rows, int64_t first_position, ops::Role role,
+                std::span<const std::vector<int32_t>> block_tables) {
+    const auto n = static_cast<int64_t>(rows.size());
+    sequences.push_back({n_rows(), n, first_position, role, block_tables});
+    tokens.insert(tokens.end(), rows.begin(), rows.end());
+    for (int64_t i = 0; i < n; ++i) positions.push_back(static_cast<int32_t>(first_position + i));
+  }
+};
+
+// Appends the batch's last n rows to a list of rows.
+inline void want_last(const Batch& batch, int64_t n, std::vector<int32_t>& rows) {
+  for (int64_t row = batch.n_rows() - n; row < batch.n_rows(); ++row) rows.push_back(static_cast<int32_t>(row));
+}
+
+// What a step gives; valid until the next.
+struct StepOutput {
+  std::span<const float> logits;  // (logit rows, n_vocab) f32
+  std::span<const float> hidden;  // (hidden rows, n_embd) f32: final hidden states, normalized
 };
 
 }  // namespace halfbyte::model

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "cache/block_tables.h"
 #include "model/rope_tables.h"
 #include "model/stage.h"
 
@@ -15,6 +16,7 @@ struct Decoder::State {
   int64_t max_rows, max_logit_rows;
   std::vector<RopeTable> ropes;  // the different ones; layers share them
   std::vector<size_t> rope_of;   // per layer, its index in ropes
+  KvGroups groups;
   std::vector<std::unique_ptr<Stage>> stages;
   StepPlan step;
 
@@ -22,7 +24,8 @@ struct Decoder::State {
       : weights(std::move(w)),
         pool(n_threads > 0 ? n_threads : usable_cores()),
         max_rows(rows),
-        max_logit_rows(logit_rows) {
+        max_logit_rows(logit_rows),
+        groups(model::kv_groups(*weights)) {
     require(rows >= 1 && logit_rows >= 1, "A decoder for %lld rows and %lld logit rows.", static_cast<long long>(rows),
             static_cast<long long>(logit_rows));
     const Config& c = weights->config;
@@ -38,13 +41,13 @@ struct Decoder::State {
     for (size_t begin = 0, end = 0; begin < backends.size(); begin = end) {
       while (end < backends.size() && backends[end] == backends[begin]) ++end;
       stages.push_back(std::make_unique<Stage>(*weights, *backends[begin], pool, static_cast<int64_t>(begin),
-                                               static_cast<int64_t>(end), rows, logit_rows, ropes, rope_of));
+                                               static_cast<int64_t>(end), rows, ropes, rope_of, groups));
     }
   }
 
   void check(const Batch& batch, const cache::KvStore& kv) const;
   void plan(const Batch& batch);
-  std::span<const float> run(const Batch& batch, cache::KvStore& kv, StepOutput wanted, const bool* cancelled);
+  StepOutput run(const Batch& batch, cache::KvStore& kv, const bool* cancelled);
 };
 
 void Decoder::State::check(const Batch& batch, const cache::KvStore& kv) const {
@@ -62,20 +65,33 @@ void Decoder::State::check(const Batch& batch, const cache::KvStore& kv) const {
     require(token >= 0 && token < c.n_vocab, "Token id %d is outside the vocabulary of %lld.", token,
             static_cast<long long>(c.n_vocab));
   }
-  for (const int32_t row : batch.logit_rows)
-    require(row >= 0 && row < n, "Logits of row %d of %lld.", row, static_cast<long long>(n));
+  for (const std::vector<int32_t>* rows : {&batch.logit_rows, &batch.hidden_rows}) {
+    for (const int32_t row : *rows)
+      require(row >= 0 && row < n, "Output of row %d of %lld.", row, static_cast<long long>(n));
+  }
+  require(batch.logit_rows.size() + batch.hidden_rows.size() <= static_cast<size_t>(max_rows),
+          "More outputs were asked for than there are rows.");
   int64_t next = 0;
   for (const SequenceRows& s : batch.sequences) {
     const int64_t last = s.first_position + s.n_rows - 1;
     require(s.first_row == next && s.n_rows >= 1 && s.first_position >= 0 && next + s.n_rows <= n,
             "A batch's sequences must cover its rows in order.");
-    require(last / ops::kKvBlockTokens < static_cast<int64_t>(s.block_table.size()), "Position %lld has no KV block.",
-            static_cast<long long>(last));
+    require(static_cast<int64_t>(s.block_tables.size()) == groups.n_groups(),
+            "A sequence with %zu block tables; the layers make %lld groups.", s.block_tables.size(),
+            static_cast<long long>(groups.n_groups()));
     require(c.positions != PositionKind::learned || last < c.n_ctx_train,
             "Position %lld is past the model's %lld learned positions.", static_cast<long long>(last),
             static_cast<long long>(c.n_ctx_train));
-    for (const int32_t block : s.block_table)
-      require(block >= -1 && block < kv.n_blocks(), "KV block %d of %d.", block, kv.n_blocks());
+    for (size_t g = 0; g < s.block_tables.size(); ++g) {
+      const std::vector<int32_t>& table = s.block_tables[g];
+      require(last / ops::kKvBlockTokens < static_cast<int64_t>(table.size()), "Position %lld has no KV block.",
+              static_cast<long long>(last));
+      for (auto i = cache::first_seen_block(s.first_position, groups.windows[g]); i <= last / ops::kKvBlockTokens;
+           ++i) {
+        const int32_t block = table[static_cast<size_t>(i)];
+        require(block >= 0 && block < kv.n_blocks(), "KV block %d of %d.", block, kv.n_blocks());
+      }
+    }
     for (int64_t i = 0; i < s.n_rows; ++i) {
       require(batch.positions[static_cast<size_t>(next + i)] == s.first_position + i,
               "A sequence's positions must be consecutive.");
@@ -88,22 +104,25 @@ void Decoder::State::check(const Batch& batch, const cache::KvStore& kv) const {
 
 // Slots, row runs and attention spans of the batch.
 void Decoder::State::plan(const Batch& batch) {
-  auto& [slots, runs, picked_runs, spans, parts] = step;
+  auto& [slots, runs, logit_runs, picked, spans, parts] = step;
   slots.clear();
   runs.clear();
   spans.clear();
   parts.clear();
-  for (const SequenceRows& s : batch.sequences) {
-    for (int64_t p = s.first_position; p < s.first_position + s.n_rows; ++p) {
-      const int32_t block = s.block_table[static_cast<size_t>(p / ops::kKvBlockTokens)];
-      require(block >= 0, "Position %lld has no KV block.", static_cast<long long>(p));
-      slots.push_back(int64_t{block} * ops::kKvBlockTokens + p % ops::kKvBlockTokens);
+  for (size_t g = 0; g < groups.windows.size(); ++g) {
+    for (const SequenceRows& s : batch.sequences) {
+      const std::vector<int32_t>& table = s.block_tables[g];
+      for (int64_t p = s.first_position; p < s.first_position + s.n_rows; ++p)
+        slots.push_back(int64_t{table[static_cast<size_t>(p / ops::kKvBlockTokens)]} * ops::kKvBlockTokens +
+                        p % ops::kKvBlockTokens);
+      spans.push_back({s.first_row, s.n_rows, s.first_position, s.role, table.data()});
     }
+  }
+  for (const SequenceRows& s : batch.sequences) {
     if (!runs.empty() && runs.back().role == s.role)
       runs.back().end += s.n_rows;
     else
       runs.push_back({s.first_row, s.first_row + s.n_rows, s.role});
-    spans.push_back({s.first_row, s.n_rows, s.first_position, s.role, s.block_table.data()});
   }
   const bool is_adapted = std::any_of(batch.sequences.begin(), batch.sequences.end(),
                                       [](const SequenceRows& s) { return s.adapters != nullptr; });
@@ -114,30 +133,31 @@ void Decoder::State::plan(const Batch& batch) {
     else
       parts.push_back({{s.first_row, s.first_row + s.n_rows, s.role}, s.adapters});
   }
-  picked_runs.clear();
+  picked = batch.logit_rows;
+  picked.insert(picked.end(), batch.hidden_rows.begin(), batch.hidden_rows.end());
+  logit_runs.clear();
   for (const int32_t row : batch.logit_rows) {
-    const int64_t at = picked_runs.empty() ? 0 : picked_runs.back().end;
+    const int64_t at = logit_runs.empty() ? 0 : logit_runs.back().end;
     ops::Role role = ops::Role::prefill;
     for (const ops::RowRun& run : runs) {
       if (row >= run.begin && row < run.end) role = run.role;
     }
-    if (!picked_runs.empty() && picked_runs.back().role == role)
-      ++picked_runs.back().end;
+    if (!logit_runs.empty() && logit_runs.back().role == role)
+      ++logit_runs.back().end;
     else
-      picked_runs.push_back({at, at + 1, role});
+      logit_runs.push_back({at, at + 1, role});
   }
 }
 
-std::span<const float> Decoder::State::run(const Batch& batch, cache::KvStore& kv, StepOutput wanted,
-                                           const bool* cancelled) {
+StepOutput Decoder::State::run(const Batch& batch, cache::KvStore& kv, const bool* cancelled) {
   check(batch, kv);
   plan(batch);
   stages.front()->embed(batch);
   for (size_t i = 0; i < stages.size(); ++i) {
     if (i > 0) stages[i]->take_stream(*stages[i - 1], batch.n_rows());
-    stages[i]->run(batch, step, kv, i + 1 == stages.size(), wanted, cancelled);
+    stages[i]->run(batch, step, kv, i + 1 == stages.size(), cancelled);
   }
-  return stages.back()->output(static_cast<int64_t>(batch.logit_rows.size()), wanted);
+  return stages.back()->output(batch);
 }
 
 Decoder::Decoder(std::shared_ptr<const Weights> weights, int n_threads, int64_t max_rows, int64_t max_logit_rows,
@@ -150,34 +170,31 @@ const Config& Decoder::config() const {
   return state_->weights->config;
 }
 
-std::vector<ops::KvLayout> Decoder::kv_layouts(ops::KvType k_type, ops::KvType v_type) const {
-  std::vector<ops::KvLayout> layouts;
-  for (const LayerConfig& layer : config().layers)
-    layouts.push_back({k_type, v_type, layer.n_kv_heads, config().head_dim_k, config().head_dim_v});
+const KvGroups& Decoder::kv_groups() const {
+  return state_->groups;
+}
+
+cache::KvStore Decoder::make_kv(ops::KvType k_type, ops::KvType v_type, int32_t n_blocks) const {
   const auto quantized = [](ops::KvType type) { return type == ops::KvType::q8_0 || type == ops::KvType::q4_0; };
   require(
       (!quantized(k_type) || config().head_dim_k % 32 == 0) && (!quantized(v_type) || config().head_dim_v % 32 == 0),
       "A quantized KV type needs a head_dim that is a multiple of 32; this model's is %d. Choose f16, bf16 or f32.",
       config().head_dim_k);
-  return layouts;
-}
-
-cache::KvStore Decoder::make_kv(ops::KvType k_type, ops::KvType v_type, int32_t n_blocks) const {
-  std::vector<const ops::Memory*> memories;
-  for (const ops::Ops* ops : state_->weights->layer_ops) memories.push_back(ops->memory);
-  return cache::KvStore(kv_layouts(k_type, v_type), n_blocks, std::move(memories));
+  std::vector<cache::KvStore::Slot> slots;
+  for (const int32_t layer : kv_groups().example) {
+    const LayerConfig& shape = config().layers[static_cast<size_t>(layer)];
+    slots.push_back({{k_type, v_type, shape.n_kv_heads, config().head_dim_k, config().head_dim_v},
+                     state_->weights->layer_ops[static_cast<size_t>(layer)]->memory});
+  }
+  return cache::KvStore(slots, kv_groups().slot_of, n_blocks);
 }
 
 void Decoder::set_observer(LinearObserver* observer) {
   for (const std::unique_ptr<Stage>& stage : state_->stages) stage->set_observer(observer);
 }
 
-std::span<const float> Decoder::forward(const Batch& batch, cache::KvStore& kv, const bool* cancelled) {
-  return state_->run(batch, kv, StepOutput::logits, cancelled);
-}
-
-std::span<const float> Decoder::hidden(const Batch& batch, cache::KvStore& kv, const bool* cancelled) {
-  return state_->run(batch, kv, StepOutput::hidden, cancelled);
+StepOutput Decoder::forward(const Batch& batch, cache::KvStore& kv, const bool* cancelled) {
+  return state_->run(batch, kv, cancelled);
 }
 
 }  // namespace halfbyte::model

@@ -9,6 +9,7 @@
 #include "cache/kv_store.h"
 #include "model/arch.h"
 #include "model/batch.h"
+#include "model/kv_groups.h"
 #include "model/observer.h"
 #include "model/weights.h"
 
@@ -25,22 +26,19 @@ class Decoder {
 
   const Config& config() const;
 
+  // Which block tables a batch's sequences have.
+  const KvGroups& kv_groups() const;
   // A cache of n_blocks blocks, each layer's in the memory of the backend that computes it.
   cache::KvStore make_kv(ops::KvType k_type, ops::KvType v_type, int32_t n_blocks) const;
 
   // Tells `observer` (nullptr: nobody) what enters the layers' matrices from now on. Only for models on the host.
   void set_observer(LinearObserver* observer);
 
-  // Runs the batch, writing K and V of its rows into `kv`. Returns logits (batch.logit_rows.size(), n_vocab) f32, valid
-  // until the next call. `cancelled`, when given, is asked between layers; true ends the call with Error(cancelled).
-  std::span<const float> forward(const Batch& batch, cache::KvStore& kv, const bool* cancelled = nullptr);
-
-  // The same pass, but returns the final normalized hidden states of the rows in logit_rows (n, n_embd).
-  std::span<const float> hidden(const Batch& batch, cache::KvStore& kv, const bool* cancelled = nullptr);
+  // Runs the batch, writing K and V of its rows into `kv`. `cancelled`, when given, is asked between layers; true ends
+  // the call with Error(cancelled).
+  StepOutput forward(const Batch& batch, cache::KvStore& kv, const bool* cancelled = nullptr);
 
  private:
-  std::vector<ops::KvLayout> kv_layouts(ops::KvType k_type, ops::KvType v_type) const;
-
   struct State;
   std::unique_ptr<State> state_;
 };

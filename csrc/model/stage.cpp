@@ -38,9 +38,9 @@ Widths widths_of(const Weights& w) {
 }  // namespace
 
 Stage::Stage(const Weights& weights, const ops::Ops& ops, ThreadPool& pool, int64_t begin, int64_t end,
-             int64_t max_rows, int64_t max_logit_rows, const std::vector<RopeTable>& ropes,
-             const std::vector<size_t>& rope_of)
-    : weights_(weights), ops_(ops), begin_(begin), end_(end), rope_of_(rope_of) {
+             int64_t max_rows, const std::vector<RopeTable>& ropes, const std::vector<size_t>& rope_of,
+             const KvGroups& groups)
+    : weights_(weights), ops_(ops), begin_(begin), end_(end), rope_of_(rope_of), groups_(groups) {
   const Config& c = weights.config;
   const Widths widths = widths_of(weights);
   x_ = floats(max_rows * c.n_embd);
@@ -50,7 +50,7 @@ Stage::Stage(const Weights& weights, const ops::Ops& ops, ThreadPool& pool, int6
   attended_ = floats(max_rows * widths.attention);
   mlp_ = floats(max_rows * widths.mlp);
   gate_up_ = floats(max_rows * widths.gate_up);
-  picked_ = floats(max_logit_rows * c.n_embd);
+  picked_ = floats(max_rows * c.n_embd);
   for (const RopeTable& table : ropes) {
     inv_freqs_.push_back(floats(static_cast<int64_t>(table.inv_freq.size())));
     ops.memory->upload(inv_freqs_.back().data(), table.inv_freq.data(), table.inv_freq.size() * sizeof(float));
@@ -149,20 +149,23 @@ void Stage::attention(size_t index, const float* input, const Batch& batch, cach
     ops_.rope(context_, rope_args, k, k_stride, n, shape.n_kv_heads, c.head_dim_k, batch.positions.data());
   }
   const int layer = static_cast<int>(index);
-  ops_.store_kv(context_, kv.layout(layer), kv.layer_data(layer), k, k_stride, v, v_stride, n, plan_->slots.data());
-  ops_.attention(context_, {.query = q,
-                            .query_stride = q_stride,
-                            .out = attended_.as<float>(),
-                            .out_stride = o_dim,
-                            .kv = kv.layer_data(layer),
-                            .layout = kv.layout(layer),
-                            .n_heads = shape.n_heads,
-                            .scale = c.attention_scale != 0 ? c.attention_scale
-                                                            : 1.0f / std::sqrt(static_cast<float>(c.head_dim_k)),
-                            .softcap = c.attention_softcap,
-                            .window = shape.window,
-                            .sinks = data_or_null(w.sinks),
-                            .spans = plan_->spans});
+  const auto group = static_cast<size_t>(groups_.group_of[index]);
+  ops_.store_kv(context_, kv.layout(layer), kv.layer_data(layer), k, k_stride, v, v_stride, n,
+                plan_->slots.data() + group * static_cast<size_t>(n));
+  ops_.attention(
+      context_,
+      {.query = q,
+       .query_stride = q_stride,
+       .out = attended_.as<float>(),
+       .out_stride = o_dim,
+       .kv = kv.layer_data(layer),
+       .layout = kv.layout(layer),
+       .n_heads = shape.n_heads,
+       .scale = c.attention_scale != 0 ? c.attention_scale : 1.0f / std::sqrt(static_cast<float>(c.head_dim_k)),
+       .softcap = c.attention_softcap,
+       .window = shape.window,
+       .sinks = data_or_null(w.sinks),
+       .spans = std::span(plan_->spans).subspan(group * batch.sequences.size(), batch.sequences.size())});
   project(attended_.as<float>(), o_dim,
           {{.weight = &w.o,
             .bias = data_or_null(w.o_bias),
@@ -339,25 +342,25 @@ void Stage::layer(size_t index, const Batch& batch, cache::KvStore& kv) {
   }
 }
 
-// Leaves the normalized hidden states of the picked rows, and their logits if wanted.
-void Stage::finish(const Batch& batch, StepOutput wanted) {
+// Leaves the normalized hidden states of the picked rows, and the logits of those that want them.
+void Stage::finish(const Batch& batch) {
   const Config& c = weights_.config;
   const auto n = static_cast<int64_t>(batch.logit_rows.size());
   float* rows = picked_.as<float>();
-  ops_.pick_rows(context_, x_.as<float>(), c.n_embd, batch.logit_rows, rows);
-  norm(rows, rows, n, weights_.output_norm, weights_.output_norm_bias);
-  if (wanted == StepOutput::hidden) return;
+  ops_.pick_rows(context_, x_.as<float>(), c.n_embd, plan_->picked, rows);
+  norm(rows, rows, static_cast<int64_t>(plan_->picked.size()), weights_.output_norm, weights_.output_norm_bias);
+  if (n == 0) return;
   const ops::Projection head[] = {{.weight = &weights_.output,
                                    .bias = data_or_null(weights_.output_bias),
                                    .out = logits_.as<float>(),
                                    .out_stride = c.n_vocab,
                                    .scale = c.logit_scale}};
-  ops_.linear(context_, rows, c.n_embd, plan_->picked_runs, std::span(head));
+  ops_.linear(context_, rows, c.n_embd, plan_->logit_runs, std::span(head));
   if (c.final_softcap > 0) ops_.softcap(context_, logits_.as<float>(), n * c.n_vocab, c.final_softcap);
 }
 
 // Steps that only decode, one row a sequence, repeat: everything that the ops are called with is told by these numbers.
-uint64_t Stage::step_key(const Batch& batch, cache::KvStore& kv, bool is_last, StepOutput wanted) const {
+uint64_t Stage::step_key(const Batch& batch, cache::KvStore& kv, bool is_last) const {
   const bool repeats = std::all_of(batch.sequences.begin(), batch.sequences.end(),
                                    [](const SequenceRows& s) { return s.role == ops::Role::decode && s.n_rows == 1; });
   if (!repeats || !plan_->parts.empty()) return 0;
@@ -365,7 +368,7 @@ uint64_t Stage::step_key(const Batch& batch, cache::KvStore& kv, bool is_last, S
   const uint64_t numbers[] = {
       static_cast<uint64_t>(batch.n_rows()),
       is_last ? batch.logit_rows.size() + 1 : 0,
-      static_cast<uint64_t>(wanted),
+      batch.hidden_rows.size(),
       reinterpret_cast<uintptr_t>(kv.layer_data(static_cast<int>(begin_))),
       reinterpret_cast<uintptr_t>(logits_.data()),
   };
@@ -381,13 +384,11 @@ void Stage::take_stream(const Stage& before, int64_t n_rows) {
   ops_.memory->upload(x_.data(), moved_.data(), n_bytes);
 }
 
-void Stage::run(const Batch& batch, const StepPlan& plan, cache::KvStore& kv, bool is_last, StepOutput wanted,
-                const bool* cancelled) {
+void Stage::run(const Batch& batch, const StepPlan& plan, cache::KvStore& kv, bool is_last, const bool* cancelled) {
   plan_ = &plan;
-  const bool has_output = is_last && !batch.logit_rows.empty();
-  const int64_t n_logits = static_cast<int64_t>(batch.logit_rows.size()) * weights_.config.n_vocab;
-  if (has_output && wanted == StepOutput::logits && logits_.size() < static_cast<size_t>(n_logits) * sizeof(float))
-    logits_ = ops_.memory->allocate(static_cast<size_t>(n_logits) * sizeof(float), "The logits of a step");
+  const bool has_output = is_last && !plan.picked.empty();
+  const size_t logit_bytes = batch.logit_rows.size() * static_cast<size_t>(weights_.config.n_vocab) * sizeof(float);
+  if (has_output && logits_.size() < logit_bytes) logits_ = ops_.memory->allocate(logit_bytes, "The logits of a step");
 
   // Tells the backend where a step begins and ends, also when it is left by an error.
   struct Step {
@@ -406,27 +407,35 @@ void Stage::run(const Batch& batch, const StepPlan& plan, cache::KvStore& kv, bo
     }
   };
   Step step(ops_, context_,
-            {batch.positions, plan.slots, plan.spans, batch.logit_rows,
-             ops_.begin_step != nullptr ? step_key(batch, kv, is_last, wanted) : 0});
+            {batch.positions, plan.slots, plan.spans, plan.picked,
+             ops_.begin_step != nullptr ? step_key(batch, kv, is_last) : 0});
   if (!step.is_replayed) {
     for (int64_t index = begin_; index < end_; ++index) {
       if (cancelled != nullptr && __atomic_load_n(cancelled, __ATOMIC_RELAXED))
         throw Error(ErrorKind::cancelled, "The computation was stopped.");
       layer(static_cast<size_t>(index), batch, kv);
     }
-    if (has_output) finish(batch, wanted);
+    if (has_output) finish(batch);
   }
   step.complete();
 }
 
-std::span<const float> Stage::output(int64_t n_rows, StepOutput wanted) {
-  const bool is_hidden = wanted == StepOutput::hidden;
-  const auto n = static_cast<size_t>(n_rows * (is_hidden ? weights_.config.n_embd : weights_.config.n_vocab));
-  const Buffer& values = is_hidden ? picked_ : logits_;
-  if (n == 0 || ops_.memory->is_host) return {values.as<float>(), n};
-  if (moved_.size() < n * sizeof(float)) moved_ = Buffer(n * sizeof(float), "The logits of a step");
-  ops_.memory->download(moved_.data(), values.data(), n * sizeof(float));
-  return {moved_.as<float>(), n};
+// n floats from the first on; `copy` is where a device's come to.
+std::span<const float> Stage::in_host(const Buffer& values, int64_t first, int64_t n, Buffer& copy) const {
+  const float* from = values.as<float>() + first;
+  const auto size = static_cast<size_t>(n);
+  if (n == 0 || ops_.memory->is_host) return {from, size};
+  if (copy.size() < size * sizeof(float)) copy = Buffer(size * sizeof(float), "The output of a step");
+  ops_.memory->download(copy.data(), from, size * sizeof(float));
+  return {copy.as<float>(), size};
+}
+
+StepOutput Stage::output(const Batch& batch) {
+  const Config& c = weights_.config;
+  const auto n_logits = static_cast<int64_t>(batch.logit_rows.size());
+  const auto n_hidden = static_cast<int64_t>(batch.hidden_rows.size());
+  return {in_host(logits_, 0, n_logits * c.n_vocab, host_logits_),
+          in_host(picked_, n_logits * c.n_embd, n_hidden * c.n_embd, host_hidden_)};
 }
 
 }  // namespace halfbyte::model

@@ -10,6 +10,7 @@
 #include "cache/kv_store.h"
 #include "model/adapter.h"
 #include "model/batch.h"
+#include "model/kv_groups.h"
 #include "model/observer.h"
 #include "model/rope_tables.h"
 #include "model/weights.h"
@@ -18,10 +19,11 @@ namespace halfbyte::model {
 
 // What all stages need to know of a batch, in host memory.
 struct StepPlan {
-  std::vector<int64_t> slots;             // (n_rows)
+  std::vector<int64_t> slots;             // (groups of layers, n_rows)
   std::vector<ops::RowRun> runs;          // of the batch's rows
-  std::vector<ops::RowRun> picked_runs;   // of the rows that want logits
-  std::vector<ops::AttentionSpan> spans;  // of the batch's sequences
+  std::vector<ops::RowRun> logit_runs;    // of the rows that want logits
+  std::vector<int32_t> picked;            // logit rows, then hidden rows
+  std::vector<ops::AttentionSpan> spans;  // (groups of layers, sequences)
   // Rows that share role and adapters, covering the batch; empty when no row has any.
   struct Part {
     ops::RowRun rows;
@@ -30,14 +32,11 @@ struct StepPlan {
   std::vector<Part> parts;
 };
 
-// What the last stage ends with, for the rows that want it.
-enum class StepOutput : uint8_t { logits, hidden };
-
 class Stage {
  public:
   // Layers [begin, end), all on `ops`. ropes: the model's different tables, rope_of: each layer's.
   Stage(const Weights& weights, const ops::Ops& ops, ThreadPool& pool, int64_t begin, int64_t end, int64_t max_rows,
-        int64_t max_logit_rows, const std::vector<RopeTable>& ropes, const std::vector<size_t>& rope_of);
+        const std::vector<RopeTable>& ropes, const std::vector<size_t>& rope_of, const KvGroups& groups);
   ~Stage();
 
   // Tells `observer` (nullptr: nobody) of every layer's matrix products from now on. Only on a host backend.
@@ -48,15 +47,14 @@ class Stage {
   void take_stream(const Stage& before, int64_t n_rows);
 
   // Runs the layers; the last stage also leaves output(). Throws Error(cancelled) between layers when *cancelled.
-  void run(const Batch& batch, const StepPlan& plan, cache::KvStore& kv, bool is_last, StepOutput wanted,
-           const bool* cancelled);
+  void run(const Batch& batch, const StepPlan& plan, cache::KvStore& kv, bool is_last, const bool* cancelled);
 
-  // (logit rows, n_vocab) or (logit rows, n_embd), in host memory, valid until the next run().
-  std::span<const float> output(int64_t n_rows, StepOutput wanted);
+  // In host memory, valid until the next run().
+  StepOutput output(const Batch& batch);
 
  private:
   Buffer floats(int64_t n) const;
-  uint64_t step_key(const Batch& batch, cache::KvStore& kv, bool is_last, StepOutput wanted) const;
+  uint64_t step_key(const Batch& batch, cache::KvStore& kv, bool is_last) const;
   void project(const float* in, int64_t in_stride, std::initializer_list<ops::Projection> projections);
   void norm(const float* in, float* out, int64_t n_rows, const Vector& weight, const Vector& bias);
   void norm_heads(float* rows, int64_t stride, int64_t n, int n_heads, const Vector& weight, const Vector& bias);
@@ -68,7 +66,8 @@ class Stage {
   void hidden_of_part(const StepPlan::Part& part, size_t index, const float* input);
   void feed_forward(size_t index, const float* input, float* out, bool accumulate);
   void layer(size_t index, const Batch& batch, cache::KvStore& kv);
-  void finish(const Batch& batch, StepOutput wanted);
+  void finish(const Batch& batch);
+  std::span<const float> in_host(const Buffer& values, int64_t first, int64_t n, Buffer& copy) const;
 
   const Weights& weights_;
   const ops::Ops& ops_;
@@ -77,6 +76,7 @@ class Stage {
   std::vector<Buffer> inv_freqs_;  // of the different rope tables
   std::vector<float> magnitudes_;
   const std::vector<size_t>& rope_of_;
+  const KvGroups& groups_;
   const StepPlan* plan_ = nullptr;  // of the running step
   LinearObserver* observer_ = nullptr;
 
@@ -90,9 +90,10 @@ class Stage {
   Buffer gate_up_;        // (n, 2 n_ff) where the file fuses them
   Buffer low_rank_;       // (n, rank) of an adapter, grown on demand
   Buffer ones_;           // (n_ff), made when an adapter needs it
-  Buffer picked_;         // (logit rows, n_embd)
+  Buffer picked_;         // (picked rows, n_embd)
   Buffer logits_;         // (logit rows, n_vocab), grown on demand
   mutable Buffer moved_;  // what passes through the host on its way from a device
+  Buffer host_logits_, host_hidden_;  // of a device's
 };
 
 }  // namespace halfbyte::model

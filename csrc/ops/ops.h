@@ -120,10 +120,10 @@ struct Context {
 // What changes from one step of a model to the next, in host memory. The arrays stay as they are until end_step(), and
 // the ops of the step are called with pointers into them.
 struct StepInputs {
-  std::span<const int32_t> positions;  // (n_tokens)
-  std::span<const int64_t> slots;      // (n_tokens)
-  std::span<const AttentionSpan> spans;
-  std::span<const int32_t> picked;  // argument of pick_rows()
+  std::span<const int32_t> positions;    // (n_tokens)
+  std::span<const int64_t> slots;        // (n_tokens), for each group of layers that has KV blocks of its own
+  std::span<const AttentionSpan> spans;  // likewise; ops are called with one group's part
+  std::span<const int32_t> picked;       // argument of pick_rows()
   // Steps with equal keys call the same ops in the same order with the same pointers and shapes; what differs is the
   // arrays above (of equal sizes) and the values in memory. 0: this step is unlike others.
   uint64_t key = 0;

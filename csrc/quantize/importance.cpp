@@ -18,33 +18,36 @@ int32_t blocks_for(int64_t n_ctx) {
   return static_cast<int32_t>((n_ctx + ops::kKvBlockTokens - 1) / ops::kKvBlockTokens);
 }
 
+int32_t n_groups(const model::Decoder& decoder) {
+  return static_cast<int32_t>(decoder.kv_groups().n_groups());
+}
+
 }  // namespace
 
 ImportanceCollector::ImportanceCollector(std::shared_ptr<const model::Weights> weights, int n_threads, int64_t n_ctx)
     : weights_(std::move(weights)),
       decoder_(weights_, n_threads, kBatchRows, kBatchRows, n_ctx),
-      kv_(decoder_.make_kv(ops::KvType::f16, ops::KvType::f16, blocks_for(n_ctx))),
-      blocks_(static_cast<size_t>(blocks_for(n_ctx))) {
-  std::iota(blocks_.begin(), blocks_.end(), 0);
+      kv_(decoder_.make_kv(ops::KvType::f16, ops::KvType::f16, blocks_for(n_ctx) * n_groups(decoder_))),
+      block_tables_(static_cast<size_t>(n_groups(decoder_))) {
+  for (size_t g = 0; g < block_tables_.size(); ++g) {
+    block_tables_[g].resize(static_cast<size_t>(blocks_for(n_ctx)));
+    std::iota(block_tables_[g].begin(), block_tables_[g].end(), static_cast<int32_t>(g) * blocks_for(n_ctx));
+  }
   decoder_.set_observer(this);
 }
 
 void ImportanceCollector::add(const std::vector<int32_t>& tokens) {
   const auto n = static_cast<int64_t>(tokens.size());
-  require(n >= 1 && n <= static_cast<int64_t>(blocks_.size()) * ops::kKvBlockTokens, "A text of %lld tokens.",
-          static_cast<long long>(n));
+  require(n >= 1 && n <= static_cast<int64_t>(block_tables_.front().size()) * ops::kKvBlockTokens,
+          "A text of %lld tokens.", static_cast<long long>(n));
   for (int64_t first = 0; first < n; first += kBatchRows) {
     const int64_t count = std::min(kBatchRows, n - first);
     model::Batch batch;
-    for (int64_t i = 0; i < count; ++i) {
-      batch.tokens.push_back(tokens[static_cast<size_t>(first + i)]);
-      batch.positions.push_back(static_cast<int32_t>(first + i));
-      batch.logit_rows.push_back(static_cast<int32_t>(i));
-    }
-    batch.sequences.push_back({0, count, first, ops::Role::prefill, blocks_});
-    // What enters the output matrix is what hidden() returns; computing the logits would be waste.
-    const std::span<const float> rows = decoder_.hidden(batch, kv_);
-    observe(weights_->output, rows.data(), decoder_.config().n_embd, count);
+    batch.add_rows(std::span(tokens).subspan(static_cast<size_t>(first), static_cast<size_t>(count)), first,
+                   ops::Role::prefill, block_tables_);
+    // What enters the output matrix is the hidden states; computing the logits would be waste.
+    model::want_last(batch, count, batch.hidden_rows);
+    observe(weights_->output, decoder_.forward(batch, kv_).hidden.data(), decoder_.config().n_embd, count);
   }
 }
 

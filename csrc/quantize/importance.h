@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "cache/block_tables.h"
 #include "model/decoder.h"
 
 namespace halfbyte::quantize {
@@ -34,7 +35,7 @@ class ImportanceCollector : private model::LinearObserver {
   std::shared_ptr<const model::Weights> weights_;
   model::Decoder decoder_;
   cache::KvStore kv_;
-  std::vector<int32_t> blocks_;
+  cache::BlockTables block_tables_;
   std::vector<float> row_sums_;
   std::map<std::string, ColumnSquares> squares_;
 };

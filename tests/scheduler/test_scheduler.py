@@ -17,9 +17,10 @@ BLOCK = 16
 class Memory:
     """Runs plans: each row checks that its sequence's earlier positions hold what was computed from the same tokens."""
 
-    def __init__(self, scheduler: testing.Scheduler) -> None:
+    def __init__(self, scheduler: testing.Scheduler, windows: tuple[int, ...] = (0,), n_batch: int = 512) -> None:
         self.scheduler = scheduler
-        self.slots: dict[int, int] = {}  # what a slot was computed from: the tokens up to its own
+        self.windows, self.n_batch = windows, n_batch
+        self.slots: dict[int, tuple[int, int]] = {}  # a slot's group of layers, and a hash of the tokens up to its own
         self.n_prompt: dict[int, int] = {}
 
     def add(self, id: int, prompt: list[int], **spec: Any) -> None:
@@ -28,27 +29,31 @@ class Memory:
 
     def fork(self, id: int, new_id: int) -> None:
         self.n_prompt[new_id] = self.n_prompt[id]
-        copy = self.scheduler.fork(id, new_id)
-        if copy is not None:
+        for source, target in self.scheduler.fork(id, new_id):
             for i in range(BLOCK):
-                if copy[0] * BLOCK + i in self.slots:
-                    self.slots[copy[1] * BLOCK + i] = self.slots[copy[0] * BLOCK + i]
+                if source * BLOCK + i in self.slots:
+                    self.slots[target * BLOCK + i] = self.slots[source * BLOCK + i]
 
     def run(self, plan: list[dict]) -> None:
         for write in (True, False):  # all rows are stored before any row is read
             for rows in plan:
-                tokens, table = self.scheduler.tokens(rows["id"]), self.scheduler.block_table(rows["id"])
+                tokens, tables = self.scheduler.tokens(rows["id"]), self.scheduler.block_tables(rows["id"])
                 first, end = rows["first_position"], rows["first_position"] + rows["n_rows"]
                 assert rows["is_prefill"] == (end <= self.n_prompt[rows["id"]])
                 assert rows["is_newest"] == (end == len(tokens))
                 content = 0
                 for p in range(end):
                     content = hash((content, tokens[p]))
-                    slot = table[p // BLOCK] * BLOCK + p % BLOCK
-                    if not write:
-                        assert self.slots[slot] == content, (rows, p)
-                    elif p >= first:
-                        self.slots[slot] = content
+                    for group, (window, table) in enumerate(zip(self.windows, tables, strict=True)):
+                        slot = table[p // BLOCK] * BLOCK + p % BLOCK
+                        if write and p >= first:
+                            assert slot >= 0
+                            self.slots[slot] = group, content
+                        elif not write and (window == 0 or p > first - window):
+                            assert self.slots[slot] == (group, content), (rows, group, p)
+                for window, table in zip(self.windows, tables, strict=True):
+                    n_held = sum(block >= 0 for block in table)
+                    assert n_held == len(table) if window == 0 else n_held <= (window + self.n_batch) // BLOCK + 3
         self.scheduler.complete(plan)
         self.scheduler.check_integrity()
 
@@ -63,30 +68,45 @@ def streams_and_prompts(plan: list[dict]) -> tuple[dict[int, int], dict[int, int
     st.integers(0, 1 << 30),
     st.sampled_from([(30, 512, 8), (30, 7, 8), (14, 40, 3), (14, 1, 8), (60, 64, 2)]),
     st.booleans(),
+    st.sampled_from([(0,), (20,), (0, 20), (33, 0, 5, 33)]),
 )
-def test_random_lives(seed: int, sizes: tuple[int, int, int], prefix_cache: bool) -> None:
-    """Requests of all kinds come, draft, fork, slide and go; all get done, no block is lost or written twice."""
+def test_random_lives(seed: int, sizes: tuple[int, int, int], prefix_cache: bool, windows: tuple[int, ...]) -> None:
+    """Requests of all kinds come, draft, fork, slide and go; all get done, no block is lost, written twice or given
+    back too early or too late."""
     n_blocks, n_batch, max_sequences = sizes
+    n_blocks *= len(windows)
     draw = random.Random(seed)
     s = testing.Scheduler(
-        n_blocks, n_batch=n_batch, max_sequences=max_sequences, max_logit_rows=12, prefix_cache=prefix_cache
+        n_blocks,
+        n_batch=n_batch,
+        max_sequences=max_sequences,
+        max_logit_rows=12,
+        prefix_cache=prefix_cache,
+        windows=windows,
     )
-    memory, left, next_id, n_to_come = Memory(s), {}, 0, 12
-    every_logit = set()
+    memory, left, next_id, n_to_come = Memory(s, windows, n_batch), {}, 0, 12
+    every_logit: set[int] = set()
+    passes: set[int] = set()
     for _ in range(3000):
         if n_to_come and draw.random() < 0.4:
             shared = [draw.randrange(2)] * draw.choice([0, 16, 40])
             prompt = shared + [draw.randrange(3) for _ in range(draw.randint(1, 90))]
-            if draw.random() < 0.2:
+            kind = draw.random()
+            if kind < 0.2:
                 every_logit.add(next_id)
+            elif kind < 0.35:
+                passes.add(next_id)
             memory.add(
                 next_id,
                 prompt,
                 priority=draw.choice([0, 0, 1]),
                 client=draw.randrange(3),
                 every_logit=next_id in every_logit,
+                every_row=next_id in passes,
+                no_logits=next_id in passes,
+                is_passing=next_id in passes,
             )
-            left[next_id] = draw.randint(1, 30)
+            left[next_id] = draw.randint(1, 30) if next_id not in passes else 1
             next_id += 1
             n_to_come -= 1
         for id in left:
@@ -107,6 +127,11 @@ def test_random_lives(seed: int, sizes: tuple[int, int, int], prefix_cache: bool
             assert rows["n_logits"] == n_rows or id not in every_logit or not rows["is_prefill"]
             if not rows["is_newest"] or id not in left:
                 continue
+            if id in passes:
+                assert rows["n_logits"] == 0
+                s.finish(id)
+                del left[id]
+                continue
             assert rows["n_logits"] >= 1
             for _ in range(rows["n_logits"] if not rows["is_prefill"] else 1):
                 left[id] -= 1
@@ -116,7 +141,7 @@ def test_random_lives(seed: int, sizes: tuple[int, int, int], prefix_cache: bool
                     break
                 if not s.append(id, draw.randrange(3)):
                     break
-        for id in list(left):
+        for id in set(left) - passes:
             tokens = s.tokens(id)
             if draw.random() < 0.02 and len(tokens) > 40:
                 memory.n_prompt[id] = len(tokens) // 2
@@ -261,3 +286,33 @@ def test_drafts_are_settled_by_what_is_drawn() -> None:
     plan = s.plan()
     assert (plan[0]["first_position"], plan[0]["n_rows"]) == (6, 1)
     memory.run(plan)
+
+
+def test_windows_hold_no_more_than_they_see() -> None:
+    """A pool that could not keep the whole prompt in every group reads it, and runs a stream as long."""
+    s = testing.Scheduler(300, n_batch=32, windows=[0, 40, 40, 40, 40], prefix_cache=False)
+    memory = Memory(s, (0, 40, 40, 40, 40), 32)
+    memory.add(0, [1] * 1500)  # 94 blocks for one group, 470 for five
+    for _ in range(1000):
+        plan = s.plan()
+        memory.run(plan)
+        if plan[0]["is_newest"]:
+            s.append(0, 2)
+    assert s.n_preemptions == 0
+    assert [sum(b >= 0 for b in table) for table in s.block_tables(0)[1:]] == [4] * 4
+    s.finish(0)
+    assert s.n_free == 300
+
+
+def test_prompt_rows_that_are_wanted_are_computed_though_they_are_known() -> None:
+    s = testing.Scheduler(40)
+    memory = Memory(s)
+    memory.add(0, [1] * 100)
+    memory.run(s.plan())
+    s.finish(0)
+    memory.add(1, [1] * 100, every_logit=True)
+    plan = s.plan()
+    assert (plan[0]["first_position"], plan[0]["n_logits"]) == (0, 64)
+    memory.add(2, [1] * 100)
+    memory.run(plan)
+    assert [r["first_position"] for r in s.plan() if r["id"] == 2] == [96]
