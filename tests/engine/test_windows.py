@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,8 +100,15 @@ def test_more_sequences_fit_when_layers_forget(model: _core.Model, tiny_model: C
     """Streams of 200 tokens run together in a pool of twice as many; none is pushed out."""
 
     def n_preemptions(model: _core.Model) -> int:
-        engine, mailbox = open_engine(model, 400, 16), _core.Mailbox()
-        left = {engine.submit([60 + i] * 100, GREEDY, mailbox, max_tokens=100)[0] for i in range(4)}
+        engine, mailbox, all_came = open_engine(model, 400, 16), _core.Mailbox(), threading.Event()
+
+        def wait(generated: object, logits: object) -> None:
+            assert all_came.wait(60)
+
+        left = set()
+        for i in range(4):
+            left.add(engine.submit([60 + i] * 100, GREEDY, mailbox, max_tokens=100, processors=[wait])[0])
+        all_came.set()
         while left:
             left -= {e["id"] for e in mailbox.take(30) if e["finish"]}
         return int(engine.stats()["n_preemptions"])
