@@ -52,10 +52,13 @@ class Cursor {
                 hint);
   }
 
-  void need(uint64_t n, const char* what) const {
-    if (n > remaining()) {
-      fail(format_string("%s needs %llu bytes, but %zu remain", what, static_cast<unsigned long long>(n), remaining()));
-    }
+  // Room for n things of at least so many bytes each.
+  void need(uint64_t n, const char* what, size_t least_bytes = 1) const {
+    if (n <= remaining() / least_bytes) return;
+    const auto count = static_cast<unsigned long long>(n);
+    fail(least_bytes == 1 ? format_string("%s needs %llu bytes, but %zu remain", what, count, remaining())
+                          : format_string("%s are %llu of at least %zu bytes each, but %zu bytes remain", what, count,
+                                          least_bytes, remaining()));
   }
 
   template <class T>
@@ -92,7 +95,7 @@ bool read_bool(Cursor& cursor, const std::string& key) {
 
 template <class Wire, class Out>
 void read_numbers(Cursor& cursor, uint64_t n, std::vector<Out>& out) {
-  if (n > cursor.remaining() / sizeof(Wire)) cursor.need(UINT64_MAX, "an array's elements");
+  cursor.need(n, "an array's elements", sizeof(Wire));
   out.reserve(n);
   for (uint64_t i = 0; i < n; ++i) out.push_back(static_cast<Out>(cursor.read<Wire>("an array element")));
 }
@@ -153,13 +156,13 @@ std::shared_ptr<const MetaArray> read_array(Cursor& cursor, const std::string& k
       break;
     case WireType::string:
       array->type = Type::text;
-      if (n > cursor.remaining() / 8) cursor.need(UINT64_MAX, "an array's strings");
+      cursor.need(n, "an array's strings", 8);
       array->texts.reserve(n);
       for (uint64_t i = 0; i < n; ++i) array->texts.push_back(cursor.read_string("an array's string", UINT64_MAX));
       break;
     case WireType::array:
       array->type = Type::array;
-      if (n > cursor.remaining() / 12) cursor.need(UINT64_MAX, "an array's arrays");
+      cursor.need(n, "an array's arrays", 12);
       for (uint64_t i = 0; i < n; ++i) array->arrays.push_back(read_array(cursor, key, depth + 1));
       break;
     default:

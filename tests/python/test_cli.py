@@ -50,6 +50,30 @@ def test_run_takes_words_pipes_and_files(model: str, tmp_path: Path) -> None:
     assert len(answers) == 1
 
 
+def test_words_may_stand_on_both_sides_of_flags(model: str) -> None:
+    flags = ["-n", "4", "--temp", "0"]
+    assert call("run", model, *flags, "Hi", "you").stdout == call("run", model, "Hi you", *flags).stdout != ""
+    assert call("tokenize", "-m", model, "one", "more").stderr.startswith("halfbyte tokenize: one word too many: one.")
+    assert call("run", "--nonsense").stderr.startswith("halfbyte run: no such flag: --nonsense.")
+    assert "COMMAND" in call().stderr
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-", "1>/dev/full"])
+def test_closed_streams_and_full_disks_are_no_tracebacks(model: str, closed: str) -> None:
+    for command in (f"run -m {model} -p é -n 2", f"run -m {model} -n 2", f"tokenize -m {model} --json"):
+        line = f"{sys.executable} -m halfbyte {command} {closed}"
+        done = subprocess.run(["sh", "-c", line], input="Hi", capture_output=True, text=True, timeout=120, check=False)
+        assert "Traceback" not in done.stderr + done.stdout, done.stderr
+        assert done.returncode in (0, 1)
+
+
+def test_terminals_that_know_ascii_only(model: str) -> None:
+    ascii_only = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    shown = call("run", "-m", model, "-p", "é❤", "-n", "40", "--temp", "2", "-s", "3", "--ignore-eos", **ascii_only)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.isascii()
+
+
 def test_tokenize(model: str) -> None:
     plain = call("tokenize", "-m", model, "--no-bos", "--json", stdin="Hi<s>")
     assert json.loads(plain.stdout)[-1] == 256

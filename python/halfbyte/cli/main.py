@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import pkgutil
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
 
 from halfbyte import __version__
 from halfbyte import cli as package
@@ -24,11 +26,31 @@ def command_modules() -> dict[str, ModuleType]:
     return {name.removesuffix("_"): importlib.import_module(f"halfbyte.cli.{name}") for name in names}
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that takes words on both sides of flags, and complains in one line."""
+
+    _is_parsing = False
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        if self._subparsers is not None or self._is_parsing:
+            return super().parse_known_args(args, namespace)
+        self._is_parsing = True  # what is called next calls this again, for the flags and for the words
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._is_parsing = False
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}. See {self.prog} --help.\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(prog="halfbyte", description="Runs quantized language models on this machine.")
+    parser = _Parser(prog="halfbyte", description="Runs quantized language models on this machine.")
     parser.add_argument("--version", action="version", version=f"halfbyte {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, module in command_modules().items():
         text = (module.__doc__ or "").strip().splitlines()[0]
         sub = commands.add_parser(name, help=text, description=text)
@@ -38,9 +60,27 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _mend_streams() -> None:
+    """A closed stream is an empty one, and a character that a terminal cannot show is a question mark."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for the process's life
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="replace")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 1 failure, 2 usage, 130 after Ctrl-C."""
-    arguments = build_parser().parse_args(argv)
+    _mend_streams()
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if arguments.command is None:
+        parser.print_help(sys.stderr)
+        return 2
+    if rest:
+        what = "no such flag" if rest[0].startswith("-") else "one word too many"
+        parser.exit(2, f"halfbyte {arguments.command}: {what}: {rest[0]}. See halfbyte {arguments.command} --help.\n")
     try:
         return int(arguments.run(arguments) or 0)
     except KeyboardInterrupt:

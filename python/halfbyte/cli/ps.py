@@ -15,11 +15,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from halfbyte.cli.serve import ollama_address
+    from halfbyte.errors import DownloadError
     from halfbyte.hub.web import get_json
 
     host, port = ollama_address(os.environ.get("OLLAMA_HOST", ""), "127.0.0.1")
     url = arguments.url or f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
-    models = get_json(f"{url.rstrip('/')}/api/ps")["models"]
+    try:
+        models = get_json(f"{url.rstrip('/')}/api/ps")["models"]
+    except DownloadError as error:
+        raise DownloadError(
+            f"{url}: no server answers there.", hint="Start one with `halfbyte serve --ollama`, or name it with --url."
+        ) from error
     if arguments.json:
         print_json(models)
         return 0
