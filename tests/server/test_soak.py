@@ -36,7 +36,7 @@ async def send(live: Live, body: bytes, path: str = "/v1/chat/completions") -> t
 
 
 def body_of(**fields: Any) -> bytes:
-    return json.dumps({"messages": [{"role": "user", "content": "hi"}], "max_tokens": 200, **fields}).encode()
+    return json.dumps({"messages": [{"role": "user", "content": "hi"}], "max_tokens": 200} | fields).encode()
 
 
 async def vanishes(live: Live, draw: random.Random) -> None:
@@ -99,6 +99,26 @@ async def wants_the_impossible(live: Live, draw: random.Random) -> None:
     writer.transport.abort()
 
 
+async def speaks_otherwise(live: Live, draw: random.Random) -> None:
+    """Other protocols, half of the time gone before the end."""
+    common = {"model": "tiny", "stream": draw.random() < 0.5, "max_tokens": 20}
+    path, fields = draw.choice(
+        [
+            ("/v1/messages", {}),
+            ("/api/chat", {"options": {"num_predict": 20, "num_ctx": 100}}),
+            ("/v1/responses", {"input": "hi", "max_output_tokens": 20, "messages": None}),
+            ("/v1/responses", {"input": "x" * draw.randrange(300), "store": False, "messages": None}),
+            ("/completion", {"prompt": "abc", "n_predict": 20}),
+            ("/v1/embeddings", {"input": ["abc"] * draw.randrange(1, 9)}),
+            ("/v1/rerank", {"query": "abc", "documents": ["a", "b"]}),
+        ]
+    )
+    reader, writer = await send(live, body_of(**common, **fields), path)
+    if draw.random() < 0.5:
+        assert int((await reader.readline()).split()[1]) < 500
+    writer.transport.abort()
+
+
 async def asks_well(live: Live, draw: random.Random, expected: dict[str, str]) -> None:
     prompt = draw.choice(list(expected))
     async with live.async_openai() as client:
@@ -123,6 +143,7 @@ def resident_mib() -> float:
 async def soak(live: Live, expected: dict[str, str], seconds: float, samples: list[float]) -> Counter[str]:
     kinds: list[Callable[..., Any]] = [
         vanishes, vanishes, reads_slowly, sends_nonsense, sends_too_much, half_a_request, wants_the_impossible,
+        speaks_otherwise,
     ]  # fmt: skip
     done: Counter[str] = Counter()
     end = time.monotonic() + seconds
@@ -146,7 +167,7 @@ async def soak(live: Live, expected: dict[str, str], seconds: float, samples: li
 
 
 def test_good_requests_are_answered_and_nothing_leaks(serve: Callable[..., Live]) -> None:
-    live = serve(ServerConfig(max_body_bytes=200_000), n_ctx=512, max_sequences=8)
+    live = serve(ServerConfig(max_body_bytes=200_000, max_stored_bytes=1 << 20), n_ctx=512, max_sequences=8)
     params = SamplingParams(temperature=0, max_tokens=24)
     expected = {p: live.llm.generate(p, params).text for p in (f"good prompt {i}" for i in range(8))}
     samples: list[float] = []
@@ -154,7 +175,7 @@ def test_good_requests_are_answered_and_nothing_leaks(serve: Callable[..., Live]
     gc.collect()
     warm = resident_mib()
     done = asyncio.run(soak(live, expected, _SECONDS, samples))
-    assert len(done) == 7, done
+    assert len(done) == 8, done
     with openai.OpenAI(base_url=f"{live.url}/v1", api_key="-") as client:
         assert client.completions.create(model="tiny", prompt="abc", max_tokens=2).usage
     stats = live.llm.stats()
