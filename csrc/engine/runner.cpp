@@ -166,7 +166,7 @@ void Runner::step(FunctionRef<void(std::vector<uint64_t>)> planned, const bool* 
     for (const uint64_t id : failed) fail(*active_.at(id), error);
     return;
   }
-  observe(rows_of_step, std::chrono::duration<double>(Clock::now() - start).count());
+  Clock::duration spent = Clock::now() - start;
   scheduler_.complete(rows_of_step);
   // The decoder's buffer is overwritten by the next step anyway: the chain may edit it in place.
   float* at = const_cast<float*>(output.logits.data());
@@ -177,14 +177,20 @@ void Runner::step(FunctionRef<void(std::vector<uint64_t>)> planned, const bool* 
     Active& a = owner(rows.id);
     if (!a.pass) {
       take_rows(rows, logits);
-    } else if (a.pass->output() != ForwardOutput::hidden) {
+      continue;
+    }
+    // What a pass does with its rows belongs to their cost: streams wait for it.
+    const Clock::time_point taken = Clock::now();
+    if (a.pass->output() != ForwardOutput::hidden) {
       take_pass(a, rows, logits);
     } else {
       const std::span<const float> states(hidden, static_cast<size_t>(rows.n_rows * weights_->config.n_embd));
       hidden += states.size();
       take_pass(a, rows, states);
     }
+    spent += Clock::now() - taken;
   }
+  observe(rows_of_step, std::chrono::duration<double>(spent).count());
 }
 
 model::Batch Runner::batch_of(const std::vector<PlannedRows>& plan) {

@@ -1,4 +1,5 @@
-// Several threads use one engine: engine_stress FILE. Requests run, stop, are cancelled; the blocks must all come back.
+// Several threads use one engine: engine_stress FILE. Requests run, stop, are cancelled and pushed out, passes run
+// beside them in pieces; the blocks must all come back.
 #include <cstdio>
 #include <string>
 #include <thread>
@@ -44,7 +45,10 @@ void client(engine::Engine& engine, int seed) {
         cancelled = true;
       }
     }
-    if (i % 5 == 0) engine.forward({1, 2, 3}, engine::ForwardOutput::hidden);
+    if (i % 3 == 0) {
+      const auto output = i % 2 == 0 ? engine::ForwardOutput::hidden : engine::ForwardOutput::next_logprobs;
+      engine.forward(std::vector<int32_t>(static_cast<size_t>(3 + 20 * (i % 5)), 7), output);
+    }
     (void)engine.stats();
   }
 }

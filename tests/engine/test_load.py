@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from halfbyte import LLM, _core
@@ -67,6 +68,29 @@ def test_a_stream_gets_a_token_with_each_piece_of_a_long_prompt(tiny_model: Call
     n_tokens = sum(len(e["samples"]) for e in events[first:] if e["id"] == stream)
     assert n_tokens >= len(pieces) - 1
     engine.cancel(stream)
+
+
+@pytest.mark.parametrize("output", ["hidden", "logits", "next_logprobs"])
+def test_a_stream_goes_on_beside_a_pass(tiny_model: Callable[..., Path], output: str) -> None:
+    """The stream holds the engine at each of its tokens: a pass of 25 pieces cannot end without it."""
+    engine, mailbox, steps = open_engine(tiny_model, n_batch=64, prompt_lookup=False), _core.Mailbox(), Steps()
+    expected = engine.forward(LONG, output=output)
+    stream, _ = engine.submit([70], _core.SamplingParams(temperature=0), mailbox, max_tokens=1500, processors=[steps])
+    steps.begin()
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(engine.forward(LONG, output=output)))
+    thread.start()
+    n_steps = 0
+    while not found and n_steps < 1000:
+        steps.step()
+        n_steps += 1
+    steps.free()
+    thread.join()
+    assert len(LONG) // 64 <= n_steps < 1000
+    assert np.array_equal(found[0], expected)
+    engine.cancel(stream)
+    assert until(mailbox, lambda e: e["finish"] == "cancelled")
+    engine.check_integrity()
 
 
 def test_a_short_prompt_does_not_wait_for_long_ones(tiny_model: Callable[..., Path]) -> None:
