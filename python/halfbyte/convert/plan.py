@@ -89,7 +89,26 @@ def plan_folder(folder: Path) -> Plan:
         "general.name": _name_of(checkpoint),
         **hyperparameters(family, checkpoint.config),
     }
+    _require_whole_layers(folder, tensors, metadata)
     return Plan(folder, family, metadata, list(tensors.values()))
+
+
+def _require_whole_layers(folder: Path, names: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Raises FormatError for a model without embeddings or final norm, or a layer without a matrix that others have."""
+    arch = metadata["general.architecture"]
+    layers: dict[str, set[int]] = {}
+    for name in names:
+        found = re.fullmatch(r"blk\.(\d+)\.(.+)\.weight", name)
+        # Of models with experts the first layers may have none.
+        if found and not (metadata.get(f"{arch}.expert_count") and found.group(2).startswith("ffn_")):
+            layers.setdefault(found.group(2), set()).add(int(found.group(1)))
+    every = range(int(metadata[f"{arch}.block_count"]))
+    expected = [f"blk.{i}.{stem}.weight" for stem in layers for i in every if i not in layers[stem]]
+    missing = [n for n in ("token_embd.weight", "output_norm.weight", *expected) if n not in names]
+    if missing:
+        raise FormatError(
+            f"{folder} does not hold what becomes {missing[0]} ({len(missing)} missing).", hint="Fetch the model again."
+        )
 
 
 def family_of_config(config: Mapping[str, Any]) -> Family:

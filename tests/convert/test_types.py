@@ -1,0 +1,140 @@
+"""A tiny random model of each architecture: folder -> GGUF -> every type -> run; and llama.cpp reads the same logits.
+
+The types run with PyTorch there (pytest -m parity: the mixes of TYPES; HALFBYTE_ALL_TYPES=1: all). llama.cpp's part
+needs a Python with llama-cpp-python: HALFBYTE_LLAMA_CPP=/path/to/python pytest -m llama_cpp (.ci/more makes one).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from halfbyte import LLM, _core
+from halfbyte.cli.main import main
+from halfbyte.quantize import MIXES
+
+from ..conftest import REPOSITORY
+from ..model.families import FAMILIES, Family, make_model
+from .folders import write_tokenizer
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+
+#: One mix of each kind of block; HALFBYTE_ALL_TYPES takes them all.
+TYPES = ["F16", "Q8_0", "Q4_0", "Q5_1", "Q2_K", "Q4_K_M", "IQ1_S", "IQ3_XXS", "IQ4_XS", "TQ2_0", "MXFP4_MOE"]
+TYPES = list(MIXES) if os.environ.get("HALFBYTE_ALL_TYPES") else TYPES
+
+# Squared error of a format's weights over their squares: what llama.cpp's encoder has on heavier tails than these.
+_ERRORS = json.loads((REPOSITORY / "tests" / "quantize" / "reference_errors.json").read_text())["errors"]
+WEIGHT_ERROR = {name: figures["plain"] for name, figures in _ERRORS.items()} | {"F32": 0.0, "F16": 2e-7, "BF16": 4e-6}
+# Two unrelated vectors of one size are sqrt(2) apart; what runs at all stays nearer than that.
+UNRELATED = 1.3
+
+
+def wide(family: Family) -> Family:
+    """The family's model with rows of 256 weights, which blocks of 256 divide; heads stay as they are."""
+    changes: dict[str, Any] = {"vocab_size": 264}
+    for key, value in {"hidden_size": 256, "n_embd": 256, "num_attention_heads": 16, "n_head": 16}.items():
+        if key in family.arguments:
+            changes[key] = value
+    if "intermediate_size" in family.arguments:
+        changes["intermediate_size"] = 512
+    if family.arguments.get("num_key_value_heads") == 4:
+        changes["num_key_value_heads"] = 16
+    return dataclasses.replace(family, arguments=family.arguments | changes)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """name -> the family's F32 file, converted from the folder that transformers writes."""
+    pytest.importorskip("torch", reason="needs PyTorch: pip install 'halfbyte[parity]'")
+    place = tmp_path_factory.mktemp("types")
+
+    def make(name: str) -> Path:
+        out = place / f"{name}.gguf"
+        if not out.exists():
+            make_model(wide(FAMILIES[name])).save_pretrained(place / name)
+            write_tokenizer(place / name)
+            assert main(["convert", str(place / name), str(out), "--type", "f32"]) == 0
+        return out
+
+    return make
+
+
+def logits(path: Path, ids: list[int]) -> np.ndarray:
+    with LLM(path, n_ctx=64, kv_type="f32") as llm:
+        return llm.forward(ids)
+
+
+def relative(found: np.ndarray, expected: np.ndarray) -> float:
+    """Root mean square of the error over that of what was expected."""
+    return float(np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2)))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_every_type_runs_within_its_error(name: str, files: Any, tmp_path: Path) -> None:
+    source = files(name)
+    original = _core.GgufFile(str(source))
+    weights = {t.name: original.tensor_f32(t.name) for t in original.tensors}
+    ids = np.random.default_rng(5).integers(3, 250, 40).tolist()
+    expected = logits(source, ids)
+    out = tmp_path / "out.gguf"
+    for mix in TYPES:
+        assert main(["quantize", str(source), str(out), mix]) == 0
+        file, error, energy, n_matrices = _core.GgufFile(str(out)), 0.0, 0.0, 0
+        for tensor in file.tensors:
+            before = weights[tensor.name]
+            if before.ndim < 2:
+                assert tensor.format == "F32"
+                continue
+            rest, size = np.sum((file.tensor_f32(tensor.name) - before) ** 2), np.sum(before**2)
+            assert rest <= 1.05 * WEIGHT_ERROR[tensor.format] * size, (mix, tensor.name, tensor.format, rest / size)
+            error, energy, n_matrices = error + rest, energy + size, n_matrices + 1
+        # The errors of matrices are independent: they add up as squares on the way to the logits. Activations are rounded
+        # to eight bits besides where weights are in blocks.
+        bound = min(np.sqrt(n_matrices * error / energy) + 0.02, UNRELATED)
+        found = logits(out, ids)
+        assert relative(found, expected) <= bound, (mix, relative(found, expected), bound)
+
+
+@pytest.mark.llama_cpp
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_llama_cpp_reads_the_same_model(name: str, files: Any, tmp_path: Path) -> None:
+    ids = np.random.default_rng(5).integers(3, 250, 40).tolist()
+    for mix in ("F32", "Q8_0", "Q4_K_M", "IQ2_XS"):
+        out = files(name)
+        if mix != "F32":
+            out = tmp_path / "out.gguf"
+            assert main(["quantize", str(files(name)), str(out), mix]) == 0
+        theirs = llama_cpp_logits(out, ids)
+        ours = logits(out, ids)
+        # Both round activations to eight bits, each in its own groups.
+        assert relative(ours, theirs) <= (2e-3 if mix == "F32" else 0.06), (mix, relative(ours, theirs))
+        assert abs(perplexity(ours, ids) / perplexity(theirs, ids) - 1) <= (1e-3 if mix == "F32" else 0.03)
+
+
+def perplexity(rows: np.ndarray, ids: list[int]) -> float:
+    shifted = rows[:-1].astype(np.float64) - rows[:-1].max(axis=1, keepdims=True)
+    logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return float(np.exp(-np.mean(logs[np.arange(len(ids) - 1), ids[1:]])))
+
+
+def llama_cpp_logits(path: Path, ids: list[int]) -> np.ndarray:
+    """llama.cpp's logits of a prompt, by the Python that has llama-cpp-python."""
+    python = os.environ.get("HALFBYTE_LLAMA_CPP", sys.executable)
+    script = Path(__file__).with_name("llama_cpp_logits.py")
+    job = json.dumps({"model": str(path), "ids": ids, "out": str(path) + ".npy"})
+    subprocess.run([python, str(script), job], check=True, timeout=120, stdout=subprocess.DEVNULL)
+    return np.asarray(np.load(str(path) + ".npy"))
