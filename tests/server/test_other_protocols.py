@@ -11,6 +11,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from halfbyte.server.config import ServerConfig
 from halfbyte.server.stored import ResponseStore
 
 from .conftest import Live, toy_id
@@ -115,6 +116,14 @@ def test_responses_are_forgotten(live: Live) -> None:
         with pytest.raises(openai.NotFoundError) as caught:
             client.responses.create(**ask, previous_response_id=gone)
         assert caught.value.param == "previous_response_id"
+
+
+def test_a_server_may_keep_nothing(serve: Callable[..., Live]) -> None:
+    client = serve(ServerConfig(max_stored_bytes=0)).openai()
+    answer = client.responses.create(model="tiny", input="hi", max_output_tokens=2)
+    assert answer.store is False  # type: ignore[attr-defined]
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(answer.id)
 
 
 def test_stored_responses_are_bounded_and_each_clients_own() -> None:

@@ -18,7 +18,7 @@ import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 # Ray reports usage to its makers unless told otherwise, before it is imported.
@@ -82,6 +82,8 @@ class Replica:
         from halfbyte.server.models import SingleModelPool
 
         self._llm = LLM(model.model, n_threads=model.n_threads, max_sequences=model.max_sequences, **model.options)
+        # What one replica keeps the others do not know.
+        config = replace(config, max_stored_bytes=0)
         self._app = create_app(SingleModelPool(self._llm, (model.shown,)), config)
 
     async def check_health(self) -> None:

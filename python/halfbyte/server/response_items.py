@@ -97,7 +97,7 @@ class Shell:
             "parallel_tool_calls": ask.parallel_tool_calls,
             "previous_response_id": body.previous_response_id,
             "reasoning": {"effort": body.reasoning.effort if body.reasoning else None, "summary": None},
-            "store": body.store is not False,
+            "store": body.store is not False and call.server.config.max_stored_bytes > 0,
             "temperature": ask.params.temperature,
             "text": {"format": wanted.model_dump(by_alias=True, exclude_none=True) if wanted else {"type": "text"}},
             "tool_choice": body.tool_choice or "auto",
