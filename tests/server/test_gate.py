@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import socket
 import threading
@@ -272,6 +273,30 @@ def test_a_full_queue_is_503(serve: Serve) -> None:
     for stream in streams:
         stream.close()
     wait_until(lambda: client_can(lambda: client.completions.create(model="tiny", prompt="abc", max_tokens=1)))
+
+
+def test_keys_take_turns(serve: Serve) -> None:
+    """Who asks once is not behind all that another has asked before."""
+    live = serve(ServerConfig(api_keys=("a", "b")), max_sequences=1, **ROOM)
+    done: list[str] = []
+
+    def ask(key: str) -> None:
+        live.openai(key).completions.create(model="tiny", prompt=f"abc {key}", max_tokens=4)
+        done.append(key)
+
+    running = live.openai("a").completions.create(
+        model="tiny", prompt="x", max_tokens=90_000, logit_bias={"257": -100, "259": -100}, stream=True
+    )
+    next(iter(running))
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        waiting = []
+        for n_waiting, key in enumerate("aaaaab", 1):
+            waiting.append(pool.submit(ask, key))
+            wait_until(lambda n=n_waiting: live.llm.stats()["n_waiting"] == n)  # type: ignore[misc]
+        running.close()
+        for one in waiting:
+            one.result()
+    assert "b" in done[:2], done
 
 
 @pytest.mark.parametrize("stream", [False, True])
