@@ -96,7 +96,11 @@ CASES = {
     "long key": (header(n_keys=1) + struct.pack("<Q", 1 << 62) + bytes(20), FormatError, "needs"),
     "bad type": (header(n_keys=1) + text("k") + struct.pack("<I", 77) + bytes(20), FormatError, "unknown type 77"),
     "bad bool": (header(n_keys=1) + text("k") + struct.pack("<IB", 7, 3) + bytes(20), FormatError, "neither 0 nor 1"),
-    "long array": (header(n_keys=1) + text("k") + struct.pack("<IIQ", 9, 10, 1 << 61), FormatError, "needs"),
+    "long array": (
+        header(n_keys=1) + text("k") + struct.pack("<IIQ", 9, 10, 1 << 61),
+        FormatError,
+        "at least 8 bytes each, but 0 bytes remain",
+    ),
     "deep array": (
         header(n_keys=1) + text("k") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 50 + bytes(99),
         FormatError,
