@@ -42,6 +42,10 @@ void apply_bias_and_bans(std::span<float> logits, const Params& params, const Hi
       const uint32_t bits = mask[first / 32];
       if (bits == ~0u) continue;
       const std::span<float> word = logits.subspan(first, std::min<size_t>(32, logits.size() - first));
+      if (bits == 0) {
+        std::fill(word.begin(), word.end(), -INFINITY);
+        continue;
+      }
       for (size_t i = 0; i < word.size(); ++i) word[i] = (bits >> i & 1) != 0 ? word[i] : -INFINITY;
     }
   }
