@@ -174,6 +174,18 @@ def test_gemma_4_is_raw_utf8_whatever_its_pre_says() -> None:
     assert tokenizer.encode("<turn|>", add_bos=False, parse_special=True) == [1]
 
 
+@pytest.mark.parametrize("value", [True, "x", [1.5] * 400, [[1]] * 400, ["a"] * 400, [0] * 400])
+@pytest.mark.parametrize("name", ["tokens", "token_type", "scores", "merges", "precompiled_charsmap", "bos_token_id"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "t5", "bert", "gemma4"])
+def test_metadata_of_wrong_types(kind: str, name: str, value: object) -> None:
+    base = METADATA if kind in ("gpt2", "gemma4") else sentencepiece_metadata()
+    try:
+        tokenizer = Tokenizer.from_metadata({**base, "tokenizer.ggml.model": kind, f"tokenizer.ggml.{name}": value})
+        tokenizer.decode(tokenizer.encode("Hello <s>\n", parse_special=True))
+    except (FormatError, UnsupportedError) as error:
+        assert "tokenizer.ggml" in str(error) or "vocabulary" in str(error)  # noqa: PT017 - many of these are fine
+
+
 def test_words_without_merges_are_refused() -> None:
     with pytest.raises(FormatError, match=r"tokenizer\.ggml\.merges"):
         Tokenizer.from_metadata(

@@ -94,10 +94,12 @@ def build_unigram(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(models.Unigram(pieces, unk_id=unknown or 0, byte_fallback=has_bytes))
     steps: list[Any] = []
     charsmap = vocabulary.metadata.get("tokenizer.ggml.precompiled_charsmap")
-    if isinstance(charsmap, str):
-        charsmap = base64.b64decode(charsmap)
     if charsmap:
-        steps.append(normalizers.Precompiled(bytes(v % 256 for v in charsmap)))
+        try:
+            table = base64.b64decode(charsmap) if isinstance(charsmap, str) else bytes(v % 256 for v in charsmap)
+            steps.append(normalizers.Precompiled(table))
+        except Exception as error:  # the library raises plain exceptions
+            raise FormatError(f"tokenizer.ggml.precompiled_charsmap is damaged: {error}.") from None
     if vocabulary.flag("remove_extra_whitespaces", True):
         steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
     if vocabulary.flag("add_space_prefix", True):

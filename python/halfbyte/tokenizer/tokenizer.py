@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from halfbyte import _core
-from halfbyte.errors import InvalidArgumentError
+from halfbyte.errors import FormatError, InvalidArgumentError
 from halfbyte.tokenizer.from_hf import load_pipeline, read_folder
 from halfbyte.tokenizer.models import SPACE, build, pretokenizer_of
 from halfbyte.tokenizer.pretokenizers import PreTokenizer
@@ -120,9 +120,18 @@ class Tokenizer:
                 continue
             if self._space_prefix and at_start:
                 part = " " + part
-            ids += self._pipeline.encode(part, add_special_tokens=False).ids
+            ids += self._words(part)
             at_start = False
         return self._with_ends(ids) if add_bos else ids
+
+    def _words(self, text: str) -> list[int]:
+        try:
+            return list(self._pipeline.encode(text, add_special_tokens=False).ids)
+        except BaseException as error:
+            # The library panics on a damaged precompiled_charsmap, with an exception that is no Exception.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise FormatError("The vocabulary's tables (tokenizer.ggml.precompiled_charsmap) are damaged.") from None
 
     def _with_ends(self, ids: list[int]) -> list[int]:
         bos, eos, sep = self.bos_id, self.eos_id, self._vocabulary.special("seperator")

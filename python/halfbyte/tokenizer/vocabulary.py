@@ -52,8 +52,16 @@ class Vocabulary:
         kinds = metadata.get("tokenizer.ggml.token_type") or [NORMAL] * len(tokens)
         scores = metadata.get("tokenizer.ggml.scores") or [0.0] * len(tokens)
         merges = metadata.get("tokenizer.ggml.merges") or []
+        for name, found, kind, what in (
+            ("tokens", tokens, str, "texts"),
+            ("token_type", kinds, int, "whole numbers"),
+            ("scores", scores, (int, float), "numbers"),
+            ("merges", merges, str, "texts"),
+        ):
+            if not isinstance(found, list) or not all(isinstance(value, kind) for value in found):
+                raise FormatError(f"tokenizer.ggml.{name} is no list of {what}.", hint="Convert the model again.")
         for name, values in (("token_type", kinds), ("scores", scores)):
-            if not isinstance(values, list) or len(values) < len(tokens):
+            if len(values) < len(tokens):
                 raise FormatError(f"tokenizer.ggml.{name} has fewer entries than the {len(tokens)} tokens.")
         vocabulary = cls(
             model=model,
