@@ -120,6 +120,7 @@ template <class L, int P, int T>
 
 // A step is a group of a block. Each step's products are asked for before the sums of the one before are added, so that
 // the unit works while they are.
+// GCC must be told to unroll, or it leaves the sums in memory.
 template <class L, int P, int T>
 void unit_tile(const uint8_t* workspace, int n_blocks, bool is_first, const TokenBlock* tokens, int n_tokens,
                float* out, int64_t out_stride) {
