@@ -195,13 +195,14 @@ __device__ inline void write_out(const Job& job, const Part& part, int pair, int
   }
 }
 
-template <Kind kKind, int kGroups, bool kSequential>
-__global__ void __launch_bounds__(kSequential ? 128 : 256) multiply_rows(const Job job) {
-  constexpr int kWarps = kSequential ? 4 : 8;
-  __shared__ float shared[kWarps * 8 * kWarp * (kSequential ? kGroups : 1)];
+// Warps share a row tile's columns, a slice each, or (is_sequential) take all slices of their own row tiles in turn.
+template <Kind kKind, int kGroups>
+__global__ void __launch_bounds__(256) multiply_rows(const Job job, bool is_sequential) {
+  auto* shared = reinterpret_cast<float*>(shared_memory());  // sums_bytes()
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
   const int first_group = static_cast<int>(blockIdx.x) * kGroups;
-  const int warps_per_pair = kSequential ? 1 : job.n_slices, pairs_per_block = kWarps / warps_per_pair;
+  const int warps_per_pair = is_sequential ? 1 : job.n_slices;
+  const int pairs_per_block = static_cast<int>(blockDim.x) / kWarp / warps_per_pair;
   int pair = static_cast<int>(blockIdx.y) * pairs_per_block + warp / warps_per_pair;
   int index = 0;
   while (index < job.n_parts - 1 && pair >= job.parts[index].pair_end) ++index;
@@ -215,64 +216,65 @@ __global__ void __launch_bounds__(kSequential ? 128 : 256) multiply_rows(const J
       part.up != nullptr ? part.up + pair * tile_bytes : part.weight + (2 * pair + 1) * tile_bytes,
   };
   const int cells_each = (job.n_cells + job.n_slices - 1) / job.n_slices;
+  const int first_slice = is_sequential ? 0 : warp % warps_per_pair;
+  const int slices_end = is_sequential ? job.n_slices : first_slice + 1;
   Sums<kGroups> sums = {};
-  if constexpr (kSequential) {
-    if (!is_active) return;
-    // The sum of the slices so far waits in shared memory: the registers are needed for the next one.
-    float* before = shared + warp * 8 * kGroups * kWarp + lane;
+  // The sum of the slices so far waits in shared memory: the registers are needed for the next one.
+  float* before = shared + warp * 8 * kGroups * kWarp + lane;
 #pragma unroll 1
-    for (int begin = 0; begin < job.n_cells; begin += cells_each) {
-      const int end = begin + cells_each < job.n_cells ? begin + cells_each : job.n_cells;
-#pragma unroll
-      for (int i = 0; i < 8 * kGroups; ++i) sums[i % 2][i / 8][i / 2 % 4] = 0.0f;
-      add_cells<kKind, kGroups>(part, weights, job.x, first_group, begin, end, lane, sums);
+  for (int slice = first_slice; slice < slices_end && is_active; ++slice) {
+    const int begin = slice * cells_each, end = begin + cells_each < job.n_cells ? begin + cells_each : job.n_cells;
+    if (begin >= end) break;
+    if (slice > first_slice) {
 #pragma unroll
       for (int i = 0; i < 8 * kGroups; ++i) {
         float& sum = sums[i % 2][i / 8][i / 2 % 4];
-        if (begin > 0) sum = before[i * kWarp] + sum;
         before[i * kWarp] = sum;
+        sum = 0.0f;
       }
     }
-    write_out<kGroups>(job, part, pair, first_group, lane, sums);
-  } else {
-    const int slice = warp % warps_per_pair, begin = slice * cells_each;
-    if (is_active && begin < job.n_cells) {
-      add_cells<kKind, kGroups>(part, weights, job.x, first_group, begin,
-                                begin + cells_each < job.n_cells ? begin + cells_each : job.n_cells, lane, sums);
-    }
-    if (warps_per_pair > 1) {
-      // Later slices hand their sums to the first, which adds them in order. Slices without cells hand over nothing.
+    add_cells<kKind, kGroups>(part, weights, job.x, first_group, begin, end, lane, sums);
+    if (slice > first_slice) {
 #pragma unroll
-      for (int group = 0; group < kGroups; ++group) {
-        __syncthreads();
-#pragma unroll
-        for (int e = 0; e < 8; ++e) shared[(warp * 8 + e) * kWarp + lane] = sums[e / 4][group][e % 4];
-        __syncthreads();
-        for (int other = 1; slice == 0 && other < warps_per_pair && other * cells_each < job.n_cells; ++other) {
-#pragma unroll
-          for (int e = 0; e < 8; ++e) sums[e / 4][group][e % 4] += shared[((warp + other) * 8 + e) * kWarp + lane];
-        }
+      for (int i = 0; i < 8 * kGroups; ++i) {
+        float& sum = sums[i % 2][i / 8][i / 2 % 4];
+        sum = before[i * kWarp] + sum;
       }
     }
-    if (is_active && slice == 0) write_out<kGroups>(job, part, pair, first_group, lane, sums);
   }
+  if (warps_per_pair > 1) {
+    // Later slices hand their sums to the first, which adds them in order. Slices without cells hand over nothing.
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+      __syncthreads();
+#pragma unroll
+      for (int e = 0; e < 8; ++e) shared[(warp * 8 + e) * kWarp + lane] = sums[e / 4][group][e % 4];
+      __syncthreads();
+      for (int other = 1; first_slice == 0 && other < warps_per_pair && other * cells_each < job.n_cells; ++other) {
+#pragma unroll
+        for (int e = 0; e < 8; ++e) sums[e / 4][group][e % 4] += shared[((warp + other) * 8 + e) * kWarp + lane];
+      }
+    }
+  }
+  if (is_active && first_slice == 0) write_out<kGroups>(job, part, pair, first_group, lane, sums);
 }
 
-template <Kind kKind, int kGroups, bool kSequential>
-void launch_rows(const Job& job, cudaStream_t stream) {
-  const int pairs_per_block = kSequential ? 4 : 8 / job.n_slices, n_pairs = job.parts[job.n_parts - 1].pair_end;
+template <Kind kKind, int kGroups>
+void launch_rows(const Job& job, bool is_sequential, cudaStream_t stream) {
+  const int n_warps = is_sequential ? 4 : 8, n_pairs = job.parts[job.n_parts - 1].pair_end;
+  const int pairs_per_block = is_sequential ? n_warps : n_warps / job.n_slices;
   const dim3 grid(static_cast<unsigned>((job.x.n_groups() + kGroups - 1) / kGroups),
                   static_cast<unsigned>((n_pairs + pairs_per_block - 1) / pairs_per_block));
-  launch(stream, grid, dim3(kSequential ? 128 : 256), 0, multiply_rows<kKind, kGroups, kSequential>, job);
+  const size_t sums_bytes = sizeof(float) * kWarp * 8 * n_warps * (is_sequential ? kGroups : 1);
+  launch(stream, grid, dim3(n_warps * kWarp), sums_bytes, multiply_rows<kKind, kGroups>, job, is_sequential);
 }
 
 template <Kind kKind>
 void multiply(const Job& job, cudaStream_t stream) {
   const int n_tokens = job.x.n_tokens;
-  if (n_tokens <= 8) return launch_rows<kKind, 1, false>(job, stream);
-  if (n_tokens <= 16) return launch_rows<kKind, 2, false>(job, stream);
-  if (n_tokens < kManyTokens) return launch_rows<kKind, 8, false>(job, stream);
-  launch_rows<kKind, 8, true>(job, stream);
+  if (n_tokens <= 8) return launch_rows<kKind, 1>(job, false, stream);
+  if (n_tokens <= 16) return launch_rows<kKind, 2>(job, false, stream);
+  launch_rows<kKind, 8>(job, n_tokens >= kManyTokens, stream);
 }
 
 }  // namespace halfbyte::cuda
