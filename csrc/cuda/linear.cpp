@@ -34,8 +34,8 @@ int row_pairs(int64_t n_rows) {
   return static_cast<int>(row_tiles_of(n_rows) / 2);
 }
 
-void run(Kind kind, const Job& job, cudaStream_t stream) {
-  using Run = void (*)(const Job&, cudaStream_t);
+void run(Kind kind, const Job& job, int n_groups, bool is_sequential, cudaStream_t stream) {
+  using Run = void (*)(const Job&, int, bool, cudaStream_t);
   static constexpr Run kRuns[kKinds] = {
       multiply<Kind::q4_0>,          multiply<Kind::q4_1>,         multiply<Kind::q5_0>,
       multiply<Kind::q5_1>,          multiply<Kind::q8_0>,         multiply<Kind::table>,
@@ -45,7 +45,13 @@ void run(Kind kind, const Job& job, cudaStream_t stream) {
       multiply<Kind::ternary>,       multiply<Kind::f16>,          multiply<Kind::bf16>,
       multiply<Kind::f32>,
   };
-  kRuns[static_cast<int>(kind)](job, stream);
+  kRuns[static_cast<int>(kind)](job, n_groups, is_sequential, stream);
+}
+
+// Few tokens: blocks of no more groups than there are.
+void run(Kind kind, const Job& job, cudaStream_t stream) {
+  const int n_groups = job.x.n_groups();
+  run(kind, job, n_groups <= 2 ? n_groups : 8, job.x.n_tokens >= kManyTokens, stream);
 }
 
 // The input of one call, rounded when the first matrix of a type asks for it.
@@ -65,7 +71,7 @@ class Input {
     if (!is_made_ || type != type_) {
       std::byte* codes = session_.scratch(Session::Purpose::codes, operand_code_bytes(type, n_tokens_, n_cols_));
       std::byte* numbers = session_.scratch(Session::Purpose::numbers, operand_number_bytes(type, n_tokens_, n_cols_));
-      made_ = make_operands(type, x_, stride_, n_tokens_, n_cols_, codes, numbers, session_.stream());
+      made_ = make_operands(type, x_, stride_, nullptr, n_tokens_, n_cols_, codes, numbers, session_.stream());
       type_ = type;
       is_made_ = true;
     }

@@ -166,29 +166,34 @@ __device__ inline void add_cells(const Part& part, const uint8_t* const (&weight
 
 // Bias, activation, gate, scale, and the write (or add) of a lane's sums.
 template <int kGroups>
-__device__ inline void write_out(const Job& job, const Part& part, int pair, int first_group, int lane,
-                                 const Sums<kGroups>& sums) {
+__device__ inline void write_out(const Job& job, const Part& part, int expert, int n_tokens, int pair, int first_group,
+                                 int lane, const Sums<kGroups>& sums) {
   const int g = lane / 4, t = lane % 4;
   const bool is_gated = part.up != nullptr;
+  const int64_t first_bias = static_cast<int64_t>(expert) * part.n_rows;
 #pragma unroll
   for (int group = 0; group < kGroups; ++group) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const int token = 8 * (first_group + group) + 2 * t + e % 2;
-      if (token >= job.x.n_tokens) continue;
+      if (token >= n_tokens) continue;
+      const int64_t target = job.targets != nullptr ? job.targets[token] : token;
       const float unscale = job.x.row_scale != nullptr ? job.x.row_scale[token] : 1.0f;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const int row = 16 * (is_gated ? pair : 2 * pair + i) + g + e / 2 * 8;
         if (row >= part.n_rows || (is_gated && i == 1)) continue;
         float value = sums[i][group][e] * unscale;
-        if (part.bias != nullptr) value += part.bias[row];
+        if (part.bias != nullptr) value += part.bias[first_bias + row];
+        if (part.limit > 0) value = fminf(value, part.limit);
         value = part.scale * ops::activate(part.activation, value);
         if (is_gated) {
-          const float up = sums[1][group][e] * unscale;
-          value *= part.up_bias != nullptr ? up + part.up_bias[row] : up;
+          float up = sums[1][group][e] * unscale;
+          if (part.up_bias != nullptr) up += part.up_bias[first_bias + row];
+          if (part.limit > 0) up = fminf(fmaxf(up, -part.limit), part.limit);
+          value *= up + part.shift;
         }
-        float& out = part.out[token * part.out_stride + row];
+        float& out = part.out[target * part.out_stride + row];
         out = part.accumulate ? out + value : value;
       }
     }
@@ -200,7 +205,15 @@ template <Kind kKind, int kGroups>
 __global__ void __launch_bounds__(256) multiply_rows(const Job job, bool is_sequential) {
   auto* shared = reinterpret_cast<float*>(shared_memory());  // sums_bytes()
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int first_group = static_cast<int>(blockIdx.x) * kGroups;
+  int first_group = static_cast<int>(blockIdx.x) * kGroups, expert = 0;
+  Operands x = job.x;
+  if (job.tiles != nullptr) {
+    const ExpertTile tile = job.tiles[blockIdx.x];
+    if (tile.expert < 0) return;
+    first_group = tile.first_group;
+    x.n_tokens = tile.end;
+    expert = tile.expert;
+  }
   const int warps_per_pair = is_sequential ? 1 : job.n_slices;
   const int pairs_per_block = static_cast<int>(blockDim.x) / kWarp / warps_per_pair;
   int pair = static_cast<int>(blockIdx.y) * pairs_per_block + warp / warps_per_pair;
@@ -211,9 +224,10 @@ __global__ void __launch_bounds__(256) multiply_rows(const Job job, bool is_sequ
   if (index > 0) pair -= job.parts[index - 1].pair_end;
 
   const int64_t tile_bytes = static_cast<int64_t>(job.n_cells) * shape_of(kKind).cell_bytes();
+  const int64_t matrix = expert * job.matrix_bytes;
   const uint8_t* const weights[2] = {
-      part.weight + (part.up != nullptr ? pair : 2 * pair) * tile_bytes,
-      part.up != nullptr ? part.up + pair * tile_bytes : part.weight + (2 * pair + 1) * tile_bytes,
+      part.weight + matrix + (part.up != nullptr ? pair : 2 * pair) * tile_bytes,
+      part.up != nullptr ? part.up + matrix + pair * tile_bytes : part.weight + matrix + (2 * pair + 1) * tile_bytes,
   };
   const int cells_each = (job.n_cells + job.n_slices - 1) / job.n_slices;
   const int first_slice = is_sequential ? 0 : warp % warps_per_pair;
@@ -233,7 +247,7 @@ __global__ void __launch_bounds__(256) multiply_rows(const Job job, bool is_sequ
         sum = 0.0f;
       }
     }
-    add_cells<kKind, kGroups>(part, weights, job.x, first_group, begin, end, lane, sums);
+    add_cells<kKind, kGroups>(part, weights, x, first_group, begin, end, lane, sums);
     if (slice > first_slice) {
 #pragma unroll
       for (int i = 0; i < 8 * kGroups; ++i) {
@@ -256,25 +270,26 @@ __global__ void __launch_bounds__(256) multiply_rows(const Job job, bool is_sequ
       }
     }
   }
-  if (is_active && first_slice == 0) write_out<kGroups>(job, part, pair, first_group, lane, sums);
+  if (is_active && first_slice == 0) write_out<kGroups>(job, part, expert, x.n_tokens, pair, first_group, lane, sums);
 }
 
 template <Kind kKind, int kGroups>
 void launch_rows(const Job& job, bool is_sequential, cudaStream_t stream) {
   const int n_warps = is_sequential ? 4 : 8, n_pairs = job.parts[job.n_parts - 1].pair_end;
   const int pairs_per_block = is_sequential ? n_warps : n_warps / job.n_slices;
-  const dim3 grid(static_cast<unsigned>((job.x.n_groups() + kGroups - 1) / kGroups),
-                  static_cast<unsigned>((n_pairs + pairs_per_block - 1) / pairs_per_block));
-  const size_t sums_bytes = sizeof(float) * kWarp * 8 * n_warps * (is_sequential ? kGroups : 1);
-  launch(stream, grid, dim3(n_warps * kWarp), sums_bytes, multiply_rows<kKind, kGroups>, job, is_sequential);
+  const dim3 grid(
+      static_cast<unsigned>(job.tiles != nullptr ? job.n_tiles : (job.x.n_groups() + kGroups - 1) / kGroups),
+      static_cast<unsigned>((n_pairs + pairs_per_block - 1) / pairs_per_block));
+  const size_t sums_bytes = sizeof(float) * kWarp * 8 * static_cast<size_t>(n_warps * (is_sequential ? kGroups : 1));
+  launch(stream, grid, dim3(static_cast<unsigned>(n_warps * kWarp)), sums_bytes, multiply_rows<kKind, kGroups>, job,
+         is_sequential);
 }
 
 template <Kind kKind>
-void multiply(const Job& job, cudaStream_t stream) {
-  const int n_tokens = job.x.n_tokens;
-  if (n_tokens <= 8) return launch_rows<kKind, 1>(job, false, stream);
-  if (n_tokens <= 16) return launch_rows<kKind, 2>(job, false, stream);
-  launch_rows<kKind, 8>(job, n_tokens >= kManyTokens, stream);
+void multiply(const Job& job, int n_groups, bool is_sequential, cudaStream_t stream) {
+  if (n_groups == 1) return launch_rows<kKind, 1>(job, false, stream);
+  if (n_groups == 2) return launch_rows<kKind, 2>(job, false, stream);
+  launch_rows<kKind, 8>(job, is_sequential, stream);
 }
 
 }  // namespace halfbyte::cuda

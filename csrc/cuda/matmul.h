@@ -7,8 +7,14 @@
 
 namespace halfbyte::cuda {
 
+// Consecutive token groups that one block multiplies with one expert's matrix; expert -1: nothing to do.
+struct ExpertTile {
+  int32_t first_group, end;  // end: of the tokens
+  int32_t expert;
+};
+
 // One output matrix, or a gated pair of them: out[t, r] (+)= scale * act(w[r].x[t] + bias[r]), gated:
-// act(gate[r].x[t] + bias[r]) * (up[r].x[t] + up_bias[r]).
+// act(min(gate[r].x[t] + bias[r], limit)) * (clamp(up[r].x[t] + up_bias[r], -limit, limit) + shift).
 struct Part {
   const uint8_t* weight = nullptr;
   const uint8_t* up = nullptr;  // gated only
@@ -21,7 +27,8 @@ struct Part {
   ops::Activation activation = ops::Activation::none;
   bool accumulate = false;
   float scale = 1.0f;
-  float factors[2] = {1.0f, 1.0f};  // of the two row tiles' scales
+  float limit = 0.0f, shift = 0.0f;  // gated only; limit 0: none
+  float factors[2] = {1.0f, 1.0f};   // of the two row tiles' scales
   TableWords tables[2] = {};
 };
 
@@ -34,16 +41,22 @@ struct Job {
   int n_cols = 0;
   int n_cells = 0;   // of a row
   int n_slices = 1;  // of a row's cells, summed in order
+  // Experts: of each block column its tokens, of each token its row of `rows` and its output row. Matrices of a stack
+  // are matrix_bytes apart.
+  const ExpertTile* tiles = nullptr;
+  const int32_t* sources = nullptr;
+  const int32_t* targets = nullptr;
+  int n_tiles = 0;
+  int64_t matrix_bytes = 0;
   int n_parts = 0;
   Part parts[kMostParts];
 };
 
-// Up to this many tokens a block reads a row tile once for all of them.
-inline constexpr int kMostTokensAtOnce = 64;
 // From this many tokens on, warps take all slices of a row tile one after another and share the activations.
 inline constexpr int kManyTokens = 256;
 
+// matmul_*.cu: blocks of n_groups (1, 2 or 8) groups of 8 tokens.
 template <Kind kKind>
-void multiply(const Job& job, cudaStream_t stream);  // matmul_*.cu
+void multiply(const Job& job, int n_groups, bool is_sequential, cudaStream_t stream);
 
 }  // namespace halfbyte::cuda

@@ -3,10 +3,10 @@
 
 namespace halfbyte::cuda {
 
-template void multiply<Kind::table>(const Job&, cudaStream_t);
-template void multiply<Kind::table_e8m0>(const Job&, cudaStream_t);
-template void multiply<Kind::table_half16>(const Job&, cudaStream_t);
-template void multiply<Kind::table_super>(const Job&, cudaStream_t);
-template void multiply<Kind::table_super16>(const Job&, cudaStream_t);
+template void multiply<Kind::table>(const Job&, int, bool, cudaStream_t);
+template void multiply<Kind::table_e8m0>(const Job&, int, bool, cudaStream_t);
+template void multiply<Kind::table_half16>(const Job&, int, bool, cudaStream_t);
+template void multiply<Kind::table_super>(const Job&, int, bool, cudaStream_t);
+template void multiply<Kind::table_super16>(const Job&, int, bool, cudaStream_t);
 
 }  // namespace halfbyte::cuda

@@ -9,14 +9,27 @@ namespace {
 
 constexpr int kWarpsPerBlock = 8;
 
+struct Source {
+  const float* x;
+  int64_t stride;
+  const int32_t* rows;  // of x; -1: zeros. nullptr: token t is row t
+  int n_tokens, n_cols;
+
+  __device__ const float* row(int token) const {
+    if (token >= n_tokens) return nullptr;
+    const int64_t at = rows != nullptr ? rows[token] : token;
+    return at < 0 ? nullptr : x + at * stride;
+  }
+};
+
 // A warp a tile of 32 columns: lane l rounds column l.
-__global__ void quantize(const float* x, int64_t x_stride, int n_tokens, int n_cols, int n_tiles, uint8_t* codes,
-                         TileNumbers* numbers) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, token = static_cast<int>(blockIdx.y);
-  const int tile = static_cast<int>(blockIdx.x) * kWarpsPerBlock + static_cast<int>(threadIdx.x) / kWarp;
+__global__ void quantize(const Source source, int n_tiles, uint8_t* codes, TileNumbers* numbers) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, token = static_cast<int>(blockIdx.x);
+  const int tile = static_cast<int>(blockIdx.y) * kWarpsPerBlock + static_cast<int>(threadIdx.x) / kWarp;
   if (tile >= n_tiles) return;
   const int column = 32 * tile + lane;
-  const float value = token < n_tokens && column < n_cols ? x[token * x_stride + column] : 0.0f;
+  const float* row = source.row(token);
+  const float value = row != nullptr && column < source.n_cols ? row[column] : 0.0f;
   float largest = fabsf(value);
   for (int mask = 16; mask > 0; mask /= 2) largest = fmaxf(largest, shuffle_xor(largest, mask));
   const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
@@ -32,16 +45,16 @@ __global__ void quantize(const float* x, int64_t x_stride, int n_tokens, int n_c
 
 // A block a token: the scale first, then the columns.
 template <bool kBfloat>
-__global__ void round_to_16_bits(const float* x, int64_t x_stride, int n_tokens, int n_cols, int n_tiles,
-                                 uint8_t* codes, float* row_scale) {
+__global__ void round_to_16_bits(const Source source, int n_tiles, uint8_t* codes, float* row_scale) {
   __shared__ float largest_of[kWarpsPerBlock];
   const int token = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
   const int n_threads = kWarpsPerBlock * kWarp;
-  const float* row = x + token * x_stride;
+  const float* row = source.row(token);
+  const int n_cols = row != nullptr ? source.n_cols : 0;
   float factor = 1.0f, scale = 1.0f;
   if (!kBfloat) {
     float largest = 0.0f;
-    for (int c = thread; c < n_cols && token < n_tokens; c += n_threads) largest = fmaxf(largest, fabsf(row[c]));
+    for (int c = thread; c < n_cols; c += n_threads) largest = fmaxf(largest, fabsf(row[c]));
     for (int mask = 16; mask > 0; mask /= 2) largest = fmaxf(largest, shuffle_xor(largest, mask));
     if (thread % kWarp == 0) largest_of[thread / kWarp] = largest;
     __syncthreads();
@@ -59,7 +72,7 @@ __global__ void round_to_16_bits(const float* x, int64_t x_stride, int n_tokens,
   for (int c = 2 * thread; c < 16 * n_tiles; c += 2 * n_threads) {
     uint32_t bits = 0;
     for (int i = 0; i < 2; ++i) {
-      const float value = token < n_tokens && c + i < n_cols ? row[c + i] * factor : 0.0f;
+      const float value = c + i < n_cols ? row[c + i] * factor : 0.0f;
       bits |= static_cast<uint32_t>(kBfloat ? float_to_bfloat(value) : float_to_half(value)) << 16 * i;
     }
     const int64_t at = static_cast<int64_t>(token / 8) * n_tiles + c / 16;
@@ -79,26 +92,25 @@ int64_t operand_number_bytes(OperandType type, int64_t n_tokens, int64_t n_cols)
                                    : n_rows * static_cast<int64_t>(sizeof(float));
 }
 
-Operands make_operands(OperandType type, const float* x, int64_t x_stride, int64_t n_tokens, int64_t n_cols,
-                       std::byte* codes, std::byte* numbers, cudaStream_t stream) {
+Operands make_operands(OperandType type, const float* x, int64_t x_stride, const int32_t* sources, int64_t n_tokens,
+                       int64_t n_cols, std::byte* codes, std::byte* numbers, cudaStream_t stream) {
   Operands out;
   out.codes = reinterpret_cast<const uint8_t*>(codes);
   out.n_tokens = static_cast<int>(n_tokens);
   const auto rows = static_cast<unsigned>(8 * out.n_groups());
-  const int cols = static_cast<int>(n_cols);
+  const Source source = {x, x_stride, sources, out.n_tokens, static_cast<int>(n_cols)};
   const dim3 block(kWarpsPerBlock * kWarp);
   if (type == OperandType::int8) {
     out.n_tiles = static_cast<int>(padded_columns(n_cols) / 32);
     out.numbers = reinterpret_cast<const TileNumbers*>(numbers);
-    launch(stream, dim3(static_cast<unsigned>(out.n_tiles / kWarpsPerBlock), rows), block, 0, quantize, x, x_stride,
-           out.n_tokens, cols, out.n_tiles, reinterpret_cast<uint8_t*>(codes), reinterpret_cast<TileNumbers*>(numbers));
+    launch(stream, dim3(rows, static_cast<unsigned>(out.n_tiles / kWarpsPerBlock)), block, 0, quantize, source,
+           out.n_tiles, reinterpret_cast<uint8_t*>(codes), reinterpret_cast<TileNumbers*>(numbers));
     return out;
   }
   out.n_tiles = static_cast<int>(padded_columns(n_cols) / 16);
   out.row_scale = reinterpret_cast<const float*>(numbers);
-  launch(stream, dim3(rows), block, 0, type == OperandType::bf16 ? round_to_16_bits<true> : round_to_16_bits<false>, x,
-         x_stride, out.n_tokens, cols, out.n_tiles, reinterpret_cast<uint8_t*>(codes),
-         reinterpret_cast<float*>(numbers));
+  launch(stream, dim3(rows), block, 0, type == OperandType::bf16 ? round_to_16_bits<true> : round_to_16_bits<false>,
+         source, out.n_tiles, reinterpret_cast<uint8_t*>(codes), reinterpret_cast<float*>(numbers));
   return out;
 }
 
