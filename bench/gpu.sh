@@ -7,6 +7,7 @@ python=${PYTHON:-python3}
 folder=${TMPDIR:-/tmp}/halfbyte-gpu
 mkdir -p "$folder"
 
+nvidia-smi -L >/dev/null 2>&1 || { echo "nvidia-smi finds no NVIDIA card here; bench/gpu.py --dry-run tries the steps without one." >&2; exit 1; }
 command -v nvcc >/dev/null || { echo "nvcc is not on the PATH: install the CUDA toolkit." >&2; exit 1; }
 "$python" -c "import pybind11, numpy, pytest" || { echo "pip install pybind11 numpy pytest first." >&2; exit 1; }
 

@@ -3,6 +3,7 @@
 #include "cuda/cuda.h"
 #include "cuda/device.h"
 #include "cuda/elementwise.h"
+#include "cuda/experts.h"
 #include "cuda/linear.h"
 #include "cuda/pack.h"
 
@@ -25,6 +26,9 @@ const ops::Ops& device_ops() {
     o.embed = embed;
     o.linear = linear;
     o.linear_glu = linear_glu;
+    o.route = route;
+    o.expert_glu = expert_glu;
+    o.expert_sum = expert_sum;
     o.norm = norm;
     o.rope = rope;
     o.store_kv = store_kv;

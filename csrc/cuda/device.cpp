@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "cuda/elementwise.h"
+
 namespace halfbyte::cuda {
 
 namespace {
@@ -31,9 +33,21 @@ Device find_device() {
     return d;
   }
   cudaDeviceProp p;
-  check(cudaGetDeviceProperties(&p, 0), "asking for the device's properties");
+  const cudaError_t asked = cudaGetDeviceProperties(&p, 0);
+  if (asked != cudaSuccess) {
+    d.problem = std::string("the GPU does not tell its properties: ") + cudaGetErrorString(asked);
+    (void)cudaGetLastError();
+    return d;
+  }
   if (10 * p.major + p.minor < kLeastCapability) {
     d.problem = format_string("%s has compute capability %d.%d; 7.5 or later is needed", p.name, p.major, p.minor);
+    return d;
+  }
+  if (!has_code_for_device()) {
+    d.problem = format_string(
+        "this build has no code for %s (compute capability %d.%d), or the GPU cannot be entered; build it with "
+        "HALFBYTE_CUDA=ON and without HALFBYTE_CUDA_ARCHITECTURES",
+        p.name, p.major, p.minor);
     return d;
   }
   d.name = p.name;
@@ -97,33 +111,43 @@ bool packed_kind(const formats::Format& format, Kind& kind) {
   return true;
 }
 
+Buffer allocate_pinned(size_t n_bytes) {
+  void* p = nullptr;
+  const cudaError_t status = cudaMallocHost(&p, n_bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    (void)cudaGetLastError();
+    throw Error(ErrorKind::out_of_memory,
+                format_string("The GPU's copies need %.1f MiB of the computer's memory, which could not be locked.",
+                              static_cast<double>(n_bytes) / (1 << 20)),
+                "Free memory, allow more locked memory (ulimit -l), or use the CPU with -ngl 0.");
+  }
+  check(status, "allocating pinned memory");
+  return Buffer(static_cast<std::byte*>(p), n_bytes, [](std::byte* data) { (void)cudaFreeHost(data); });
+}
+
 Uploader::Uploader(int64_t least_bytes) : n_bytes_(std::max(kStagingBytes, static_cast<size_t>(least_bytes))) {
   for (int i = 0; i < 2; ++i) {
-    void* p = nullptr;
-    check(cudaMallocHost(&p, n_bytes_), "allocating pinned memory");
-    buffers_[i] = static_cast<std::byte*>(p);
+    buffers_[i] = allocate_pinned(n_bytes_);
     check(cudaStreamCreate(&streams_[i]), "creating a stream");
   }
 }
 
 Uploader::~Uploader() {
-  for (int i = 0; i < 2; ++i) {
-    if (streams_[i] != nullptr) {
-      (void)cudaStreamSynchronize(streams_[i]);
-      (void)cudaStreamDestroy(streams_[i]);
-    }
-    (void)cudaFreeHost(buffers_[i]);
+  for (const cudaStream_t stream : streams_) {
+    if (stream == nullptr) continue;
+    (void)cudaStreamSynchronize(stream);
+    (void)cudaStreamDestroy(stream);
   }
 }
 
 std::byte* Uploader::next_buffer() {
   current_ = 1 - current_;
   check(cudaStreamSynchronize(streams_[current_]), "uploading weights");
-  return buffers_[current_];
+  return buffers_[current_].data();
 }
 
 void Uploader::send(std::byte* to, size_t n_bytes) {
-  check(cudaMemcpyAsync(to, buffers_[current_], n_bytes, cudaMemcpyHostToDevice, streams_[current_]),
+  check(cudaMemcpyAsync(to, buffers_[current_].data(), n_bytes, cudaMemcpyHostToDevice, streams_[current_]),
         "uploading weights");
 }
 

@@ -29,6 +29,9 @@ std::recursive_mutex& device_mutex();
 // kind_of() for this device: matrices in bf16 become f32 where the tensor cores do not know bf16.
 bool packed_kind(const formats::Format& format, Kind& kind);
 
+// Memory of the computer that copies take straight from.
+Buffer allocate_pinned(size_t n_bytes);
+
 // Two pinned buffers: one is filled while the other is on its way.
 class Uploader {
  public:
@@ -44,7 +47,7 @@ class Uploader {
 
  private:
   size_t n_bytes_;
-  std::byte* buffers_[2] = {};
+  Buffer buffers_[2];
   cudaStream_t streams_[2] = {};
   int current_ = 0;
 };

@@ -101,6 +101,15 @@ __global__ void gate(ops::Activation act, const float* x, int64_t x_stride, cons
     out[token * out_stride + i] = ops::activate(act, x[token * x_stride + i]) * up[token * up_stride + i];
 }
 
+__global__ void gate_limited(ops::Activation act, const float* x, const float* up, float limit, float shift, float* out,
+                             int64_t n) {
+  const int64_t i = thread_index();
+  if (i >= n) return;
+  const float g = limit > 0 ? fminf(x[i], limit) : x[i];
+  const float u = limit > 0 ? fminf(fmaxf(up[i], -limit), limit) : up[i];
+  out[i] = ops::activate(act, g) * (u + shift);
+}
+
 __global__ void add_scaled(float* x, const float* y, float scale, int64_t n) {
   const int64_t i = thread_index();
   if (i < n) x[i] = fmaf(scale, y[i], x[i]);
@@ -117,6 +126,13 @@ __global__ void pick(const float* x, int64_t n, const int32_t* rows, int64_t n_p
 }
 
 }  // namespace
+
+bool has_code_for_device() {
+  cudaFuncAttributes attributes;
+  const bool has_code = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(cap)) == cudaSuccess;
+  (void)cudaGetLastError();
+  return has_code;
+}
 
 // The table stays in host memory: a step needs a few rows of it.
 void embed(const ops::Context& context, const ops::Matrix& table, std::span<const int32_t> tokens, float scale,
@@ -170,6 +186,13 @@ void glu(const ops::Context& context, ops::Activation act, const float* gate_row
   if (n_tokens * n == 0) return;
   launch(session_of(context).stream(), dim3(blocks_for(n_tokens * n)), dim3(kThreads), 0, gate, act, gate_rows,
          gate_stride, up, up_stride, out, out_stride, n_tokens, n);
+}
+
+void limited_glu(const ops::Context& context, ops::Activation act, const float* gate_rows, const float* up, float limit,
+                 float shift, float* out, int64_t n) {
+  if (n == 0) return;
+  launch(session_of(context).stream(), dim3(blocks_for(n)), dim3(kThreads), 0, gate_limited, act, gate_rows, up, limit,
+         shift, out, n);
 }
 
 void add(const ops::Context& context, float* x, const float* y, float scale, int64_t n_tokens, int64_t n) {

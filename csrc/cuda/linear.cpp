@@ -8,6 +8,7 @@
 
 #include "cuda/device.h"
 #include "cuda/elementwise.h"
+#include "cuda/experts.h"
 #include "cuda/matmul.h"
 
 namespace halfbyte::cuda {
@@ -60,18 +61,28 @@ class Input {
   Input(Session& session, const float* x, int64_t stride, int64_t n_tokens, int64_t n_cols)
       : session_(session), x_(x), stride_(stride), n_tokens_(n_tokens), n_cols_(n_cols) {}
 
+  // Rows of experts: each slot of `groups` takes row slot / slots_per_row.
+  Input(Session& session, const float* x, int64_t stride, const Groups& groups, int slots_per_row, int64_t n_cols)
+      : Input(session, x, stride, groups.n_rows, n_cols) {
+    slots_ = groups.slots;
+    slots_per_row_ = slots_per_row;
+  }
+
   void fill(Kind kind, Job& job) {
     job.n_cols = static_cast<int>(n_cols_);
     job.n_cells = static_cast<int>(cells_of(kind, n_cols_));
     job.rows = x_;
     job.row_stride = stride_;
+    job.slots = slots_;
+    job.slots_per_row = slots_per_row_;
     job.x.n_tokens = static_cast<int>(n_tokens_);
     if (kind == Kind::f32) return;
     const OperandType type = operand_of(kind);
     if (!is_made_ || type != type_) {
       std::byte* codes = session_.scratch(Session::Purpose::codes, operand_code_bytes(type, n_tokens_, n_cols_));
       std::byte* numbers = session_.scratch(Session::Purpose::numbers, operand_number_bytes(type, n_tokens_, n_cols_));
-      made_ = make_operands(type, x_, stride_, nullptr, n_tokens_, n_cols_, codes, numbers, session_.stream());
+      made_ = make_operands(type, x_, stride_, slots_, slots_per_row_, n_tokens_, n_cols_, codes, numbers,
+                            session_.stream());
       type_ = type;
       is_made_ = true;
     }
@@ -82,6 +93,8 @@ class Input {
   Session& session_;
   const float* x_;
   int64_t stride_, n_tokens_, n_cols_;
+  const int32_t* slots_ = nullptr;
+  int slots_per_row_ = 1;
   Operands made_;
   OperandType type_ = OperandType::int8;
   bool is_made_ = false;
@@ -160,6 +173,85 @@ void linear_glu(const ops::Context& context, const float* x, int64_t x_stride, s
   set_table(gate, 0, part);
   set_table(up, 1, part);
   run(kind, job, session.stream());
+}
+
+namespace {
+
+// The f32 kernel takes one group at a time.
+int tile_groups(const ops::Matrix& m) {
+  return kind_of_matrix(m) == Kind::f32 ? 1 : 8;
+}
+
+// Each slot's row times the matrix of its expert: `part` tells the matrices, or a gated pair of them, of all experts.
+void multiply_slots(Session& session, const ops::Matrix& stack, Input& input, const Groups& groups, Part part) {
+  const Kind kind = kind_of_matrix(stack);
+  Job job;
+  input.fill(kind, job);
+  const bool is_gated = part.up != nullptr;
+  part.weight = reinterpret_cast<const uint8_t*>(stack.data);
+  part.n_rows = static_cast<int>(stack.n_rows);
+  part.pair_end = is_gated ? static_cast<int>((stack.n_rows + 15) / 16) : row_pairs(stack.n_rows);
+  set_table(stack, 0, part);
+  if (!is_gated) set_table(stack, 1, part);
+  job.n_slices = slices_of(kind, is_gated ? 2 * stack.n_rows : stack.n_rows, job.n_cols);
+  job.tiles = groups.tiles;
+  job.n_tiles = groups.n_tiles;
+  job.matrix_bytes = stack.matrix_bytes;
+  job.n_parts = 1;
+  job.parts[0] = part;
+  run(kind, job, groups.groups_per_tile, groups.groups_per_tile > 1, session.stream());
+}
+
+}  // namespace
+
+void expert_glu(const ops::Context& context, const float* x, int64_t x_stride, std::span<const ops::RowRun> runs,
+                const ops::ExpertUnit& unit, const ops::Chosen& chosen, float* out) {
+  if (runs.empty() || runs.back().end == 0) return;
+  Session& session = session_of(context);
+  const ops::Matrix &gate = *unit.gate, &up = *unit.up;
+  const int64_t n_tokens = runs.back().end, n_slots = n_tokens * chosen.n_used;
+  const Groups groups =
+      group_slots(session, chosen, n_tokens, gate.n_matrices, std::min(tile_groups(gate), tile_groups(up)));
+  Input input(session, x, x_stride, groups, chosen.n_used, gate.n_cols);
+  Part part;
+  part.bias = unit.gate_bias;
+  part.out = out;
+  part.out_stride = gate.n_rows;
+  const Kind kind = kind_of_matrix(gate);
+  if (kind == kind_of_matrix(up) && kind != Kind::f32) {
+    part.up = reinterpret_cast<const uint8_t*>(up.data);
+    part.up_bias = unit.up_bias;
+    part.activation = unit.activation;
+    part.limit = unit.limit;
+    part.shift = unit.shift;
+    set_table(up, 1, part);
+    return multiply_slots(session, gate, input, groups, part);
+  }
+  auto* gated = reinterpret_cast<float*>(
+      session.scratch(Session::Purpose::gated, n_slots * gate.n_rows * static_cast<int64_t>(sizeof(float))));
+  part.out = gated;
+  multiply_slots(session, gate, input, groups, part);
+  part.out = out;
+  part.bias = unit.up_bias;
+  multiply_slots(session, up, input, groups, part);
+  limited_glu(context, unit.activation, gated, out, unit.limit, unit.shift, out, n_slots * gate.n_rows);
+}
+
+void expert_sum(const ops::Context& context, const float* hidden, std::span<const ops::RowRun> runs,
+                const ops::Matrix& down, const float* bias, const ops::Chosen& chosen, float scale, bool accumulate,
+                float* out, int64_t out_stride) {
+  if (runs.empty() || runs.back().end == 0) return;
+  Session& session = session_of(context);
+  const int64_t n_tokens = runs.back().end, n_slots = n_tokens * chosen.n_used;
+  const Groups groups = group_slots(session, chosen, n_tokens, down.n_matrices, tile_groups(down));
+  Input input(session, hidden, down.n_cols, groups, 1, down.n_cols);
+  Part part;
+  part.bias = bias;
+  part.out = reinterpret_cast<float*>(
+      session.scratch(Session::Purpose::gated, n_slots * down.n_rows * static_cast<int64_t>(sizeof(float))));
+  part.out_stride = down.n_rows;
+  multiply_slots(session, down, input, groups, part);
+  add_up_slots(session, part.out, chosen, n_tokens, down.n_rows, scale, accumulate, out, out_stride);
 }
 
 }  // namespace halfbyte::cuda

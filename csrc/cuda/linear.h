@@ -11,4 +11,10 @@ void linear_glu(const ops::Context&, const float* x, int64_t x_stride, std::span
                 const ops::Matrix& gate, const float* gate_bias, const ops::Matrix& up, const float* up_bias,
                 ops::Activation act, float* out, int64_t out_stride);
 
+void expert_glu(const ops::Context&, const float* x, int64_t x_stride, std::span<const ops::RowRun> runs,
+                const ops::ExpertUnit& unit, const ops::Chosen& chosen, float* out);
+void expert_sum(const ops::Context&, const float* hidden, std::span<const ops::RowRun> runs, const ops::Matrix& down,
+                const float* bias, const ops::Chosen& chosen, float scale, bool accumulate, float* out,
+                int64_t out_stride);
+
 }  // namespace halfbyte::cuda

@@ -5,7 +5,7 @@
 // warp takes slices one after another. Both orders are the same, so a row's result depends on nothing but the row.
 #pragma once
 
-#include "cuda/matmul.h"
+#include "cuda/tiles.h"
 #include "ops/activation.h"
 
 namespace halfbyte::cuda {
@@ -177,7 +177,7 @@ __device__ inline void write_out(const Job& job, const Part& part, int expert, i
     for (int e = 0; e < 4; ++e) {
       const int token = 8 * (first_group + group) + 2 * t + e % 2;
       if (token >= n_tokens) continue;
-      const int64_t target = job.targets != nullptr ? job.targets[token] : token;
+      const int64_t target = job.slots != nullptr ? job.slots[token] : token;
       const float unscale = job.x.row_scale != nullptr ? job.x.row_scale[token] : 1.0f;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
@@ -203,7 +203,7 @@ __device__ inline void write_out(const Job& job, const Part& part, int expert, i
 // Warps share a row tile's columns, a slice each, or (is_sequential) take all slices of their own row tiles in turn.
 template <Kind kKind, int kGroups>
 __global__ void __launch_bounds__(256) multiply_rows(const Job job, bool is_sequential) {
-  auto* shared = reinterpret_cast<float*>(shared_memory());  // sums_bytes()
+  auto* shared = reinterpret_cast<float*>(shared_memory());  // of launch_rows()
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
   int first_group = static_cast<int>(blockIdx.x) * kGroups, expert = 0;
   Operands x = job.x;

@@ -2,10 +2,14 @@
 #pragma once
 
 #include "cuda/operands.h"
-#include "cuda/tiles.h"
 #include "ops/ops.h"
 
 namespace halfbyte::cuda {
+
+// Sixteen int8 values as four words.
+struct TableWords {
+  uint32_t words[4];
+};
 
 // Consecutive token groups that one block multiplies with one expert's matrix; expert -1: nothing to do.
 struct ExpertTile {
@@ -41,12 +45,11 @@ struct Job {
   int n_cols = 0;
   int n_cells = 0;   // of a row
   int n_slices = 1;  // of a row's cells, summed in order
-  // Experts: of each block column its tokens, of each token its row of `rows` and its output row. Matrices of a stack
-  // are matrix_bytes apart.
+  // Experts: of each block column its tokens, of each token its slot: row slot / slots_per_row of `rows` goes in, row
+  // slot comes out. Matrices of a stack are matrix_bytes apart.
   const ExpertTile* tiles = nullptr;
-  const int32_t* sources = nullptr;
-  const int32_t* targets = nullptr;
-  int n_tiles = 0;
+  const int32_t* slots = nullptr;
+  int n_tiles = 0, slots_per_row = 1;
   int64_t matrix_bytes = 0;
   int n_parts = 0;
   Part parts[kMostParts];

@@ -29,15 +29,15 @@ __global__ void multiply_f32(const Job job) {
   const float* weights =
       reinterpret_cast<const float*>(part.weight + expert * job.matrix_bytes) + static_cast<int64_t>(row) * job.n_cols;
   const int n_tokens = tokens_end - first_token < kTokens ? tokens_end - first_token : kTokens;
-  const auto place = [&](const int32_t* places, int t) -> int64_t {
-    return places != nullptr ? places[first_token + t] : first_token + t;
+  const auto slot = [&](int t) -> int64_t {
+    return job.slots != nullptr ? job.slots[first_token + t] : first_token + t;
   };
   float sums[kTokens] = {};
   for (int c = lane; c < job.n_cols; c += kWarp) {
     const float w = weights[c];
 #pragma unroll
     for (int t = 0; t < kTokens; ++t) {
-      if (t < n_tokens) sums[t] = fmaf(w, job.rows[place(job.sources, t) * job.row_stride + c], sums[t]);
+      if (t < n_tokens) sums[t] = fmaf(w, job.rows[slot(t) / job.slots_per_row * job.row_stride + c], sums[t]);
     }
   }
 #pragma unroll
@@ -47,7 +47,7 @@ __global__ void multiply_f32(const Job job) {
     const float biased =
         part.bias != nullptr ? sums[t] + part.bias[static_cast<int64_t>(expert) * part.n_rows + row] : sums[t];
     const float value = part.scale * ops::activate(part.activation, biased);
-    float& out = part.out[place(job.targets, t) * part.out_stride + row];
+    float& out = part.out[slot(t) * part.out_stride + row];
     out = part.accumulate ? out + value : value;
   }
 }

@@ -12,13 +12,14 @@ constexpr int kWarpsPerBlock = 8;
 struct Source {
   const float* x;
   int64_t stride;
-  const int32_t* rows;  // of x; -1: zeros. nullptr: token t is row t
+  const int32_t* slots;
+  int slots_per_row;
   int n_tokens, n_cols;
 
   __device__ const float* row(int token) const {
     if (token >= n_tokens) return nullptr;
-    const int64_t at = rows != nullptr ? rows[token] : token;
-    return at < 0 ? nullptr : x + at * stride;
+    const int64_t slot = slots != nullptr ? slots[token] : token;
+    return slot < 0 ? nullptr : x + slot / slots_per_row * stride;
   }
 };
 
@@ -92,13 +93,13 @@ int64_t operand_number_bytes(OperandType type, int64_t n_tokens, int64_t n_cols)
                                    : n_rows * static_cast<int64_t>(sizeof(float));
 }
 
-Operands make_operands(OperandType type, const float* x, int64_t x_stride, const int32_t* sources, int64_t n_tokens,
-                       int64_t n_cols, std::byte* codes, std::byte* numbers, cudaStream_t stream) {
+Operands make_operands(OperandType type, const float* x, int64_t x_stride, const int32_t* slots, int slots_per_row,
+                       int64_t n_tokens, int64_t n_cols, std::byte* codes, std::byte* numbers, cudaStream_t stream) {
   Operands out;
   out.codes = reinterpret_cast<const uint8_t*>(codes);
   out.n_tokens = static_cast<int>(n_tokens);
   const auto rows = static_cast<unsigned>(8 * out.n_groups());
-  const Source source = {x, x_stride, sources, out.n_tokens, static_cast<int>(n_cols)};
+  const Source source = {x, x_stride, slots, slots_per_row, out.n_tokens, static_cast<int>(n_cols)};
   const dim3 block(kWarpsPerBlock * kWarp);
   if (type == OperandType::int8) {
     out.n_tiles = static_cast<int>(padded_columns(n_cols) / 32);

@@ -39,9 +39,9 @@ inline int64_t padded_columns(int64_t n_cols) {
 int64_t operand_code_bytes(OperandType type, int64_t n_tokens, int64_t n_cols);
 int64_t operand_number_bytes(OperandType type, int64_t n_tokens, int64_t n_cols);
 
-// Starts the conversion of x (n_tokens, n_cols) into the two buffers, and tells where what is. sources: which row of x
-// each token is, -1 for zeros, on the device; nullptr: token t is row t.
-Operands make_operands(OperandType type, const float* x, int64_t x_stride, const int32_t* sources, int64_t n_tokens,
-                       int64_t n_cols, std::byte* codes, std::byte* numbers, cudaStream_t stream);
+// Starts the conversion of x (n_tokens, n_cols) into the two buffers, and tells where what is. slots, on the device:
+// token t is row slots[t] / slots_per_row of x, or zeros where that is -1; nullptr: row t.
+Operands make_operands(OperandType type, const float* x, int64_t x_stride, const int32_t* slots, int slots_per_row,
+                       int64_t n_tokens, int64_t n_cols, std::byte* codes, std::byte* numbers, cudaStream_t stream);
 
 }  // namespace halfbyte::cuda

@@ -130,8 +130,10 @@ ops::Matrix pack(const ops::MatrixSource& source, bool keep_raw, ThreadPool& poo
                               static_cast<int>(source.format->name.size()), source.format->name.data()),
                 "Use the CPU with -ngl 0.");
   }
-  const int64_t tile_bytes = row_tile_bytes(kind, source.n_cols), n_tiles = row_tiles_of(source.n_rows);
+  const int64_t tile_bytes = row_tile_bytes(kind, source.n_cols), tiles_each = row_tiles_of(source.n_rows);
+  const int64_t n_tiles = source.n_matrices * tiles_each, source_bytes = m.matrix_bytes;
   m.layout = ops::Layout::tiles;
+  m.matrix_bytes = tiles_each * tile_bytes;
   m.storage = device_memory().allocate(static_cast<size_t>(n_tiles * tile_bytes), "A matrix of the model");
   m.data = m.storage.data();
   Uploader uploader(tile_bytes);
@@ -140,7 +142,11 @@ ops::Matrix pack(const ops::MatrixSource& source, bool keep_raw, ThreadPool& poo
     const int64_t n = std::min(tiles_at_once, n_tiles - first);
     auto* staged = reinterpret_cast<uint8_t*>(uploader.next_buffer());
     pool.parallel_for(n, 1, [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; ++i) pack_row_tile(source, kind, first + i, staged + i * tile_bytes);
+      for (int64_t i = begin; i < end; ++i) {
+        ops::MatrixSource one = source;
+        one.bytes = source.bytes.subspan(static_cast<size_t>((first + i) / tiles_each * source_bytes));
+        pack_row_tile(one, kind, (first + i) % tiles_each, staged + i * tile_bytes);
+      }
     });
     uploader.send(m.storage.data() + first * tile_bytes, static_cast<size_t>(n * tile_bytes));
   }

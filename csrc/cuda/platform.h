@@ -58,6 +58,12 @@ __device__ inline float shuffle_xor(float x, int mask) {
 __device__ inline int shuffle_xor(int x, int mask) {
   return __shfl_xor_sync(kAllLanes, x, mask);
 }
+__device__ inline uint32_t ballot(bool x) {
+  return __ballot_sync(kAllLanes, x);
+}
+__device__ inline int count_bits(uint32_t x) {
+  return __popc(x);
+}
 
 // c += a (16 x 16, row) . b (16 x 8, column) for 8-bit codes: a[0] row g, a[1] row g + 8, columns 4t .. 4t+3; b column
 // g, rows 4t .. 4t+3; c[0], c[1] row g, columns 2t, 2t + 1; c[2], c[3] row g + 8 (g = lane / 4, t = lane % 4).
@@ -164,17 +170,9 @@ void launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes, voi
   check(cudaGetLastError(), "starting a kernel");
 }
 
-// Lets a kernel use more dynamic shared memory than every device has.
-template <class... Parameters>
-void allow_shared_memory(void (*kernel)(Parameters...), size_t n_bytes) {
-  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(n_bytes)),
-        "reserving shared memory");
-}
-
 }  // namespace halfbyte::cuda
 
-#else
+#elif defined(HALFBYTE_CUDA_EMULATION)
 
 #include <cuda_emulation.h>
 

@@ -38,10 +38,6 @@ Session::Session() {
 Session::~Session() {
   (void)cudaStreamSynchronize(stream_);
   forget_recordings();
-  for (Arena* arena : {&step_, &alone_}) {
-    (void)cudaFreeHost(arena->host);
-    (void)cudaFree(arena->device);
-  }
   (void)cudaStreamDestroy(stream_);
 }
 
@@ -57,33 +53,26 @@ std::byte* Session::scratch(Purpose purpose, int64_t n_bytes) {
 
 void Session::reserve(Arena& arena, size_t n_bytes) {
   arena.used = 0;
-  if (arena.capacity >= n_bytes) return;
+  if (arena.host.size() >= n_bytes) return;
   check(cudaStreamSynchronize(stream_), "waiting for a step");
   if (&arena == &step_) forget_recordings();  // they read from where it was
-  (void)cudaFreeHost(arena.host);
-  (void)cudaFree(arena.device);
-  arena = {};
   const size_t capacity = std::max<size_t>(size_t{1} << 16, std::bit_ceil(n_bytes));
-  void* host = nullptr;
-  void* device = nullptr;
-  check(cudaMallocHost(&host, capacity), "allocating pinned memory");
-  arena.host = static_cast<std::byte*>(host);
-  check(cudaMalloc(&device, capacity), "allocating memory for a step's inputs");
-  arena.device = static_cast<std::byte*>(device);
-  arena.capacity = capacity;
+  arena = {};
+  arena.device = device_memory().allocate(capacity, "A step's inputs");
+  arena.host = allocate_pinned(capacity);
 }
 
 template <class T>
 const T* Session::put(Arena& arena, std::span<const T> values) {
-  const auto* at = reinterpret_cast<const T*>(arena.device + arena.used);
-  if (!values.empty()) std::memcpy(arena.host + arena.used, values.data(), values.size_bytes());
+  const auto* at = reinterpret_cast<const T*>(arena.device.data() + arena.used);
+  if (!values.empty()) std::memcpy(arena.host.data() + arena.used, values.data(), values.size_bytes());
   arena.used += aligned(values.size_bytes());
   return at;
 }
 
 const Span* Session::put_spans(Arena& arena, std::span<const ops::AttentionSpan> spans) {
-  auto* host = reinterpret_cast<Span*>(arena.host + arena.used);
-  const auto* device = reinterpret_cast<const Span*>(arena.device + arena.used);
+  auto* host = reinterpret_cast<Span*>(arena.host.data() + arena.used);
+  const auto* device = reinterpret_cast<const Span*>(arena.device.data() + arena.used);
   arena.used += aligned(spans.size() * sizeof(Span));
   for (size_t i = 0; i < spans.size(); ++i) {
     const ops::AttentionSpan& s = spans[i];
@@ -95,7 +84,7 @@ const Span* Session::put_spans(Arena& arena, std::span<const ops::AttentionSpan>
 }
 
 void Session::upload(Arena& arena) {
-  check(cudaMemcpyAsync(arena.device, arena.host, arena.used, cudaMemcpyHostToDevice, stream_),
+  check(cudaMemcpyAsync(arena.device.data(), arena.host.data(), arena.used, cudaMemcpyHostToDevice, stream_),
         "uploading a step's inputs");
 }
 

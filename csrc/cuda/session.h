@@ -33,7 +33,7 @@ class Session {
 
   // Memory for one purpose, kept and grown. What an earlier call of the same purpose returned stays valid as memory (a
   // recorded step may use it) until the session ends.
-  enum class Purpose : uint8_t { codes, numbers, gated, partial, count };
+  enum class Purpose : uint8_t { codes, numbers, gated, partial, expert_counts, expert_slots, expert_tiles, count };
   std::byte* scratch(Purpose purpose, int64_t n_bytes);
 
   // The device's copy of a step's input, found by its host address; outside of a step, uploaded on the spot.
@@ -51,9 +51,8 @@ class Session {
  private:
   // Host arrays side by side in pinned memory, and their copy on the device.
   struct Arena {
-    std::byte* host = nullptr;
-    std::byte* device = nullptr;
-    size_t capacity = 0, used = 0;
+    Buffer host, device;
+    size_t used = 0;
   };
   struct Recording {
     int n_runs = 0;

@@ -2,15 +2,10 @@
 // kernel reads weights through here and nowhere else.
 #pragma once
 
-#include "cuda/kinds.h"
+#include "cuda/matmul.h"
 #include "cuda/platform.h"
 
 namespace halfbyte::cuda {
-
-// Sixteen int8 values as four words; an argument of kernels.
-struct TableWords {
-  uint32_t words[4];
-};
 
 __device__ inline uint32_t word_of(const uint4& v, int i) {
   return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;

@@ -369,10 +369,13 @@ uint64_t Stage::step_key(const Batch& batch, cache::KvStore& kv, bool is_last) c
       static_cast<uint64_t>(batch.n_rows()),
       is_last ? batch.logit_rows.size() + 1 : 0,
       batch.hidden_rows.size(),
-      reinterpret_cast<uintptr_t>(kv.layer_data(static_cast<int>(begin_))),
       reinterpret_cast<uintptr_t>(logits_.data()),
   };
-  for (const uint64_t number : numbers) key = (key ^ number) * 1099511628211u ^ key >> 29;
+  const auto add = [&](uint64_t number) { key = (key ^ number) * 1099511628211u ^ key >> 29; };
+  for (const uint64_t number : numbers) add(number);
+  // Another cache may begin where an earlier one began, and go on elsewhere.
+  for (int64_t layer = begin_; layer < end_; ++layer)
+    add(reinterpret_cast<uintptr_t>(kv.layer_data(static_cast<int>(layer))));
   return key == 0 ? 1 : key;
 }
 

@@ -173,6 +173,22 @@ T shuffle_xor(T x, int mask) {
   return mine.out;
 }
 
+inline uint32_t ballot(bool x) {
+  struct Operand {
+    bool in;
+    uint32_t out;
+  } mine = {x, 0};
+  emulation::meet_warp(&mine, [](const void** all) {
+    uint32_t bits = 0;
+    for (int i = 0; i < 32; ++i) bits |= static_cast<uint32_t>(static_cast<const Operand*>(all[i])->in) << i;
+    for (int i = 0; i < 32; ++i) static_cast<Operand*>(const_cast<void*>(all[i]))->out = bits;
+  });
+  return mine.out;
+}
+inline int count_bits(uint32_t x) {
+  return std::popcount(x);
+}
+
 // c (16 x 8) += a (16 x k) . b (k x 8), operands gathered from lanes by `element_a(lane operand...)`.
 template <class C, class Operand, class ReadA, class ReadB>
 void emulate_mma(Operand& mine, int k, const ReadA& read_a, const ReadB& read_b) {
@@ -275,8 +291,5 @@ void launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes, voi
   const std::tuple<Parameters...> held(arguments...);
   stream->submit([=] { emulation::run_blocks(grid, block, shared_bytes, [&] { std::apply(kernel, held); }); });
 }
-
-template <class... Parameters>
-void allow_shared_memory(void (*)(Parameters...), size_t) {}
 
 }  // namespace halfbyte::cuda
