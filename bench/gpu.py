@@ -109,9 +109,9 @@ def main() -> None:
     )
     print(f"{'model':14} {'mix':8} {'test':20} {'tokens/s':>10} {'of bound':>9}")
     results = []
-    for model in arguments.model or MODELS:
+    for model in ["tiny, dry run"] if arguments.dry_run else arguments.model or MODELS:
         for mix in MIXES:
-            path = arguments.folder / f"{model}-{mix}.gguf"
+            path = arguments.folder / f"{model.partition(',')[0]}-{mix}.gguf"
             synthetic.write(DRY_SHAPE if arguments.dry_run else synthetic.SHAPES[model], mix, str(path))
             for row in measure(path, rates, shrink=32 if arguments.dry_run else 1):
                 results.append({"model": model, "mix": mix, **row})
