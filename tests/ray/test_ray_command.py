@@ -49,5 +49,5 @@ def test_a_stop_finishes_the_streams_that_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("replicas", ["0", "2:1", "x", "1:", ":2", "-1"])
 def test_replicas_are_counts(replicas: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", "--ray", f"--replicas={replicas}"]) == 1
+    assert main(["serve", "--ray", f"--replicas={replicas}"]) == 2
     assert "N or MIN:MAX was expected" in capsys.readouterr().err
