@@ -36,7 +36,7 @@ def toy_vocabulary() -> tuple[list[str], list[int]]:
 def write_tiny_llama(path: Path, **changes: Any) -> Path:
     """A llama of a few kilobytes with random weights; `changes` override metadata (None removes a key). `arch` makes it
     another architecture with the same tensors and `layer_norms` (names and widths) beside them."""
-    options: dict[str, Any] = {"n_layers": 2, "n_embd": 64, "n_heads": 4, "n_kv_heads": 2, "n_ff": 96, "n_ctx": 512}
+    options: dict[str, Any] = {"n_layers": 2, "n_embd": 64, "n_heads": 4, "n_kv_heads": 2, "n_ff": 96, "n_ctx": 512, "n_experts": 0}  # fmt: skip
     options |= {k: changes.pop(k) for k in list(changes) if k in options}
     format_name = changes.pop("format_name", "F32")
     tokens, kinds = toy_vocabulary()
@@ -71,12 +71,19 @@ def write_tiny_llama(path: Path, **changes: Any) -> Path:
         "tokenizer.ggml.bos_token_id": 256,
         "tokenizer.ggml.eos_token_id": 257,
     }
+    n_experts = options["n_experts"]
+    if n_experts:
+        metadata |= {"llama.expert_count": n_experts, "llama.expert_used_count": 2}
     metadata |= changes
     metadata = {k: v for k, v in metadata.items() if v is not None}
 
     def matrix(name: str, rows: int, cols: int, kind: str = format_name) -> tuple[str, str, list[int], bytes]:
         weights = draw.normal(0, 0.4 / np.sqrt(cols) * 2.5, (rows, cols)).astype(np.float32)
         return name, kind, [cols, rows], _core.encode(kind, weights)
+
+    def stack(name: str, rows: int, cols: int) -> tuple[str, str, list[int], bytes]:
+        _, kind, _, data = matrix(name, n_experts * rows, cols)
+        return name, kind, [cols, rows, n_experts], data
 
     def ones(name: str, n: int) -> tuple[str, str, list[int], bytes]:
         return name, "F32", [n], (1 + 0.1 * draw.normal(size=n)).astype(np.float32).tobytes()
@@ -95,11 +102,21 @@ def write_tiny_llama(path: Path, **changes: Any) -> Path:
             matrix(p + "attn_v.weight", kv * head_dim, e),
             matrix(p + "attn_output.weight", e, heads * head_dim),
             ones(p + "ffn_norm.weight", e),
-            matrix(p + "ffn_gate.weight", ff, e),
-            matrix(p + "ffn_up.weight", ff, e),
-            matrix(p + "ffn_down.weight", e, ff),
             *(ones(f"{p}{name}.weight", width) for name, width in layer_norms.items()),
         ]
+        if n_experts:
+            tensors += [
+                matrix(p + "ffn_gate_inp.weight", n_experts, e, "F32"),
+                stack(p + "ffn_gate_exps.weight", ff, e),
+                stack(p + "ffn_up_exps.weight", ff, e),
+                stack(p + "ffn_down_exps.weight", e, ff),
+            ]
+        else:
+            tensors += [
+                matrix(p + "ffn_gate.weight", ff, e),
+                matrix(p + "ffn_up.weight", ff, e),
+                matrix(p + "ffn_down.weight", e, ff),
+            ]
     _core.write_gguf(str(path), metadata, tensors)
     return path
 

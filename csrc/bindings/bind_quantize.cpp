@@ -95,13 +95,15 @@ void register_quantize(py::module_& m) {
           [](const ImportanceCollector& c) {
             py::dict out;
             for (const auto& [name, squares] : c.squares()) {
-              out[py::str(name)] = py::make_tuple(
-                  py::array_t<double>(static_cast<py::ssize_t>(squares.sums.size()), squares.sums.data()),
-                  squares.n_rows);
+              const auto n_matrices = static_cast<py::ssize_t>(squares.n_rows.size());
+              const auto n_cols = static_cast<py::ssize_t>(squares.sums.size()) / n_matrices;
+              out[py::str(name)] = py::make_tuple(py::array_t<double>({n_matrices, n_cols}, squares.sums.data()),
+                                                  py::array_t<int64_t>(n_matrices, squares.n_rows.data()));
             }
             return out;
           },
-          "dict of tensor name -> (sums of squares: float64 (n_cols), rows seen).");
+          "dict of tensor name -> (sums of squares: float64 (n_matrices, n_cols), rows seen: int64 (n_matrices)); a "
+          "tensor of experts is a stack of several matrices.");
   m.def(
       "can_quantize", [](const std::string& name) { return quantize::can_encode(format_named(name)); },
       py::arg("format"), "Whether requantize() can write the format.");

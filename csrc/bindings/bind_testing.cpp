@@ -57,11 +57,11 @@ struct Run {
 };
 
 ops::Matrix packed(Run& run, const std::string& format_name, const py::bytes& blocks, int64_t n_rows, int64_t n_cols,
-                   bool keep_raw) {
+                   bool keep_raw, int64_t n_matrices = 1) {
   const formats::Format* format = formats::find_format(format_name);
   require(format != nullptr, "There is no block format named %s.", format_name.c_str());
   const std::string_view bytes = blocks;
-  return run.ops.pack({format, n_rows, n_cols, std::as_bytes(std::span(bytes))}, keep_raw, run.pool);
+  return run.ops.pack({format, n_rows, n_cols, std::as_bytes(std::span(bytes)), n_matrices}, keep_raw, run.pool);
 }
 
 // Seconds of the fastest of n_repeats calls.
@@ -117,6 +117,71 @@ Floats linear_glu(const std::string& level, const std::string& gate_format, cons
   run.ops.linear_glu(run.context, in.as<float>(), x.shape(1), std::span<const ops::RowRun>(runs), gate, nullptr, up,
                      nullptr, static_cast<ops::Activation>(activation), out.as<float>(), n_rows);
   return run.download(out, {x.shape(0), n_rows});
+}
+
+// (experts, weights) of each row, both (n_tokens, n_used).
+std::pair<Ints, Floats> route(const std::string& level, const Floats& logits, int n_used, bool is_sigmoid,
+                              bool normalize, float scale, const std::optional<Floats>& bias) {
+  Run run(level, 1);
+  const py::ssize_t n_tokens = logits.shape(0), n_slots = n_tokens * n_used;
+  require(n_used >= 1 && n_used <= logits.shape(1) && (!bias || bias->size() == logits.shape(1)), "%d of %zd experts.",
+          n_used, logits.shape(1));
+  const Buffer in = run.upload(logits), added = bias ? run.upload(*bias) : Buffer();
+  Buffer experts = run.floats(n_slots), weights = run.floats(n_slots);
+  run.ops.route(run.context,
+                {.gating = is_sigmoid ? ops::Gating::sigmoid : ops::Gating::softmax,
+                 .n_experts = static_cast<int>(logits.shape(1)),
+                 .n_used = n_used,
+                 .normalize = normalize,
+                 .scale = scale,
+                 .bias = added.as<float>()},
+                in.as<float>(), n_tokens, experts.as<int32_t>(), weights.as<float>());
+  Ints found(std::vector<py::ssize_t>{n_tokens, n_used});
+  run.ops.memory->download(found.mutable_data(), experts.data(), static_cast<size_t>(found.nbytes()));
+  return {found, run.download(weights, {n_tokens, n_used})};
+}
+
+// A whole expert MLP: (hidden (n_tokens, n_used, n_ff), sums (n_tokens, n_cols), fastest seconds). The three stacks are
+// of one format, gate and up (n_experts, n_ff, n_cols), down (n_experts, n_cols, n_ff); biases (n_experts, rows).
+py::tuple experts(const std::string& level, const std::string& format, const std::vector<py::bytes>& stacks,
+                  int64_t n_ff, const Floats& x, const Ints& chosen, const Floats& weights,
+                  const std::vector<Floats>& biases, int activation, float limit, float shift, int n_threads,
+                  bool keep_raw, int n_repeats) {
+  Run run(level, n_threads);
+  const formats::Format* f = formats::find_format(format);
+  const int64_t n_tokens = x.shape(0), n_cols = x.shape(1), n_used = chosen.shape(1);
+  require(f != nullptr && n_cols % f->block_weights == 0 && n_ff % f->block_weights == 0 && stacks.size() == 3,
+          "%s rows of %lld and %lld columns.", format.c_str(), static_cast<long long>(n_cols),
+          static_cast<long long>(n_ff));
+  const int64_t n_experts = static_cast<int64_t>(std::string_view(stacks[0]).size()) / (n_ff * f->row_bytes(n_cols));
+  for (py::ssize_t i = 0; i < chosen.size(); ++i)
+    require(chosen.data()[i] >= 0 && chosen.data()[i] < n_experts, "Expert %d of %lld.", chosen.data()[i],
+            static_cast<long long>(n_experts));
+  const ops::Matrix gate = packed(run, format, stacks[0], n_ff, n_cols, keep_raw, n_experts);
+  const ops::Matrix up = packed(run, format, stacks[1], n_ff, n_cols, keep_raw, n_experts);
+  const ops::Matrix down = packed(run, format, stacks[2], n_cols, n_ff, keep_raw, n_experts);
+  std::vector<Buffer> added;
+  for (const Floats& each : biases) added.push_back(run.upload(each));
+  const auto bias = [&](size_t i) { return i < added.size() ? added[i].as<float>() : nullptr; };
+  const Buffer in = run.upload(x), shares = run.upload(weights);
+  Buffer ids = run.ops.memory->allocate(static_cast<size_t>(chosen.nbytes()), "A test's operand");
+  run.ops.memory->upload(ids.data(), chosen.data(), static_cast<size_t>(chosen.nbytes()));
+  Buffer hidden = run.floats(n_tokens * n_used * n_ff), out = run.floats(n_tokens * n_cols);
+  const ops::Chosen which = {static_cast<int>(n_used), ids.as<int32_t>(), shares.as<float>()};
+  const ops::ExpertUnit unit = {&gate, &up, bias(0), bias(1), static_cast<ops::Activation>(activation), limit, shift};
+  const ops::RowRun runs[] = {{0, n_tokens, ops::Role::prefill}};
+  double best = 0;
+  {
+    const py::gil_scoped_release release;
+    best = fastest(n_repeats, [&] {
+      run.ops.expert_glu(run.context, in.as<float>(), n_cols, std::span<const ops::RowRun>(runs), unit, which,
+                         hidden.as<float>());
+      run.ops.expert_sum(run.context, hidden.as<float>(), std::span<const ops::RowRun>(runs), down, bias(2), which,
+                         1.0f, false, out.as<float>(), n_cols);
+      run.finish(out);
+    });
+  }
+  return py::make_tuple(run.download(hidden, {n_tokens, n_used, n_ff}), run.download(out, {n_tokens, n_cols}), best);
 }
 
 Floats norm(const std::string& level, bool layer, const Floats& x, const Floats& weight, float eps) {
@@ -201,6 +266,13 @@ void register_testing(py::module_& m) {
   t.def("linear", &linear, py::arg("level"), py::arg("format"), py::arg("blocks"), py::arg("x"),
         py::arg("n_threads") = 1, py::arg("keep_raw") = false, py::arg("n_repeats") = 1,
         "(x @ W.T, fastest seconds, bytes of W as packed)");
+  t.def("route", &route, py::arg("level"), py::arg("logits"), py::arg("n_used"), py::arg("is_sigmoid") = false,
+        py::arg("normalize") = true, py::arg("scale") = 1.0f, py::arg("bias") = py::none(),
+        "(experts, weights) of each row");
+  t.def("experts", &experts, py::arg("level"), py::arg("format"), py::arg("stacks"), py::arg("n_ff"), py::arg("x"),
+        py::arg("chosen"), py::arg("weights"), py::arg("biases") = std::vector<Floats>{}, py::arg("activation") = 1,
+        py::arg("limit") = 0.0f, py::arg("shift") = 0.0f, py::arg("n_threads") = 1, py::arg("keep_raw") = false,
+        py::arg("n_repeats") = 1, "(hidden rows, sums, fastest seconds)");
   t.def("norm", &norm, py::arg("level"), py::arg("layer"), py::arg("x"), py::arg("weight"), py::arg("eps"));
   t.def("glu", &glu, py::arg("level"), py::arg("activation"), py::arg("gate"), py::arg("up"));
   t.def("attention", &attention, py::arg("level"), py::arg("kv_type"), py::arg("q"), py::arg("k"), py::arg("v"),

@@ -48,6 +48,9 @@ const ops::Ops& level_ops() {
     o.embed = embed;
     o.linear = linear;
     o.linear_glu = linear_glu;
+    o.route = ops::reference_ops().route;
+    o.expert_glu = expert_glu;
+    o.expert_sum = expert_sum;
     o.norm = norm;
     o.rope = rope;
     o.store_kv = store_kv;

@@ -46,6 +46,8 @@ struct Scratch {
   Growing pieces;                       // and once more for a matrix unit
   std::vector<QuantizedRow> quantized;  // rows into them
   std::vector<const float*> row_pointers;
+  std::vector<QuantizedRow> sorted_quantized;  // both again, by expert
+  std::vector<const float*> sorted_pointers;
   std::vector<RopeCache> ropes;
   Growing partial;  // attention: per segment maxima, totals and sums
 };

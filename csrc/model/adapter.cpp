@@ -26,6 +26,9 @@ constexpr Slot kSlots[] = {
     {"ffn_up", &LayerWeights::gate_up, &LayerAdapter::gate_up},  // where the file fuses the two
     {"ffn_up", &LayerWeights::up, &LayerAdapter::up},
     {"ffn_down", &LayerWeights::down, &LayerAdapter::down},
+    {"ffn_gate_shexp", &LayerWeights::gate, &LayerAdapter::gate},
+    {"ffn_up_shexp", &LayerWeights::up, &LayerAdapter::up},
+    {"ffn_down_shexp", &LayerWeights::down, &LayerAdapter::down},
 };
 
 // "blk.12.attn_q" -> 12 and "attn_q"; -1 for other names.
@@ -56,8 +59,11 @@ std::shared_ptr<const Adapter> make_adapter(std::shared_ptr<const Weights> model
     const Slot* slot = nullptr;
     if (index >= 0 && index < static_cast<int64_t>(weights.layers.size())) {
       for (const Slot& each : kSlots) {
-        if (stem == each.name && weights.layers[static_cast<size_t>(index)].*each.matrix && slot == nullptr)
-          slot = &each;
+        const LayerWeights& layer = weights.layers[static_cast<size_t>(index)];
+        const ops::Matrix& matrix = layer.*each.matrix;
+        // What a gate weighs afterwards, no adapter can be added to.
+        const bool is_weighed = each.matrix == &LayerWeights::down && layer.experts.shared_gate;
+        if (stem == each.name && matrix.name == part.name + ".weight" && !is_weighed && slot == nullptr) slot = &each;
       }
     }
     if (slot == nullptr) {

@@ -32,9 +32,20 @@ struct LayerConfig {
   bool uses_rope = true;  // false: NoPE layer (SmolLM3)
   double rope_theta = 10000.0;
   double rope_freq_scale = 1.0;
-  int64_t n_ff = 0;
+  int64_t n_ff = 0;  // of the dense MLP, or of the shared expert (0: there is none)
   int n_heads = 0;
   int n_kv_heads = 0;
+  int n_experts = 0;  // 0: a dense MLP
+  int64_t n_ff_expert = 0;
+};
+
+// What all layers with experts share.
+struct ExpertsConfig {
+  ops::Gating gating = ops::Gating::softmax;
+  int n_used = 0;
+  bool normalize = true;
+  float scale = 1.0f;
+  float limit = 0.0f, shift = 0.0f;  // of the gated unit (ops::ExpertUnit)
 };
 
 // A model's numbers, read from metadata through the family's table.
@@ -55,11 +66,13 @@ struct Config {
   RopeScaling rope_scaling = RopeScaling::none;
   double rope_factor = 1.0;  // scaling factor of linear and yarn
   int64_t rope_original_ctx = 0;
+  bool yarn_truncate = true;  // the ramp begins and ends at whole pairs
   double yarn_beta_fast = 32.0, yarn_beta_slow = 1.0, yarn_ext_factor = 1.0;
   double rope_attn_factor = 1.0;  // magnitude multiplier
   float attention_scale = 0.0f;   // 0: 1/sqrt(head_dim_k)
   float attention_softcap = 0.0f, final_softcap = 0.0f;
   float embedding_scale = 1.0f, residual_scale = 1.0f, logit_scale = 1.0f;
+  ExpertsConfig experts;
 };
 
 // A family: which metadata it reads and how it differs from the plain llama layer. One file each in archs/.
@@ -73,6 +86,7 @@ struct Arch {
   PositionKind positions = PositionKind::rope;
   ops::RopeKind rope = ops::RopeKind::halves;
   bool scale_embedding_by_sqrt_dim = false;
+  bool normalize_experts = true;  // chosen experts' weights sum to 1, unless the file says otherwise
   // For what no field above says: fills layer-dependent numbers from metadata. nullptr: nothing special.
   void (*customize)(const files::TensorSource& source, Config& config) = nullptr;
 };

@@ -1,6 +1,7 @@
 // Reads a model's numbers from metadata and refuses what no model has.
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "base/error.h"
 #include "model/arch.h"
@@ -12,7 +13,7 @@ namespace {
 
 // No model comes near these; a file that claims more is damaged or hostile.
 constexpr int64_t kMaxLayers = 2048, kMaxWidth = int64_t{1} << 20, kMaxHeads = 4096, kMaxHeadDim = 4096,
-                  kMaxContext = int64_t{1} << 30;
+                  kMaxContext = int64_t{1} << 30, kMaxExperts = 4096;
 
 class Reader {
  public:
@@ -110,6 +111,52 @@ void read_rope(const Reader& reader, const files::TensorSource& source, Config& 
   }
 }
 
+// Which layers have experts is told by their routers' tensors, widths by the matrices'.
+void read_experts(const Reader& reader, const files::TensorSource& source, const Arch& arch, Config& config) {
+  const int n_experts = static_cast<int>(reader.number_or("expert_count", 0, 0, kMaxExperts));
+  if (n_experts == 0) return;
+  ExpertsConfig& e = config.experts;
+  e.n_used = static_cast<int>(reader.number("expert_used_count", 1, n_experts));
+  e.scale = static_cast<float>(reader.real_or("expert_weights_scale", 1.0));
+  if (e.scale == 0) e.scale = 1.0f;  // as some converters say that there is none
+  e.normalize = source.metadata().get_bool(config.arch + ".expert_weights_norm").value_or(arch.normalize_experts);
+  const int64_t gating = reader.number_or("expert_gating_func", 0, 0, 16);
+  if (gating > 3) {
+    throw Error(ErrorKind::unsupported,
+                format_string("%s: experts are chosen by function %lld.", source.path().c_str(),
+                              static_cast<long long>(gating)),
+                "Known are 1 (softmax), 2 (sigmoid) and 3 (softmax of the chosen).");
+  }
+  e.gating = gating == 2 ? ops::Gating::sigmoid : ops::Gating::softmax;
+  if (gating == 3) e.normalize = true;  // the softmax of the chosen is that of all, normalized
+  if (reader.number_or("expert_group_count", 1, 0, kMaxExperts) > 1) {
+    throw Error(ErrorKind::unsupported, source.path() + ": its experts are chosen in groups.",
+                "Such models are not supported yet.");
+  }
+  std::map<std::string_view, int64_t> rows;  // of expert tensors
+  for (const files::TensorView& tensor : source.tensors()) {
+    if (tensor.name.find("ffn_") != std::string::npos && tensor.shape.size() > 1)
+      rows.emplace(tensor.name, tensor.shape[1]);
+  }
+  for (size_t i = 0; i < config.layers.size(); ++i) {
+    LayerConfig& layer = config.layers[i];
+    const std::string prefix = "blk." + std::to_string(i) + ".ffn_";
+    if (!rows.contains(prefix + "gate_inp.weight")) continue;
+    if (rows.contains(prefix + "up.0.weight")) {
+      throw Error(ErrorKind::unsupported, source.path() + ": each expert is a tensor of its own.",
+                  "An old converter wrote it; convert the model again.");
+    }
+    if (!rows.contains(prefix + "up_exps.weight"))
+      throw Error(ErrorKind::format, source.path() + ": tensor " + prefix + "up_exps.weight is missing.",
+                  "The file is no complete model; convert or fetch it again.");
+    layer.n_experts = n_experts;
+    layer.n_ff_expert = rows[prefix + "up_exps.weight"];
+    layer.n_ff = rows.contains(prefix + "up_shexp.weight") ? rows[prefix + "up_shexp.weight"] : 0;
+    if (layer.n_ff_expert > kMaxWidth || layer.n_ff > kMaxWidth)
+      throw Error(ErrorKind::format, source.path() + ": an expert is absurdly wide.");
+  }
+}
+
 }  // namespace
 
 std::span<const Arch* const> all_archs() {
@@ -198,6 +245,7 @@ Config read_config(const files::TensorSource& source) {
     read_rope(reader, source, config);
   else
     config.rope = ops::RopeKind::none;
+  read_experts(reader, source, *arch, config);
   if (arch->customize != nullptr) arch->customize(source, config);
   for (const LayerConfig& layer : config.layers) {
     if (layer.window < 0) throw Error(ErrorKind::format, source.path() + ": a negative attention window.");

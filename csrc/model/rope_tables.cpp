@@ -26,9 +26,13 @@ RopeTable rope_table(const Weights& weights, const LayerConfig& layer, int64_t n
     factors = n_ctx > c.rope_original_ctx ? &weights.rope_factors_long : &weights.rope_factors_short;
   }
   const bool yarn = c.rope_scaling == RopeScaling::yarn && layer.rope_freq_scale != 1.0;
-  const double low = yarn ? std::max(0.0, std::floor(yarn_boundary(c, layer.rope_theta, c.yarn_beta_fast))) : 0.0;
-  const double high =
-      yarn ? std::min(c.rope_dim - 1.0, std::ceil(yarn_boundary(c, layer.rope_theta, c.yarn_beta_slow))) : 0.0;
+  double low = 0.0, high = 0.0;
+  if (yarn) {
+    low = yarn_boundary(c, layer.rope_theta, c.yarn_beta_fast);
+    high = yarn_boundary(c, layer.rope_theta, c.yarn_beta_slow);
+    low = std::max(0.0, c.yarn_truncate ? std::floor(low) : low);
+    high = std::min(c.rope_dim - 1.0, c.yarn_truncate ? std::ceil(high) : high);
+  }
   for (int i = 0; i < pairs; ++i) {
     double frequency = std::pow(layer.rope_theta, -2.0 * i / c.rope_dim);
     if (!factors->empty()) frequency /= (*factors)[static_cast<size_t>(i)];

@@ -11,13 +11,9 @@ namespace halfbyte::model {
 
 namespace {
 
-const float* data_or_null(const Vector& v) {
-  return v.empty() ? nullptr : v.data();
-}
-
 // The widest row that any layer needs of each kind.
 struct Widths {
-  int64_t q = 0, k = 0, v = 0, attention = 0, qkv = 0, mlp = 0, gate_up = 0;
+  int64_t q = 0, k = 0, v = 0, attention = 0, qkv = 0, mlp = 0, gate_up = 0, n_experts = 0, expert = 0;
 };
 
 Widths widths_of(const Weights& w) {
@@ -29,6 +25,8 @@ Widths widths_of(const Weights& w) {
     out.v = std::max<int64_t>(out.v, int64_t{layer.n_kv_heads} * w.config.head_dim_v);
     out.attention = std::max<int64_t>(out.attention, int64_t{layer.n_heads} * w.config.head_dim_v);
     out.mlp = std::max(out.mlp, layer.n_ff);
+    out.n_experts = std::max<int64_t>(out.n_experts, layer.n_experts);
+    out.expert = std::max(out.expert, layer.n_ff_expert);
     if (w.layers[i].gate_up) out.gate_up = std::max(out.gate_up, 2 * layer.n_ff);
   }
   out.qkv = out.q + out.k + out.v;
@@ -50,6 +48,11 @@ Stage::Stage(const Weights& weights, const ops::Ops& ops, ThreadPool& pool, int6
   attended_ = floats(max_rows * widths.attention);
   mlp_ = floats(max_rows * widths.mlp);
   gate_up_ = floats(max_rows * widths.gate_up);
+  router_logits_ = floats(max_rows * widths.n_experts);
+  chosen_ = floats(max_rows * c.experts.n_used);
+  shares_ = floats(max_rows * c.experts.n_used);
+  shared_ = floats(2 * max_rows * (c.experts.n_used > 0));
+  expert_hidden_ = floats(max_rows * c.experts.n_used * widths.expert);
   picked_ = floats(max_rows * c.n_embd);
   for (const RopeTable& table : ropes) {
     inv_freqs_.push_back(floats(static_cast<int64_t>(table.inv_freq.size())));
@@ -77,7 +80,7 @@ void Stage::project(const float* in, int64_t in_stride, std::initializer_list<op
 
 void Stage::norm(const float* in, float* out, int64_t n_rows, const Vector& weight, const Vector& bias) {
   const Config& c = weights_.config;
-  ops_.norm(context_, c.norm, in, c.n_embd, out, c.n_embd, n_rows, c.n_embd, data_or_null(weight), data_or_null(bias),
+  ops_.norm(context_, c.norm, in, c.n_embd, out, c.n_embd, n_rows, c.n_embd, weight.data_or_null(), bias.data_or_null(),
             c.norm_eps);
 }
 
@@ -88,13 +91,13 @@ void Stage::norm_heads(float* rows, int64_t stride, int64_t n, int n_heads, cons
   const int64_t dim = static_cast<int64_t>(weight.size()), row_dim = int64_t{n_heads} * c.head_dim_k;
   if (dim == row_dim || stride == row_dim) {
     const int64_t n_norms = n * (row_dim / dim), norm_stride = dim == row_dim ? stride : dim;
-    ops_.norm(context_, c.norm, rows, norm_stride, rows, norm_stride, n_norms, dim, weight.data(), data_or_null(bias),
+    ops_.norm(context_, c.norm, rows, norm_stride, rows, norm_stride, n_norms, dim, weight.data(), bias.data_or_null(),
               c.norm_eps);
     return;
   }
   for (int64_t t = 0; t < n; ++t) {
     float* row = rows + t * stride;
-    ops_.norm(context_, c.norm, row, dim, row, dim, n_heads, dim, weight.data(), data_or_null(bias), c.norm_eps);
+    ops_.norm(context_, c.norm, row, dim, row, dim, n_heads, dim, weight.data(), bias.data_or_null(), c.norm_eps);
   }
 }
 
@@ -127,13 +130,13 @@ void Stage::attention(size_t index, const float* input, const Batch& batch, cach
   const int64_t q_stride = fused ? q_dim + k_dim + v_dim : q_dim, k_stride = fused ? q_stride : k_dim,
                 v_stride = fused ? q_stride : v_dim;
   if (fused) {
-    project(input, c.n_embd, {{.weight = &w.qkv, .bias = data_or_null(w.qkv_bias), .out = q, .out_stride = q_stride}});
+    project(input, c.n_embd, {{.weight = &w.qkv, .bias = w.qkv_bias.data_or_null(), .out = q, .out_stride = q_stride}});
   } else {
     project(input, c.n_embd,
             {
-                {.weight = &w.q, .bias = data_or_null(w.q_bias), .out = q, .out_stride = q_stride},
-                {.weight = &w.k, .bias = data_or_null(w.k_bias), .out = k, .out_stride = k_stride},
-                {.weight = &w.v, .bias = data_or_null(w.v_bias), .out = v, .out_stride = v_stride},
+                {.weight = &w.q, .bias = w.q_bias.data_or_null(), .out = q, .out_stride = q_stride},
+                {.weight = &w.k, .bias = w.k_bias.data_or_null(), .out = k, .out_stride = k_stride},
+                {.weight = &w.v, .bias = w.v_bias.data_or_null(), .out = v, .out_stride = v_stride},
             });
   }
   adapt(index, &LayerAdapter::qkv, input, c.n_embd, q, q_stride);
@@ -164,11 +167,11 @@ void Stage::attention(size_t index, const float* input, const Batch& batch, cach
        .scale = c.attention_scale != 0 ? c.attention_scale : 1.0f / std::sqrt(static_cast<float>(c.head_dim_k)),
        .softcap = c.attention_softcap,
        .window = shape.window,
-       .sinks = data_or_null(w.sinks),
+       .sinks = w.sinks.data_or_null(),
        .spans = std::span(plan_->spans).subspan(group * batch.sequences.size(), batch.sequences.size())});
   project(attended_.as<float>(), o_dim,
           {{.weight = &w.o,
-            .bias = data_or_null(w.o_bias),
+            .bias = w.o_bias.data_or_null(),
             .out = out,
             .out_stride = c.n_embd,
             .scale = accumulate ? c.residual_scale : 1.0f,
@@ -216,13 +219,13 @@ void Stage::hidden_of_part(const StepPlan::Part& part, size_t index, const float
                           std::any_of(part.adapters->adapters.begin(), part.adapters->adapters.end(),
                                       [&](const auto& each) { return each.first->layers[index].changes_hidden(); });
   if (!is_changed && w.gate) {
-    ops_.linear_glu(context_, in, c.n_embd, run, w.gate, data_or_null(w.gate_bias), w.up, data_or_null(w.up_bias),
+    ops_.linear_glu(context_, in, c.n_embd, run, w.gate, w.gate_bias.data_or_null(), w.up, w.up_bias.data_or_null(),
                     c.activation, hidden, n_ff);
     return;
   }
   if (!w.gate && !w.gate_up) {
     const ops::Projection up[] = {{.weight = &w.up,
-                                   .bias = data_or_null(w.up_bias),
+                                   .bias = w.up_bias.data_or_null(),
                                    .out = hidden,
                                    .out_stride = n_ff,
                                    .activation = is_changed ? ops::Activation::none : c.activation}};
@@ -246,8 +249,8 @@ void Stage::hidden_of_part(const StepPlan::Part& part, size_t index, const float
     adapt_part(part, index, &LayerAdapter::gate_up, input, c.n_embd, gate_up_.as<float>(), width);
   } else {
     const ops::Projection both[] = {
-        {.weight = &w.gate, .bias = data_or_null(w.gate_bias), .out = gate, .out_stride = width},
-        {.weight = &w.up, .bias = data_or_null(w.up_bias), .out = gate + n_ff, .out_stride = width}};
+        {.weight = &w.gate, .bias = w.gate_bias.data_or_null(), .out = gate, .out_stride = width},
+        {.weight = &w.up, .bias = w.up_bias.data_or_null(), .out = gate + n_ff, .out_stride = width}};
     ops_.linear(context_, in, c.n_embd, run, std::span(both));
     adapt_part(part, index, &LayerAdapter::gate, input, c.n_embd, gate_up_.as<float>(), width);
     adapt_part(part, index, &LayerAdapter::up, input, c.n_embd, gate_up_.as<float>() + n_ff, width);
@@ -255,11 +258,17 @@ void Stage::hidden_of_part(const StepPlan::Part& part, size_t index, const float
   ops_.glu(context_, c.activation, gate, width, gate + n_ff, width, hidden, n_ff, n, n_ff);
 }
 
-// out (+)= the MLP of `input` (n, n_embd).
+// out (+)= the MLP of `input` (n, n_embd), and of its experts where there are any.
 void Stage::feed_forward(size_t index, const float* input, float* out, bool accumulate) {
   const Config& c = weights_.config;
   const LayerWeights& w = weights_.layers[index];
   const int64_t n_ff = c.layers[index].n_ff;
+  const float scale = accumulate ? c.residual_scale : 1.0f;
+  if (w.experts) {
+    experts(index, input, out, scale, accumulate);
+    if (n_ff == 0) return;
+    accumulate = true;
+  }
   float* hidden = mlp_.as<float>();
   if (!plan_->parts.empty()) {
     for (const StepPlan::Part& part : plan_->parts) hidden_of_part(part, index, input);
@@ -271,24 +280,25 @@ void Stage::feed_forward(size_t index, const float* input, float* out, bool accu
     if (observer_ != nullptr) {
       for (const ops::Matrix* m : {&w.gate, &w.up}) observer_->observe(*m, input, c.n_embd, plan_->runs.back().end);
     }
-    ops_.linear_glu(context_, input, c.n_embd, plan_->runs, w.gate, data_or_null(w.gate_bias), w.up,
-                    data_or_null(w.up_bias), c.activation, hidden, n_ff);
+    ops_.linear_glu(context_, input, c.n_embd, plan_->runs, w.gate, w.gate_bias.data_or_null(), w.up,
+                    w.up_bias.data_or_null(), c.activation, hidden, n_ff);
   } else {
     project(input, c.n_embd,
             {{.weight = &w.up,
-              .bias = data_or_null(w.up_bias),
+              .bias = w.up_bias.data_or_null(),
               .out = hidden,
               .out_stride = n_ff,
               .activation = c.activation}});
   }
+  if (w.experts.shared_gate) return shared_sum(index, input, hidden, out, scale, accumulate);
   project(hidden, n_ff,
           {{.weight = &w.down,
-            .bias = data_or_null(w.down_bias),
+            .bias = w.down_bias.data_or_null(),
             .out = out,
             .out_stride = c.n_embd,
-            .scale = accumulate ? c.residual_scale : 1.0f,
+            .scale = scale,
             .accumulate = accumulate}});
-  adapt(index, &LayerAdapter::down, hidden, n_ff, out, c.n_embd, accumulate ? c.residual_scale : 1.0f);
+  adapt(index, &LayerAdapter::down, hidden, n_ff, out, c.n_embd, scale);
 }
 
 void Stage::layer(size_t index, const Batch& batch, cache::KvStore& kv) {
@@ -351,7 +361,7 @@ void Stage::finish(const Batch& batch) {
   norm(rows, rows, static_cast<int64_t>(plan_->picked.size()), weights_.output_norm, weights_.output_norm_bias);
   if (n == 0) return;
   const ops::Projection head[] = {{.weight = &weights_.output,
-                                   .bias = data_or_null(weights_.output_bias),
+                                   .bias = weights_.output_bias.data_or_null(),
                                    .out = logits_.as<float>(),
                                    .out_stride = c.n_vocab,
                                    .scale = c.logit_scale}};

@@ -64,6 +64,8 @@ class Stage {
   void adapt_part(const StepPlan::Part& part, size_t index, LowRank LayerAdapter::* which, const float* in,
                   int64_t in_stride, float* out, int64_t out_stride, float scale = 1.0f);
   void hidden_of_part(const StepPlan::Part& part, size_t index, const float* input);
+  void experts(size_t index, const float* input, float* out, float scale, bool accumulate);
+  void shared_sum(size_t index, const float* input, const float* hidden, float* out, float scale, bool accumulate);
   void feed_forward(size_t index, const float* input, float* out, bool accumulate);
   void layer(size_t index, const Batch& batch, cache::KvStore& kv);
   void finish(const Batch& batch);
@@ -88,6 +90,11 @@ class Stage {
   Buffer attended_;       // (n, n_heads * head_dim_v)
   Buffer mlp_;            // (n, n_ff)
   Buffer gate_up_;        // (n, 2 n_ff) where the file fuses them
+  Buffer router_logits_;  // (n, n_experts)
+  Buffer chosen_;         // (n, n_used) experts, int32
+  Buffer shares_;         // (n, n_used) their weights
+  Buffer shared_;         // (n) experts, all 0: the shared one; then (n) weights
+  Buffer expert_hidden_;  // (n * n_used, n_ff_expert)
   Buffer low_rank_;       // (n, rank) of an adapter, grown on demand
   Buffer ones_;           // (n_ff), made when an adapter needs it
   Buffer picked_;         // (picked rows, n_embd)

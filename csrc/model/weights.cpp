@@ -76,7 +76,11 @@ class Loader {
       w.attn_norm_bias = vector(p + "attn_norm.bias", c.n_embd, Need::optional);
       w.attn_norm_2 = vector(p + "attn_norm_2.weight", c.n_embd, Need::optional);
       w.attn_norm_2_bias = vector(p + "attn_norm_2.bias", c.n_embd, Need::optional);
-      w.mlp_norm = vector(p + "ffn_norm.weight", c.n_embd, second_norm ? Need::required : Need::optional);
+      // Some families name the norm in front of the MLP after what it follows.
+      const bool by_place = c.norm_places == NormPlaces::pre && source_->find(p + "ffn_norm.weight") == nullptr &&
+                            source_->find(p + "post_attention_norm.weight") != nullptr;
+      w.mlp_norm = vector(p + (by_place ? "post_attention_norm.weight" : "ffn_norm.weight"), c.n_embd,
+                          second_norm ? Need::required : Need::optional);
       w.mlp_norm_bias = vector(p + "ffn_norm.bias", c.n_embd, Need::optional);
     }
     if (norms_after) {
@@ -101,18 +105,43 @@ class Loader {
     w.sinks = vector(p + "attn_sinks.weight", shape.n_heads, Need::optional);
     w.o = packed(p + "attn_output.weight", c.n_embd, o_dim);
     w.o_bias = vector(p + "attn_output.bias", c.n_embd, Need::optional);
-    if (c.gated_mlp && source_->find(p + "ffn_gate.weight") == nullptr) {
-      w.gate_up = packed(p + "ffn_up.weight", 2 * shape.n_ff, c.n_embd);
+    if (shape.n_experts > 0) w.experts = experts(p, shape);
+    if (shape.n_experts == 0 || shape.n_ff > 0) mlp(p, shape.n_experts > 0 ? "_shexp" : "", shape.n_ff, w);
+    return w;
+  }
+
+  // The dense MLP, or the shared expert beside the others.
+  void mlp(const std::string& p, const std::string& suffix, int64_t n_ff, LayerWeights& w) {
+    const Config& c = weights_->config;
+    const std::string gate = p + "ffn_gate" + suffix, up = p + "ffn_up" + suffix, down = p + "ffn_down" + suffix;
+    if (c.gated_mlp && source_->find(gate + ".weight") == nullptr) {
+      w.gate_up = packed(up + ".weight", 2 * n_ff, c.n_embd);
     } else {
       if (c.gated_mlp) {
-        w.gate = packed(p + "ffn_gate.weight", shape.n_ff, c.n_embd);
-        w.gate_bias = vector(p + "ffn_gate.bias", shape.n_ff, Need::optional);
+        w.gate = packed(gate + ".weight", n_ff, c.n_embd);
+        w.gate_bias = vector(gate + ".bias", n_ff, Need::optional);
       }
-      w.up = packed(p + "ffn_up.weight", shape.n_ff, c.n_embd);
-      w.up_bias = vector(p + "ffn_up.bias", shape.n_ff, Need::optional);
+      w.up = packed(up + ".weight", n_ff, c.n_embd);
+      w.up_bias = vector(up + ".bias", n_ff, Need::optional);
     }
-    w.down = packed(p + "ffn_down.weight", c.n_embd, shape.n_ff);
-    w.down_bias = vector(p + "ffn_down.bias", c.n_embd, Need::optional);
+    w.down = packed(down + ".weight", c.n_embd, n_ff);
+    w.down_bias = vector(down + ".bias", c.n_embd, Need::optional);
+  }
+
+  ExpertWeights experts(const std::string& p, const LayerConfig& shape) {
+    const int64_t n_embd = weights_->config.n_embd, n_ff = shape.n_ff_expert, n = shape.n_experts;
+    ExpertWeights w;
+    w.router = packed(p + "ffn_gate_inp.weight", n, n_embd);
+    w.router_bias = vector(p + "ffn_gate_inp.bias", n, Need::optional);
+    w.choice_bias = vector(p + "exp_probs_b.bias", n, Need::optional);
+    w.gate = packed(p + "ffn_gate_exps.weight", n_ff, n_embd, n);
+    w.up = packed(p + "ffn_up_exps.weight", n_ff, n_embd, n);
+    w.down = packed(p + "ffn_down_exps.weight", n_embd, n_ff, n);
+    w.gate_bias = vector(p + "ffn_gate_exps.bias", n * n_ff, Need::optional);
+    w.up_bias = vector(p + "ffn_up_exps.bias", n * n_ff, Need::optional);
+    w.down_bias = vector(p + "ffn_down_exps.bias", n * n_embd, Need::optional);
+    if (source_->find(p + "ffn_gate_inp_shexp.weight") != nullptr)
+      w.shared_gate = packed(p + "ffn_gate_inp_shexp.weight", 1, n_embd);
     return w;
   }
 
@@ -121,6 +150,11 @@ class Loader {
   int64_t count_device_layers() const {
     const int64_t n_layers = weights_->config.n_layers;
     if (options_.device == nullptr || options_.n_device_layers == 0) return 0;
+    if (weights_->config.experts.n_used > 0 && options_.device->expert_glu == nullptr) {
+      if (options_.n_device_layers < 0) return 0;
+      throw Error(ErrorKind::unsupported, source_->path() + ": the GPU backend computes no mixtures of experts.",
+                  "Use the CPU with -ngl 0.");
+    }
     if (options_.n_device_layers > 0) return std::min(options_.n_device_layers, n_layers);
     std::vector<int64_t> bytes(static_cast<size_t>(n_layers));
     int64_t rest = 0;
@@ -170,22 +204,24 @@ class Loader {
     return vector(name, view->n_weights() == head_dim ? head_dim : row_dim);
   }
 
-  ops::MatrixSource matrix(const std::string& name, int64_t n_rows, int64_t n_cols) const {
+  // n_matrices above 1: a stack with an axis of its own.
+  ops::MatrixSource matrix(const std::string& name, int64_t n_rows, int64_t n_cols, int64_t n_matrices = 1) const {
     const files::TensorView& view = *tensor(name, Need::required);
-    if (view.n_cols() != n_cols || view.n_rows() != n_rows) {
+    const int64_t stacked_rows = view.shape.size() > 2 ? view.shape[1] : view.n_rows() / n_matrices;
+    if (view.n_cols() != n_cols || view.n_rows() != n_rows * n_matrices || stacked_rows != n_rows) {
       fail(format_string("tensor %s is %lld x %lld; %lld x %lld was expected", name.c_str(),
                          static_cast<long long>(view.n_rows()), static_cast<long long>(view.n_cols()),
-                         static_cast<long long>(n_rows), static_cast<long long>(n_cols)));
+                         static_cast<long long>(n_rows * n_matrices), static_cast<long long>(n_cols)));
     }
-    return {view.format, n_rows, n_cols, view.bytes};
+    return {view.format, n_rows, n_cols, view.bytes, n_matrices};
   }
 
   ops::Matrix raw(const std::string& name, int64_t n_rows, int64_t n_cols) {
     return ops_->pack(matrix(name, n_rows, n_cols), true, pool_);
   }
 
-  ops::Matrix packed(const std::string& name, int64_t n_rows, int64_t n_cols) {
-    const ops::MatrixSource source = matrix(name, n_rows, n_cols);
+  ops::Matrix packed(const std::string& name, int64_t n_rows, int64_t n_cols, int64_t n_matrices = 1) {
+    const ops::MatrixSource source = matrix(name, n_rows, n_cols, n_matrices);
     ops::Matrix m = ops_->pack(source, options_.keep_raw && ops_->memory->is_host, pool_);
     m.name = name;
     weights_->packed_bytes += m.layout == ops::Layout::raw ? 0 : m.bytes();

@@ -21,10 +21,22 @@ class Vector {
 
   const float* data() const { return storage_.as<float>(); }
   size_t size() const { return storage_.size() / sizeof(float); }
+  const float* data_or_null() const { return empty() ? nullptr : data(); }
   bool empty() const { return size() == 0; }
 
  private:
   Buffer storage_;
+};
+
+// A mixture of experts; stacks hold one matrix for each expert. Empty in dense layers.
+struct ExpertWeights {
+  ops::Matrix router;                    // (n_experts, n_embd)
+  Vector router_bias, choice_bias;       // (n_experts)
+  ops::Matrix gate, up, down;            // stacks
+  Vector gate_bias, up_bias, down_bias;  // (n_experts, rows)
+  ops::Matrix shared_gate;               // (1, n_embd): what the shared expert counts, by its sigmoid; may be empty
+
+  explicit operator bool() const { return static_cast<bool>(router); }
 };
 
 struct LayerWeights {
@@ -33,9 +45,10 @@ struct LayerWeights {
   Vector q_norm, q_norm_bias, k_norm, k_norm_bias;  // (head_dim) per head, or (n_heads * head_dim) over the row
   ops::Matrix q, k, v, qkv, o;                      // qkv where the file holds one fused matrix; then q, k, v are empty
   Vector q_bias, k_bias, v_bias, qkv_bias, o_bias;
-  ops::Matrix gate, up, down, gate_up;  // gate_up where fused
+  ops::Matrix gate, up, down, gate_up;  // of the dense MLP or the shared expert; gate_up where fused
   Vector gate_bias, up_bias, down_bias;
   Vector sinks;
+  ExpertWeights experts;
 };
 
 // Everything a decoder reads. Immutable once loaded; shared by decoders and engines.

@@ -52,17 +52,25 @@ void ImportanceCollector::add(const std::vector<int32_t>& tokens) {
 }
 
 void ImportanceCollector::observe(const ops::Matrix& weight, const float* x, int64_t stride, int64_t n_rows) {
-  const auto n_cols = static_cast<size_t>(weight.n_cols);
-  row_sums_.assign(n_cols, 0.0f);
-  float* sums = row_sums_.data();
-  for (int64_t row = 0; row < n_rows; ++row) {
-    const float* values = x + row * stride;
+  const std::vector<int32_t> first(static_cast<size_t>(n_rows));
+  observe_experts(weight, x, stride, first, 1);
+}
+
+void ImportanceCollector::observe_experts(const ops::Matrix& stack, const float* x, int64_t stride,
+                                          std::span<const int32_t> experts, int rows_each) {
+  const auto n_cols = static_cast<size_t>(stack.n_cols), n_matrices = static_cast<size_t>(stack.n_matrices);
+  row_sums_.assign(n_matrices * n_cols, 0.0f);
+  ColumnSquares& squares = squares_[stack.name];
+  squares.sums.resize(n_matrices * n_cols);
+  squares.n_rows.resize(n_matrices);
+  for (size_t slot = 0; slot < experts.size(); ++slot) {
+    const float* values = x + static_cast<int64_t>(slot) / rows_each * stride;
+    const auto expert = static_cast<size_t>(experts[slot]);
+    float* sums = row_sums_.data() + expert * n_cols;
     for (size_t i = 0; i < n_cols; ++i) sums[i] += values[i] * values[i];
+    ++squares.n_rows[expert];
   }
-  ColumnSquares& squares = squares_[weight.name];
-  squares.sums.resize(n_cols);
-  for (size_t i = 0; i < n_cols; ++i) squares.sums[i] += sums[i];
-  squares.n_rows += n_rows;
+  for (size_t i = 0; i < row_sums_.size(); ++i) squares.sums[i] += row_sums_[i];
 }
 
 }  // namespace halfbyte::quantize

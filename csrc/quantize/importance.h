@@ -12,10 +12,10 @@
 
 namespace halfbyte::quantize {
 
-// Of one tensor: the sum of squared inputs of each column, and over how many rows.
+// Of one tensor: the sum of squared inputs of each column, and over how many rows; both for each matrix of a stack.
 struct ColumnSquares {
-  std::vector<double> sums;  // (n_cols)
-  int64_t n_rows = 0;
+  std::vector<double> sums;     // (n_matrices, n_cols)
+  std::vector<int64_t> n_rows;  // (n_matrices)
 };
 
 class ImportanceCollector : private model::LinearObserver {
@@ -31,6 +31,8 @@ class ImportanceCollector : private model::LinearObserver {
 
  private:
   void observe(const ops::Matrix& weight, const float* x, int64_t stride, int64_t n_rows) override;
+  void observe_experts(const ops::Matrix& stack, const float* x, int64_t stride, std::span<const int32_t> experts,
+                       int rows_each) override;
 
   std::shared_ptr<const model::Weights> weights_;
   model::Decoder decoder_;

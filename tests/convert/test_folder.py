@@ -144,6 +144,8 @@ def test_config_goes_there_and_back(family: Any) -> None:
         "num_hidden_layers": 4, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96,
         "max_position_embeddings": 256, "vocab_size": 100,
     }  # fmt: skip
+    if family.experts:
+        config |= {family.config_name("expert_count"): 8, "num_experts_per_tok": 2}
     there = hyperparameters(family, config)
     back = config_of(family, there, tied=False)
     assert hyperparameters(family, back) == there

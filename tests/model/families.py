@@ -47,6 +47,20 @@ GEMMA2_NAMES = LLAMA_NAMES | {
     "model.layers.{}.pre_feedforward_layernorm": "blk.{}.ffn_norm",
     "model.layers.{}.post_feedforward_layernorm": "blk.{}.post_ffw_norm",
 }
+MOE_NAMES = LLAMA_NAMES | {
+    "model.layers.{}.mlp.gate": "blk.{}.ffn_gate_inp",
+    "model.layers.{}.mlp.router": "blk.{}.ffn_gate_inp",
+    "model.layers.{}.mlp.experts": "blk.{}.ffn_exps",
+    "model.layers.{}.mlp.shared_expert_gate": "blk.{}.ffn_gate_inp_shexp",
+    "model.layers.{}.mlp.shared_expert.gate_proj": "blk.{}.ffn_gate_shexp",
+    "model.layers.{}.mlp.shared_expert.up_proj": "blk.{}.ffn_up_shexp",
+    "model.layers.{}.mlp.shared_expert.down_proj": "blk.{}.ffn_down_shexp",
+    "model.layers.{}.block_sparse_moe.router": "blk.{}.ffn_gate_inp",
+    "model.layers.{}.block_sparse_moe.experts": "blk.{}.ffn_exps",
+    "model.layers.{}.shared_mlp.input_linear": "blk.{}.ffn_shexp_gate_up",
+    "model.layers.{}.shared_mlp.output_linear": "blk.{}.ffn_down_shexp",
+    "model.layers.{}.self_attn": "blk.{}.attn",
+}
 BASE = {
     "vocab_size": 160,
     "hidden_size": 64,
@@ -124,6 +138,46 @@ def phi3_fuse(weights: Weights, config: Any) -> None:
         weights["rope_factors_short.weight"] = np.array(r["short_factor"], np.float32)
 
 
+def stack_experts(weights: Weights, config: Any) -> None:
+    """Fused gate and up matrices of experts, and of shared ones, in two; other parameters under their tensors' names."""
+    for name in list(weights):
+        stem, _, kind = name.rpartition(".")
+        w = weights[name]
+        if kind in ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias"):
+            del weights[name]
+            suffix = "bias" if kind.endswith("_bias") else "weight"
+            if kind.startswith("down"):
+                weights[f"{stem.replace('exps', 'down_exps')}.{suffix}"] = w
+            else:
+                for part, half in zip(("gate", "up"), np.split(w, 2, axis=1), strict=True):
+                    weights[f"{stem.replace('exps', f'{part}_exps')}.{suffix}"] = half
+        elif stem.endswith("ffn_shexp_gate_up"):
+            del weights[name]
+            for part, half in zip(("gate", "up"), np.split(w, 2), strict=True):
+                weights[f"{stem.replace('shexp_gate_up', f'{part}_shexp')}.weight"] = half
+        elif stem.endswith("ffn_gate_inp_shexp"):
+            weights[name] = w.reshape(-1)
+
+
+def stack_experts_permuted(weights: Weights, config: Any) -> None:
+    stack_experts(weights, config)
+    permute_llama(weights, config)
+
+
+def stack_experts_in_turns(weights: Weights, config: Any) -> None:
+    """gpt-oss: matrices are (columns, rows), gate and up take turns, sinks are no module of their own."""
+    for name in list(weights):
+        stem, _, kind = name.rpartition(".")
+        w = weights[name]
+        if kind == "sinks":
+            weights[f"{stem}_sinks.weight"] = weights.pop(name)
+        elif kind in ("gate_up_proj", "down_proj"):
+            w = weights[name] = w.swapaxes(1, 2)
+        if kind.startswith("gate_up_proj"):
+            weights[name] = np.concatenate([w[:, 0::2], w[:, 1::2]], axis=1)
+    stack_experts(weights, config)
+
+
 def _rope(theta: float = 10000.0, **more: Any) -> dict[str, Any]:
     return {"rope_theta": theta, "rope_type": "default", **more}
 
@@ -194,6 +248,52 @@ FAMILIES: dict[str, Family] = {
         LLAMA_NAMES | {"model.layers.{}.post_attention_layernorm": "blk.{}.post_attention_norm",
                        "model.layers.{}.post_feedforward_layernorm": "blk.{}.post_ffw_norm"},
     ),
+    "mixtral": Family(
+        "llama", "MixtralConfig", BASE | {"num_local_experts": 4, "num_experts_per_tok": 2}, MOE_NAMES,
+        {"expert_count": 4, "expert_used_count": 2}, stack_experts_permuted,
+    ),
+    "qwen2moe": Family(
+        "qwen2moe", "Qwen2MoeConfig",
+        BASE | {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 40, "shared_expert_intermediate_size": 72}, MOE_NAMES,
+        {"expert_count": 8, "expert_used_count": 3}, stack_experts,
+    ),
+    "qwen3moe": Family(
+        "qwen3moe", "Qwen3MoeConfig",
+        BASE | {"head_dim": 32, "num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 40, "norm_topk_prob": True}, MOE_NAMES,
+        {"attention.key_length": 32, "attention.value_length": 32, "expert_count": 8, "expert_used_count": 3}, stack_experts,
+    ),
+    "qwen3moe-half-dense": Family(
+        "qwen3moe", "Qwen3MoeConfig",
+        BASE | {"head_dim": 32, "num_experts": 5, "num_experts_per_tok": 5, "moe_intermediate_size": 40, "norm_topk_prob": False, "decoder_sparse_step": 2},
+        MOE_NAMES,
+        {"attention.key_length": 32, "attention.value_length": 32, "expert_count": 5, "expert_used_count": 5, "expert_weights_norm": False},
+        stack_experts,
+    ),
+    "olmoe": Family(
+        "olmoe", "OlmoeConfig", BASE | {"num_experts": 8, "num_experts_per_tok": 2}, MOE_NAMES, {"expert_count": 8, "expert_used_count": 2}, stack_experts
+    ),
+    "granitemoe": Family(
+        "granitemoe", "GraniteMoeConfig",
+        BASE | {"embedding_multiplier": 3.0, "attention_multiplier": 0.2, "residual_multiplier": 0.5, "logits_scaling": 4.0,
+                "num_local_experts": 4, "num_experts_per_tok": 2},
+        MOE_NAMES,
+        {"embedding_scale": 3.0, "attention.scale": 0.2, "residual_scale": 0.5, "logit_scale": 4.0, "expert_count": 4, "expert_used_count": 2},
+        stack_experts_permuted,
+    ),
+    "granitemoe-shared": Family(
+        "granitemoe", "GraniteMoeSharedConfig",
+        BASE | {"residual_multiplier": 0.5, "num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 56}, MOE_NAMES,
+        {"attention.scale": 1.0, "residual_scale": 0.5, "expert_count": 4, "expert_used_count": 2}, stack_experts_permuted,
+    ),
+    "gpt-oss": Family(
+        "gpt-oss", "GptOssConfig",
+        BASE | {"head_dim": 32, "num_local_experts": 6, "num_experts_per_tok": 2, "sliding_window": 16,
+                "rope_parameters": _rope(150000.0) | {"rope_type": "yarn", "factor": 4.0, "truncate": False, "original_max_position_embeddings": 64}},
+        MOE_NAMES | {"model.layers.{}.post_attention_layernorm": "blk.{}.post_attention_norm"},
+        {"attention.key_length": 32, "attention.value_length": 32, "attention.sliding_window": 16, "expert_count": 6, "expert_used_count": 2,
+         "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 64},
+        stack_experts_in_turns,
+    ),
     "granite": Family(
         "granite", "GraniteConfig",
         BASE | {"embedding_multiplier": 3.0, "attention_multiplier": 0.2, "residual_multiplier": 0.5, "logits_scaling": 4.0}, LLAMA_NAMES,
@@ -262,7 +362,7 @@ def make_model(family: Family) -> Any:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             # Norms and biases away from their trivial starts, so that each of them matters.
-            if parameter.ndim == 1:
+            if parameter.ndim == 1 or name.endswith("_bias"):
                 parameter.add_(torch.randn_like(parameter) * 0.1)
             elif "embed" not in name and "wte" not in name:
                 parameter.mul_(3.0)

@@ -48,9 +48,9 @@ def test_squares_are_those_of_the_activations(tiny_model: Callable[..., Path]) -
     for name in ("attn_q", "attn_k", "attn_v"):
         sums, n_rows = squares[f"blk.0.{name}.weight"]
         assert n_rows == 40
-        np.testing.assert_allclose(sums, (normed**2).sum(axis=0), rtol=1e-4)
+        np.testing.assert_allclose(sums[0], (normed**2).sum(axis=0), rtol=1e-4)
     hidden = _core.Engine(model, n_ctx=64).forward(ids, output="hidden")
-    np.testing.assert_allclose(squares["output.weight"][0], (hidden**2).sum(axis=0), rtol=2e-3)
+    np.testing.assert_allclose(squares["output.weight"][0][0], (hidden**2).sum(axis=0), rtol=2e-3)
     assert {n for n in squares if n.startswith("blk.0.")} == {
         t.name for t in file.tensors if t.name.startswith("blk.0.") and "norm" not in t.name
     }

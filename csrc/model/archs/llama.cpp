@@ -1,11 +1,11 @@
-// Llama 1 to 3.x, SmolLM2, TinyLlama, Mistral, Yi: RMS norm, rope on adjacent pairs, SwiGLU.
+// Llama 1 to 3.x, SmolLM2, TinyLlama, Mistral, Mixtral (by its experts), Yi: RMS norm, rope on adjacent pairs, SwiGLU.
 #include "model/archs/list.h"
 
 namespace halfbyte::model::archs {
 
 const Arch llama = {
     .name = "llama",
-    .hf_model_types = "llama mistral",
+    .hf_model_types = "llama mistral mixtral",
     .rope = ops::RopeKind::adjacent,  // converters permute q and k into this order
 };
 

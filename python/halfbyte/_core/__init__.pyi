@@ -424,7 +424,7 @@ class ImportanceCollector:
         """
     def squares(self) -> dict:
         """
-        dict of tensor name -> (sums of squares: float64 (n_cols), rows seen).
+        dict of tensor name -> (sums of squares: float64 (n_matrices, n_cols), rows seen: int64 (n_matrices)); a tensor of experts is a stack of several matrices.
         """
 
 def can_quantize(format: str) -> bool:
@@ -519,14 +519,19 @@ ARCHITECTURES: tuple = (
     "gemma2",
     "gemma3",
     "gpt2",
+    "gpt-oss",
     "gptneox",
     "granite",
+    "granitemoe",
     "llama",
     "olmo2",
+    "olmoe",
     "phi2",
     "phi3",
     "qwen2",
+    "qwen2moe",
     "qwen3",
+    "qwen3moe",
     "smollm3",
     "starcoder2",
 )

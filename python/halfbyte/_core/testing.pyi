@@ -17,12 +17,14 @@ __all__: list[str] = [
     "StepCost",
     "StopMatcher",
     "attention",
+    "experts",
     "glu",
     "linear",
     "linear_glu",
     "norm",
     "open_gpu_library",
     "rope",
+    "route",
     "set_cpu_level",
 ]
 
@@ -157,6 +159,26 @@ def attention(
     (attended values, fastest seconds)
     """
 
+def experts(
+    level: str,
+    format: str,
+    stacks: collections.abc.Sequence[bytes],
+    n_ff: typing.SupportsInt | typing.SupportsIndex,
+    x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    chosen: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+    weights: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    biases: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.float32]] = [],
+    activation: typing.SupportsInt | typing.SupportsIndex = 1,
+    limit: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    shift: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    n_threads: typing.SupportsInt | typing.SupportsIndex = 1,
+    keep_raw: bool = False,
+    n_repeats: typing.SupportsInt | typing.SupportsIndex = 1,
+) -> tuple:
+    """
+    (hidden rows, sums, fastest seconds)
+    """
+
 def glu(
     level: str,
     activation: typing.SupportsInt | typing.SupportsIndex,
@@ -204,6 +226,19 @@ def rope(
     inv_freq: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
     positions: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
 ) -> numpy.typing.NDArray[numpy.float32]: ...
+def route(
+    level: str,
+    logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    n_used: typing.SupportsInt | typing.SupportsIndex,
+    is_sigmoid: bool = False,
+    normalize: bool = True,
+    scale: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+    bias: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None = None,
+) -> tuple[numpy.typing.NDArray[numpy.int32], numpy.typing.NDArray[numpy.float32]]:
+    """
+    (experts, weights) of each row
+    """
+
 def set_cpu_level(level: str) -> None:
     """
     Models loaded from now on use this level.

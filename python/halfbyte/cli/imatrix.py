@@ -107,8 +107,8 @@ def _with_what_was_read(before: Any, collector: Any, n_chunks: int, dataset: str
 
     now = Importance(datasets=[dataset], n_chunks=n_chunks - before.n_chunks, chunk_size=before.chunk_size)
     for name, (sums, n_rows) in collector.squares().items():
-        now.sums[name] = sums.reshape(1, -1).astype(np.float32)
-        now.counts[name] = np.array([n_rows], np.float32)
+        now.sums[name] = sums.astype(np.float32)
+        now.counts[name] = n_rows.astype(np.float32)
     merged = Importance(chunk_size=before.chunk_size)
     merged.merge(before)
     merged.merge(now)

@@ -33,6 +33,8 @@ KEYS: dict[str, tuple[str, ...]] = {
     "attention.layer_norm_rms_epsilon": ("rms_norm_eps",),
     "attention.layer_norm_epsilon": ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"),
     "vocab_size": ("vocab_size",),
+    "expert_count": ("num_experts", "num_local_experts"),
+    "expert_used_count": ("num_experts_per_tok",),
 }
 
 _LLAMA_NAMES = {
@@ -65,6 +67,19 @@ def _without(names: Mapping[str, str], *endings: str) -> dict[str, str]:
 
 
 _PERMUTED: dict[str, Transform] = {"attn_q": PermuteHeads("heads"), "attn_k": PermuteHeads("kv_heads")}
+_ROUTER = {"model.layers.{}.mlp.gate": "blk.{}.ffn_gate_inp"}
+
+
+def _experts(prefix: str, gate: str = "gate_proj", up: str = "up_proj", down: str = "down_proj") -> dict[str, str]:
+    """Stacks of experts under the plain names of experts.py."""
+    names = {gate: "ffn_gate_exps", up: "ffn_up_exps", down: "ffn_down_exps"}
+    return {f"model.layers.{{}}.{prefix}.experts.{theirs}": f"blk.{{}}.{ours}" for theirs, ours in names.items()}
+
+
+def _shared(stem: str) -> dict[str, str]:
+    return {f"model.layers.{{}}.{stem}.{kind}_proj": f"blk.{{}}.ffn_{kind}_shexp" for kind in ("gate", "up", "down")}
+
+
 _NORMS_PLUS_ONE: dict[str, Transform] = {
     stem: AddOne()
     for stem in (
@@ -92,12 +107,29 @@ class Family:
     rope: bool = True
     activations: tuple[str, ...] = ("silu", "swish")  # hidden_act values that mean the architecture's activation
     full_attention_every: int = 0  # of so many layers the last sees everything, the others a window
+    # How folders hold experts: "each" one by one, gate and up in "halves" of one tensor, or "turned": (columns, rows),
+    # gate and up in turns. Empty: there are none.
+    experts: str = ""
 
     def config_name(self, key: str) -> str:
         """What config.json of this family calls a GGUF key."""
         return self.keys.get(key) or self.spelling.get(key) or KEYS[key][0]
 
 
+_GRANITE_KEYS = {
+    "embedding_scale": "embedding_multiplier",
+    "attention.scale": "attention_multiplier",
+    "residual_scale": "residual_multiplier",
+    "logit_scale": "logits_scaling",
+}
+_EXPERT_WIDTH = {"expert_feed_forward_length": "moe_intermediate_size"}
+_EXPERTS_NORMALIZED = {"expert_weights_norm": "norm_topk_prob"}
+_LOCAL_EXPERTS = {"expert_count": "num_local_experts"}
+_GRANITE_MOE_NAMES = (
+    _LLAMA_NAMES
+    | {"model.layers.{}.block_sparse_moe.router.layer": "blk.{}.ffn_gate_inp"}
+    | _experts("block_sparse_moe")
+)
 _GELU_TANH = ("gelu_pytorch_tanh", "gelu_new")
 _LLAMA_DEFAULTS = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0, "max_position_embeddings": 2048}
 _GPT2_SPELLING = {
@@ -198,12 +230,93 @@ FAMILIES: tuple[Family, ...] = (
         _LLAMA_NAMES,
         _PERMUTED,
         _LLAMA_DEFAULTS,
-        keys={
-            "embedding_scale": "embedding_multiplier",
-            "attention.scale": "attention_multiplier",
-            "residual_scale": "residual_multiplier",
-            "logit_scale": "logits_scaling",
+        keys=_GRANITE_KEYS,
+    ),
+    Family(
+        "granitemoe",
+        ("granitemoe",),
+        "GraniteMoeForCausalLM",
+        _GRANITE_MOE_NAMES,
+        _PERMUTED,
+        _LLAMA_DEFAULTS,
+        keys=_GRANITE_KEYS,
+        spelling=_LOCAL_EXPERTS,
+        experts="halves",
+    ),
+    Family(
+        "granitemoe",
+        ("granitemoeshared",),
+        "GraniteMoeSharedForCausalLM",
+        _GRANITE_MOE_NAMES | _shared("shared_mlp"),
+        _PERMUTED,
+        _LLAMA_DEFAULTS,
+        keys=_GRANITE_KEYS | {"expert_shared_feed_forward_length": "shared_intermediate_size"},
+        spelling=_LOCAL_EXPERTS,
+        experts="halves",
+    ),
+    Family(
+        "llama",
+        ("mixtral",),
+        "MixtralForCausalLM",
+        _LLAMA_NAMES | {"model.layers.{}.block_sparse_moe.gate": "blk.{}.ffn_gate_inp"} | _experts("block_sparse_moe", "w1", "w3", "w2"),
+        _PERMUTED,
+        {"rms_norm_eps": 1e-5, "rope_theta": 1000000.0, "num_key_value_heads": 8, "max_position_embeddings": 131072,
+         "num_local_experts": 8, "num_experts_per_tok": 2},
+        keys={"attention.sliding_window": "sliding_window"},
+        spelling=_LOCAL_EXPERTS,
+        experts="each",
+    ),
+    Family(
+        "qwen2moe",
+        ("qwen2_moe",),
+        "Qwen2MoeForCausalLM",
+        _LLAMA_NAMES | _ROUTER | _experts("mlp") | _shared("mlp.shared_expert")
+        | {"model.layers.{}.mlp.shared_expert_gate": "blk.{}.ffn_gate_inp_shexp"},
+        {},
+        _LLAMA_DEFAULTS | {"max_position_embeddings": 32768, "norm_topk_prob": False},
+        keys=_EXPERT_WIDTH | _EXPERTS_NORMALIZED | {"expert_shared_feed_forward_length": "shared_expert_intermediate_size"},
+        experts="each",
+    ),
+    Family(
+        "qwen3moe",
+        ("qwen3_moe",),
+        "Qwen3MoeForCausalLM",
+        _LLAMA_NAMES | _QK_NORMS | _ROUTER | _experts("mlp"),
+        {},
+        _LLAMA_DEFAULTS | {"max_position_embeddings": 32768, "norm_topk_prob": False},
+        keys=_EXPERT_WIDTH | _EXPERTS_NORMALIZED,
+        experts="each",
+    ),
+    Family(
+        "olmoe",
+        ("olmoe",),
+        "OlmoeForCausalLM",
+        _LLAMA_NAMES | _QK_NORMS | _ROUTER | _experts("mlp"),
+        {},
+        {"rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 4096, "norm_topk_prob": False},
+        keys=_EXPERTS_NORMALIZED,
+        experts="each",
+    ),
+    Family(
+        "gpt-oss",
+        ("gpt_oss",),
+        "GptOssForCausalLM",
+        _LLAMA_NAMES | _experts("mlp")
+        | {
+            "model.layers.{}.post_attention_layernorm": "blk.{}.post_attention_norm",
+            "model.layers.{}.self_attn.sinks": "blk.{}.attn_sinks",
+            "model.layers.{}.mlp.router": "blk.{}.ffn_gate_inp",
         },
+        {},
+        {
+            "rms_norm_eps": 1e-5, "rope_theta": 150000.0, "max_position_embeddings": 131072, "head_dim": 64,
+            "num_attention_heads": 64, "num_key_value_heads": 8, "sliding_window": 128, "num_local_experts": 128,
+            "num_experts_per_tok": 4,
+        },
+        keys={"attention.sliding_window": "sliding_window"},
+        spelling=_LOCAL_EXPERTS,
+        full_attention_every=2,
+        experts="turned",
     ),
     Family(
         "smollm3",

@@ -78,6 +78,8 @@ def hyperparameters(family: Family, config: Config) -> dict[str, Any]:
     out[epsilon] = float(value_of(family, config, epsilon) or 1e-5)
     if isinstance(config.get("vocab_size"), int):
         out["vocab_size"] = config["vocab_size"]
+    for key in ("expert_count", "expert_used_count") if family.experts else ():
+        out[key] = _required(family, config, key)
     for key, name in family.keys.items():
         value = config.get(name, family.defaults.get(name))
         if value is not None:
@@ -88,6 +90,10 @@ def hyperparameters(family: Family, config: Config) -> dict[str, Any]:
     if scalar and scalar != head_dim:
         out["attention.scale"] = float(scalar) ** -0.5
     return {f"{family.arch}.{key}": value for key, value in out.items()} | _layer_pattern(family, config)
+
+
+# Architectures whose YaRN ramp does not begin and end at whole pairs, unless the file says so.
+_UNTRUNCATED = ("gpt-oss",)
 
 
 def _rope_metadata(family: Family, config: Config, head_dim: int) -> dict[str, Any]:
@@ -110,6 +116,8 @@ def _rope_metadata(family: Family, config: Config, head_dim: int) -> dict[str, A
             "rope.scaling.original_context_length": int(original),
         }
         out |= {f"rope.scaling.yarn_{name}": float(rope[name]) for name in ("beta_fast", "beta_slow") if rope.get(name)}
+        if rope.get("truncate", True) != (family.arch not in _UNTRUNCATED):
+            out["rope.scaling.yarn_truncate"] = bool(rope.get("truncate", True))
         if rope.get("attention_factor"):
             out["rope.scaling.attn_factor"] = float(rope["attention_factor"]) / (1 + 0.1 * math.log(factor))
     elif kind in ("longrope", "su"):
@@ -169,6 +177,9 @@ def _refuse(family: Family, config: Config) -> None:
     refused = {
         "alibi": config.get("alibi") is True,
         "use_sliding_window": config.get("use_sliding_window") is True,
+        "clip_qkv": config.get("clip_qkv") is not None,
+        "swiglu_alpha": config.get("swiglu_alpha", 1.702) != 1.702,
+        "swiglu_limit": config.get("swiglu_limit", 7.0) != 7.0,
         "no_rope_layers": family.arch == "smollm3" and (intervals[0] != 4 or (intervals[1] or usual) != usual),
     }
     for name, is_refused in refused.items():
@@ -190,7 +201,7 @@ def config_of(family: Family, metadata: dict[str, Any], *, tied: bool) -> dict[s
         if value is not None and key not in skipped:
             out[family.config_name(key)] = value
     out["hidden_act" if family.rope else "activation_function"] = family.activations[0]
-    if family.full_attention_every:
+    if "query_pre_attn_scalar" in family.defaults:
         out["hidden_activation"] = out.pop("hidden_act")
         scale = get("attention.scale")
         out["query_pre_attn_scalar"] = round(scale**-2) if scale else out.get("head_dim")
@@ -228,6 +239,7 @@ def _rope_config(family: Family, metadata: dict[str, Any], config: dict[str, Any
             "attention_factor": get("scaling.attn_factor", 1.0) * (1 + 0.1 * math.log(factor)),
             "beta_fast": get("scaling.yarn_beta_fast", 32.0),
             "beta_slow": get("scaling.yarn_beta_slow", 1.0),
+            "truncate": get("scaling.yarn_truncate", family.arch not in _UNTRUNCATED),
         }
     elif kind == "longrope":
         out["rope_scaling"] = {"rope_type": "longrope", "attention_factor": get("scaling.attn_factor", 1.0)}

@@ -12,9 +12,9 @@ import numpy as np
 from halfbyte import _core
 from halfbyte.convert.families import family_of_arch
 from halfbyte.convert.lora import Change, read_adapter
-from halfbyte.convert.plan import Plan, Planned
+from halfbyte.convert.plan import Plan
 from halfbyte.convert.quantizing import quantize_plan
-from halfbyte.convert.tensors import Array, decode, encode, is_plain
+from halfbyte.convert.tensors import Array, Planned, decode, encode, is_plain
 from halfbyte.convert.to_folder import decode_bytes
 from halfbyte.convert.to_gguf import plan_gguf
 from halfbyte.errors import FormatError, InvalidArgumentError, UnsupportedError

@@ -3,45 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from halfbyte.convert.checkpoint import Checkpoint
+from halfbyte.convert.experts import as_stacks
 from halfbyte.convert.families import FAMILIES, Family, family_of_type
 from halfbyte.convert.hyperparameters import heads_of, hyperparameters, rope_tensors
 from halfbyte.convert.quantized import weights_of
-from halfbyte.convert.tensors import FORMATS, Array, Weight, decode, encode, fits, is_plain
+from halfbyte.convert.tensors import Array, Planned, Weight, decode, encode, fits, is_plain
 from halfbyte.convert.transforms import Heads, Transform
 from halfbyte.errors import FormatError, UnsupportedError
 
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 # What matrices become when a format's blocks do not divide their rows.
 _FALLBACK = "F16"
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A tensor of the model to be. shape: outermost axis first. make() gives its rows."""
-
-    name: str
-    format: str
-    shape: tuple[int, ...]
-    make: Callable[[], Array]
-    note: str = ""  # what was lost on the way
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the rows."""
-        block_weights, block_bytes, _ = FORMATS[self.format]
-        return int(np.prod(self.shape)) // block_weights * block_bytes
-
-    def as_row(self) -> tuple[str, str, list[int], Callable[[], Array]]:
-        """The tuple that the core takes."""
-        return self.name, self.format, list(self.shape[::-1]), lambda: np.ascontiguousarray(self.make())
 
 
 @dataclass(frozen=True)
@@ -65,7 +43,7 @@ def plan_folder(folder: Path) -> Plan:
     heads = heads_of(family, checkpoint.config)
     tied = checkpoint.config.get("tie_word_embeddings", family.defaults.get("tie_word_embeddings", False))
     tensors: dict[str, Planned] = {}
-    for theirs, weight in weights_of(checkpoint).items():
+    for theirs, weight in as_stacks(weights_of(checkpoint), family).items():
         stem, _, kind = theirs.rpartition(".")
         stem = stem.replace("model.language_model.", "model.").removeprefix("language_model.")
         found = our_name(family, stem)
@@ -155,7 +133,9 @@ def _planned(name: str, weight: Weight, transform: Transform, heads: Heads) -> P
 
 
 def _format_for(name: str, weight: Weight, shape: tuple[int, ...]) -> str:
-    if len(shape) < 2 or "norm" in name or name.startswith("position_embd"):
+    if len(shape) < 2 or "norm" in name or name.startswith("position_embd") or name.endswith(".bias"):
+        return "F32"
+    if ".ffn_gate_inp." in name:  # routers are small, and a choice is all or nothing
         return "F32"
     return weight.format if fits(weight.format, shape[-1]) else _FALLBACK
 

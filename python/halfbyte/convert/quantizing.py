@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from halfbyte.convert.plan import Plan, Planned
-from halfbyte.convert.tensors import Array, is_plain
+from halfbyte.convert.plan import Plan
+from halfbyte.convert.tensors import Array, Planned, is_plain
 from halfbyte.quantize import Choice, plan_quantization
 from halfbyte.quantize.plan import mix_named
 from halfbyte.quantize.write import file_type_facts, quantized

@@ -61,6 +61,27 @@ class Weight:
         return decode(self.format, self.read(), self.shape)
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A tensor of the model to be. shape: outermost axis first. make() gives its rows."""
+
+    name: str
+    format: str
+    shape: tuple[int, ...]
+    make: Callable[[], Array]
+    note: str = ""  # what was lost on the way
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the rows."""
+        block_weights, block_bytes, _ = FORMATS[self.format]
+        return int(np.prod(self.shape)) // block_weights * block_bytes
+
+    def as_row(self) -> tuple[str, str, list[int], Callable[[], Array]]:
+        """The tuple that the core takes."""
+        return self.name, self.format, list(self.shape[::-1]), lambda: np.ascontiguousarray(self.make())
+
+
 def from_stored(stored: Stored, name: str) -> Weight:
     """A checkpoint's plain tensor. Raises FormatError for one that holds no weights."""
     if stored.dtype in ("F32", "F16", "BF16"):

@@ -14,10 +14,11 @@ import numpy as np
 
 from halfbyte import _core
 from halfbyte.beside import written_beside
+from halfbyte.convert.experts import as_checkpoint
 from halfbyte.convert.families import FAMILIES, Family, family_of_arch
 from halfbyte.convert.hyperparameters import config_of, heads_of
-from halfbyte.convert.plan import NUMBER, Plan, Planned
-from halfbyte.convert.tensors import Array, decode, encode, is_plain
+from halfbyte.convert.plan import NUMBER, Plan
+from halfbyte.convert.tensors import Array, Planned, decode, encode, is_plain
 from halfbyte.convert.transforms import Transform
 from halfbyte.errors import FileError, FormatError, InvalidArgumentError, UnsupportedError
 from halfbyte.tokenizer.to_hf import write_tokenizer
@@ -71,7 +72,7 @@ def plan_hf(path: Path, type_name: str | None = None) -> Plan:
     config["torch_dtype"] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[
         max({p.format for p in planned}, key=lambda f: sum(p.n_bytes for p in planned if p.format == f))
     ]
-    return Plan(path, family, config, planned)
+    return Plan(path, family, config, as_checkpoint(planned, family))
 
 
 def decode_bytes(form: str, data: Array, shape: tuple[int, ...]) -> Array:
@@ -88,9 +89,11 @@ def _family_of(metadata: Mapping[str, Any]) -> Family:
         raise UnsupportedError(
             f'No folder can be made of architecture "{arch}".', hint=f"Known are {', '.join(known)}."
         )
-    if metadata.get(f"{arch}.attention.sliding_window"):  # one architecture, several model types: the one with windows
-        return next((f for f in FAMILIES if f.arch == arch and "attention.sliding_window" in f.keys), family)
-    return family
+    # One architecture, several model types: the one that has what the file tells of.
+    has_experts = bool(metadata.get(f"{arch}.expert_count"))
+    told = [k for k in ("attention.sliding_window", "expert_shared_feed_forward_length") if metadata.get(f"{arch}.{k}")]
+    same = [f for f in FAMILIES if f.arch == arch and bool(f.experts) == has_experts] or [family]
+    return max(same, key=lambda f: sum((k in f.keys) == (k in told) for k in told))
 
 
 def _their_names(family: Family, tensors: Mapping[str, Any]) -> dict[str, str]:

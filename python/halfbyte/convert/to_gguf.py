@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from halfbyte import _core
-from halfbyte.convert.plan import Plan, Planned, plan_folder
+from halfbyte.convert.plan import Plan, plan_folder
 from halfbyte.convert.quantizing import quantize_plan
+from halfbyte.convert.tensors import Planned
 from halfbyte.errors import FileError, FormatError
 from halfbyte.quantize.plan import file_type_of
 from halfbyte.quantize.write import file_type_facts

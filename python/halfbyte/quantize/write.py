@@ -81,6 +81,8 @@ def weights_for(choice: Choice, importance: Importance) -> np.ndarray[Any, np.dt
     if means is None:
         return None
     n_matrices = choice.shape[2] if len(choice.shape) > 2 else 1
+    if means.shape == (1, n_matrices * choice.shape[0]):  # the binary form does not tell experts apart
+        means = means.reshape(n_matrices, -1)
     if means.shape[1] != choice.shape[0] or means.shape[0] not in (1, n_matrices):
         raise FormatError(
             f"{importance.path}: {choice.name} has importance for {means.shape[0]} x {means.shape[1]} columns; the "

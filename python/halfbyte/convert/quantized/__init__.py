@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from halfbyte.convert.checkpoint import Checkpoint, read_json
-from halfbyte.convert.quantized import awq, bitsandbytes, compressed, fp8, gptq
+from halfbyte.convert.quantized import awq, bitsandbytes, compressed, fp8, gptq, mxfp4
 from halfbyte.convert.tensors import Stored, Weight, from_stored
 from halfbyte.errors import UnsupportedError
 
@@ -17,6 +17,7 @@ _METHODS: dict[str, Callable[[Mapping[str, Stored], Mapping[str, Any]], dict[str
     "compressed-tensors": compressed.read,
     "bitsandbytes": bitsandbytes.read,
     "fp8": fp8.read,
+    "mxfp4": mxfp4.read,
 }
 
 

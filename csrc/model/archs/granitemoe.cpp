@@ -1,0 +1,12 @@
+// Granite 3 mixtures of experts: Granite's multipliers; some have a shared expert, which counts as it is.
+#include "model/archs/list.h"
+
+namespace halfbyte::model::archs {
+
+const Arch granitemoe = {
+    .name = "granitemoe",
+    .hf_model_types = "granitemoe granitemoeshared",
+    .rope = ops::RopeKind::adjacent,
+};
+
+}  // namespace halfbyte::model::archs

@@ -1,0 +1,64 @@
+// A stage's mixtures of experts: the router, each row's own experts, and the shared expert's part.
+#include <vector>
+
+#include "model/stage.h"
+
+namespace halfbyte::model {
+
+// out (+)= scale * what the chosen experts make of `input` (n, n_embd).
+void Stage::experts(size_t index, const float* input, float* out, float scale, bool accumulate) {
+  const Config& c = weights_.config;
+  const LayerConfig& shape = c.layers[index];
+  const ExpertWeights& w = weights_.layers[index].experts;
+  const int64_t n = plan_->runs.back().end;
+  project(input, c.n_embd,
+          {{.weight = &w.router,
+            .bias = w.router_bias.data_or_null(),
+            .out = router_logits_.as<float>(),
+            .out_stride = shape.n_experts}});
+  ops_.route(context_,
+             {.gating = c.experts.gating,
+              .n_experts = shape.n_experts,
+              .n_used = c.experts.n_used,
+              .normalize = c.experts.normalize,
+              .scale = c.experts.scale,
+              .bias = w.choice_bias.data_or_null()},
+             router_logits_.as<float>(), n, chosen_.as<int32_t>(), shares_.as<float>());
+  const ops::Chosen chosen = {c.experts.n_used, chosen_.as<int32_t>(), shares_.as<float>()};
+  const std::span<const int32_t> slots(chosen.experts, static_cast<size_t>(n * chosen.n_used));
+  if (observer_ != nullptr) {
+    for (const ops::Matrix* stack : {&w.gate, &w.up})
+      observer_->observe_experts(*stack, input, c.n_embd, slots, chosen.n_used);
+  }
+  float* hidden = expert_hidden_.as<float>();
+  ops_.expert_glu(context_, input, c.n_embd, plan_->runs,
+                  {.gate = &w.gate,
+                   .up = &w.up,
+                   .gate_bias = w.gate_bias.data_or_null(),
+                   .up_bias = w.up_bias.data_or_null(),
+                   .activation = c.activation,
+                   .limit = c.experts.limit,
+                   .shift = c.experts.shift},
+                  chosen, hidden);
+  if (observer_ != nullptr) observer_->observe_experts(w.down, hidden, shape.n_ff_expert, slots, 1);
+  ops_.expert_sum(context_, hidden, plan_->runs, w.down, w.down_bias.data_or_null(), chosen, scale, accumulate, out,
+                  c.n_embd);
+}
+
+// out (+)= scale * sigmoid(shared_gate . input) * (down . hidden): the shared expert is a stack of one, always chosen.
+void Stage::shared_sum(size_t index, const float* input, const float* hidden, float* out, float scale,
+                       bool accumulate) {
+  const LayerWeights& w = weights_.layers[index];
+  const int64_t n = plan_->runs.back().end;
+  int32_t* chosen = shared_.as<int32_t>();
+  float* shares = shared_.as<float>() + n;
+  project(input, weights_.config.n_embd,
+          {{.weight = &w.experts.shared_gate, .out = router_logits_.as<float>(), .out_stride = 1}});
+  ops_.route(context_, {.gating = ops::Gating::sigmoid, .n_experts = 1, .n_used = 1, .normalize = false},
+             router_logits_.as<float>(), n, chosen, shares);
+  if (observer_ != nullptr) observer_->observe(w.down, hidden, w.down.n_cols, n);
+  ops_.expert_sum(context_, hidden, plan_->runs, w.down, w.down_bias.data_or_null(), {1, chosen, shares}, scale,
+                  accumulate, out, weights_.config.n_embd);
+}
+
+}  // namespace halfbyte::model
