@@ -64,10 +64,8 @@ def make(name: str, n_cols: int, n_ff: int, n_tokens: int, seed: int = 0):
 @pytest.mark.parametrize("level", ["reference", *LEVELS])
 @pytest.mark.parametrize("name", PACKED + FLOATS + DECODED)
 def test_experts_of_every_format(name: str, level: str) -> None:
-    wide = FORMATS[name]["block_weights"] == 256
-    n_cols, n_ff = (256, 512) if wide else (96, 64) if name in PACKED + DECODED else (40, 27)
-    if name == "NVFP4":
-        n_cols, n_ff = 128, 64
+    step = FORMATS[name]["block_weights"]
+    n_cols, n_ff = (40, 27) if name in FLOATS else (3 * step if step < 64 else step, 2 * step)
     draw = np.random.default_rng(8)
     biases = [draw.normal(size=(N_EXPERTS, n)).astype(np.float32) for n in (n_ff, n_ff, n_cols)]
     is_integer = level != "reference" and name in PACKED

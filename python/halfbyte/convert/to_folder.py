@@ -43,6 +43,9 @@ def plan_hf(path: Path, type_name: str | None = None) -> Plan:
     config = config_of(family, metadata, tied="output.weight" not in tensors)
     for flag, name in (("attention_bias", "attn_output"), ("mlp_bias", "ffn_up"), ("bias", "ffn_up")):
         config[flag] = f"blk.0.{name}.bias" in tensors
+    if family.experts:
+        dense = [i for i in range(config["num_hidden_layers"]) if f"blk.{i}.ffn_gate_inp.weight" not in tensors]
+        config |= {"mlp_only_layers": dense} if dense else {}
     heads = heads_of(family, config)
     names = _their_names(family, tensors)
     planned = []
