@@ -313,7 +313,7 @@ FAMILIES: tuple[Family, ...] = (
             "num_attention_heads": 64, "num_key_value_heads": 8, "sliding_window": 128, "num_local_experts": 128,
             "num_experts_per_tok": 4,
         },
-        keys={"attention.sliding_window": "sliding_window"},
+        keys={"attention.sliding_window": "sliding_window", "expert_feed_forward_length": "intermediate_size"},
         spelling=_LOCAL_EXPERTS,
         full_attention_every=2,
         experts="turned",
