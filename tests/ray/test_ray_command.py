@@ -47,6 +47,8 @@ def test_a_stop_finishes_the_streams_that_run(tmp_path: Path) -> None:
     process.stdout.close()
 
 
+# Ray's own modules warn when they are imported.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("replicas", ["0", "2:1", "x", "1:", ":2", "-1"])
 def test_replicas_are_counts(replicas: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--ray", f"--replicas={replicas}"]) == 2
