@@ -3,7 +3,11 @@
 
 #include <pybind11/pybind11.h>
 
+#include <exception>
+#include <optional>
 #include <string>
+#include <type_traits>
+#include <utility>
 
 #include "ops/ops.h"
 
@@ -31,5 +35,26 @@ const ops::Ops* device_ops();
 std::string device_problem();
 // For tests: another library than the installed one; empty: back to that.
 void open_device_library(const std::string& path);
+
+// Runs work without the interpreter's lock, for calls that wait. No guard object: when the interpreter ends, Python
+// ends a thread where it asks for the lock again, and no destructor survives that.
+template <class Work>
+auto without_lock(Work&& work) {
+  using Result = std::invoke_result_t<Work>;
+  std::optional<std::conditional_t<std::is_void_v<Result>, bool, Result>> result;
+  std::exception_ptr failure;
+  PyThreadState* const thread = PyEval_SaveThread();
+  try {
+    if constexpr (std::is_void_v<Result>)
+      work();
+    else
+      result.emplace(work());
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  PyEval_RestoreThread(thread);
+  if (failure) std::rethrow_exception(failure);
+  if constexpr (!std::is_void_v<Result>) return Result(std::move(*result));
+}
 
 }  // namespace halfbyte::bindings

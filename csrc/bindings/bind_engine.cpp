@@ -173,11 +173,8 @@ py::dict event_to_python(const Event& event) {
 
 py::list take(Mailbox& mailbox, double timeout_s) {
   require(timeout_s >= 0 && timeout_s <= 1e6, "timeout_s is %g; 0 to a million seconds were expected.", timeout_s);
-  std::vector<Event> events;
-  {
-    const py::gil_scoped_release release;
-    events = mailbox.take(std::chrono::milliseconds(static_cast<int64_t>(timeout_s * 1000)));
-  }
+  const std::chrono::milliseconds timeout(static_cast<int64_t>(timeout_s * 1000));
+  const std::vector<Event> events = without_lock([&] { return mailbox.take(timeout); });
   py::list out;
   for (const Event& event : events) out.append(event_to_python(event));
   return out;
@@ -190,12 +187,8 @@ py::array_t<float> forward(Engine& e, const std::vector<int32_t>& tokens, const 
                                                 : engine::ForwardOutput::logits;
   require(output == "logits" || kind != engine::ForwardOutput::logits,
           "forward() gives logits, hidden or next_logprobs, not %s.", output.c_str());
-  auto values = std::make_unique<std::vector<float>>();
-  {
-    const py::gil_scoped_release release;
-    *values = e.forward(tokens, kind, adapters.value_or(nullptr));
-  }
-  std::vector<float>* owned = values.release();
+  auto* owned =
+      new std::vector<float>(without_lock([&] { return e.forward(tokens, kind, adapters.value_or(nullptr)); }));
   const py::capsule owner(owned, [](void* p) { delete static_cast<std::vector<float>*>(p); });
   const auto n = static_cast<py::ssize_t>(owned->size()), rows = static_cast<py::ssize_t>(tokens.size());
   if (kind == engine::ForwardOutput::next_logprobs) return py::array_t<float>({n}, owned->data(), owner);
@@ -260,7 +253,10 @@ void register_engine(py::module_& m) {
       .def("forward", &forward, py::arg("tokens"), py::arg("output") = "logits", py::arg("adapters") = py::none(),
            "Runs tokens through an empty sequence: logits (n, n_vocab), hidden (n, n_embd) or next_logprobs (n - 1), "
            "float32.")
-      .def("check_integrity", &Engine::check_integrity, py::call_guard<py::gil_scoped_release>())
+      .def(
+          "close", [](Engine& e) { without_lock([&] { e.close(); }); },
+          "Cancels what runs and ends the thread; later calls raise CancelledError. Idempotent.")
+      .def("check_integrity", [](Engine& e) { without_lock([&] { e.check_integrity(); }); })
       .def_property_readonly("options",
                              [](const Engine& e) {
                                const engine::EngineOptions& o = e.options();

@@ -6,6 +6,7 @@
 #include <deque>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <thread>
 #include <utility>
@@ -41,7 +42,7 @@ void run(Job& job) {
 struct Engine::State {
   EngineOptions options;
   std::shared_ptr<const model::Weights> weights;
-  Runner runner;  // engine thread only
+  std::optional<Runner> runner;  // engine thread only; its memory and its threads go when the engine is closed
 
   mutable std::mutex mutex;  // guards everything below
   std::condition_variable work_arrived, job_done;
@@ -54,27 +55,32 @@ struct Engine::State {
   bool stop_forward = false;      // read by the decoder between layers
   std::vector<uint64_t> in_step;  // requests of the running step
 
+  std::once_flag joined;
   std::thread thread;  // last: everything else lives before it starts
 
   State(std::shared_ptr<const model::Weights> w, std::shared_ptr<const model::Weights> draft, EngineOptions o)
-      : options(resolve_options(std::move(o), *w)), weights(w), runner(std::move(w), std::move(draft), options) {
+      : options(resolve_options(std::move(o), *w)),
+        weights(w),
+        runner(std::in_place, std::move(w), std::move(draft), options) {
     thread = std::thread([this] { loop(); });
   }
 
-  ~State() {
+  ~State() { close(); }
+
+  void close() {
     {
       const std::lock_guard lock(mutex);
       stopping = true;
       __atomic_store_n(&stop_forward, true, __ATOMIC_RELAXED);
     }
     work_arrived.notify_all();
-    thread.join();
+    std::call_once(joined, [this] { thread.join(); });
   }
 
   void loop();
   bool take_work();
   void tell();
-  void close();
+  void end();
   void run_job(std::function<void()> work);
 };
 
@@ -86,7 +92,7 @@ bool Engine::State::take_work() {
   {
     std::unique_lock lock(mutex);
     work_arrived.wait(lock, [&] {
-      return stopping || !incoming.empty() || !cancelled.empty() || !jobs.empty() || !runner.is_idle();
+      return stopping || !incoming.empty() || !cancelled.empty() || !jobs.empty() || !runner->is_idle();
     });
     if (stopping) return false;
     arrived.swap(incoming);
@@ -95,8 +101,8 @@ bool Engine::State::take_work() {
     in_step.clear();
     __atomic_store_n(&stop_forward, false, __ATOMIC_RELAXED);
   }
-  for (std::unique_ptr<Active>& each : arrived) runner.add(std::move(each));
-  for (const uint64_t id : ended) runner.cancel(id);
+  for (std::unique_ptr<Active>& each : arrived) runner->add(std::move(each));
+  for (const uint64_t id : ended) runner->cancel(id);
   if (!ended.empty()) tell();
   for (Job* job : waiting_jobs) {
     run(*job);
@@ -111,29 +117,40 @@ bool Engine::State::take_work() {
 void Engine::State::tell() {
   {
     const std::lock_guard lock(mutex);
-    stats = runner.stats();
+    stats = runner->stats();
   }
-  runner.deliver();
+  runner->deliver();
 }
 
 void Engine::State::loop() {
   const auto planned = [&](std::vector<uint64_t> ids) {
     const std::lock_guard lock(mutex);
     in_step = std::move(ids);
-    stats = runner.stats();
+    stats = runner->stats();
   };
   while (take_work()) {
-    if (!runner.is_idle()) runner.step(planned, &stop_forward);
+    try {
+      if (!runner->is_idle()) runner->step(planned, &stop_forward);
+    } catch (const std::exception& error) {  // no memory for a plan, say: the process lives on
+      runner->fail_all(error);
+    }
     tell();
   }
-  close();
+  end();
 }
 
-void Engine::State::close() {
+// Cancels whatever is left. Requests are let go of without the lock: theirs may be waited for by who wants ours.
+void Engine::State::end() {
+  std::deque<std::unique_ptr<Active>> arrived;
+  {
+    const std::lock_guard lock(mutex);
+    arrived.swap(incoming);
+  }
+  for (std::unique_ptr<Active>& each : arrived) runner->add(std::move(each));
+  runner->cancel_all();
+  tell();
+  runner.reset();
   const std::lock_guard lock(mutex);
-  for (std::unique_ptr<Active>& each : incoming) runner.add(std::move(each));
-  runner.cancel_all();
-  runner.deliver();
   for (Job* job : jobs) {
     job->failure = std::make_exception_ptr(Error(ErrorKind::cancelled, "The engine was closed."));
     job->done = true;
@@ -156,6 +173,10 @@ Engine::Engine(std::shared_ptr<const model::Weights> weights, EngineOptions opti
     : state_(std::make_unique<State>(std::move(weights), std::move(draft), std::move(options))) {}
 
 Engine::~Engine() = default;
+
+void Engine::close() {
+  state_->close();
+}
 
 const EngineOptions& Engine::options() const {
   return state_->options;
@@ -231,7 +252,7 @@ EngineStats Engine::stats() const {
 }
 
 void Engine::check_integrity() const {
-  state_->run_job([&] { state_->runner.check_integrity(); });
+  state_->run_job([&] { state_->runner->check_integrity(); });
 }
 
 }  // namespace halfbyte::engine

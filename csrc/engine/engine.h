@@ -13,13 +13,16 @@
 
 namespace halfbyte::engine {
 
-// Thread-safe. Destroying it cancels what runs and joins the thread.
+// Thread-safe. Destroying it closes it.
 class Engine {
  public:
   // draft: a small model with the same vocabulary that guesses ahead, or nullptr.
   Engine(std::shared_ptr<const model::Weights> weights, EngineOptions options,
          std::shared_ptr<const model::Weights> draft = nullptr);
   ~Engine();
+
+  // Cancels what runs and joins the thread; every later call but stats() and cancel() throws cancelled. Idempotent.
+  void close();
 
   const EngineOptions& options() const;  // as resolved
 

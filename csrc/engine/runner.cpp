@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <functional>
+#include <new>
 #include <set>
 
 #include "base/error.h"
@@ -96,9 +97,10 @@ void Runner::fail(Active& a, const std::exception& error, Event event) {
   const auto* known = dynamic_cast<const Error*>(&error);
   a.answer.end(FinishReason::error, event);
   event.error = error.what();
-  if (a.pass)
-    a.pass->fail(std::make_exception_ptr(known != nullptr ? *known : Error(ErrorKind::invalid_argument, error.what())));
-  event.error_kind = static_cast<int>(known != nullptr ? known->kind() : ErrorKind::invalid_argument);
+  const bool lacks_memory = dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
+  const ErrorKind unnamed = lacks_memory ? ErrorKind::out_of_memory : ErrorKind::invalid_argument;
+  event.error_kind = static_cast<int>(known != nullptr ? known->kind() : unnamed);
+  if (a.pass) a.pass->fail(std::make_exception_ptr(known != nullptr ? *known : Error(unnamed, error.what())));
   finish(a, std::move(event));
 }
 
@@ -114,6 +116,10 @@ void Runner::cancel(uint64_t id) {
 
 void Runner::cancel_all() {
   while (!active_.empty()) cancel(active_.begin()->first);
+}
+
+void Runner::fail_all(const std::exception& error) {
+  while (!active_.empty()) fail(*active_.begin()->second, error);
 }
 
 std::vector<PlannedRows> Runner::plan() {

@@ -56,6 +56,8 @@ class Runner {
   // Ends a request with `cancelled`; unknown ids are ignored.
   void cancel(uint64_t id);
   void cancel_all();
+  // Ends every request with an error.
+  void fail_all(const std::exception& error);
   bool is_idle() const { return active_.empty(); }
 
   // One step. `planned` hears which requests are in it before the model runs; the model asks `stop` between layers,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import inspect
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,6 +126,8 @@ class LLM:
             v_type=kv_type,
             token_bytes=self.tokenizer.output_bytes,
         )
+        # Also before the interpreter ends: the engine's threads may call Python (processors, masks).
+        self._stop = weakref.finalize(self, self._engine.close)
 
     # Facts --------------------------------------------------------------------------------------------------------
 
@@ -232,6 +235,7 @@ class LLM:
 
     def close(self) -> None:
         """Stops what runs and gives the memory back. Idempotent."""
+        self._stop()
         self._engine = None
         self._weights = None
         self.adapters = Adapters(None, {})
@@ -338,7 +342,7 @@ class LLM:
             list(params.stop_token_ids) if params.ignore_eos else [*self.tokenizer.end_ids, *params.stop_token_ids]
         )
         core = params.to_core(lambda text: self.tokenizer.encode(text, add_bos=False))
-        adapters = self.adapters.chosen(params.lora)
+        engine, adapters = self.engine, self.adapters.chosen(params.lora)
         form = form if form is not None else self.plain_form(params)
         running: list[Running] = []
         if params.best_of is not None and params.logprobs is None:
@@ -349,7 +353,7 @@ class LLM:
                 core.seed = (params.seed + i) % (1 << 64)
             box = mailbox if mailbox is not None else _core.Mailbox()
             try:
-                request, seed = self.engine.submit(
+                request, seed = engine.submit(
                     ids,
                     core,
                     box,
@@ -374,7 +378,7 @@ class LLM:
             except BaseException:
                 _cancel([running])  # all answers or none
                 raise
-            running.append(Running(self.engine, request, box, seed, len(ids), params, self.tokenizer, form))
+            running.append(Running(engine, request, box, seed, len(ids), params, self.tokenizer, form))
         return running
 
     def _prepared(self, prompt: Any, params: Any, overrides: Mapping[str, Any]) -> list[_Request]:

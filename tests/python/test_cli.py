@@ -184,23 +184,8 @@ def test_bad_input(
 
 
 def test_ctrl_c_ends_with_130(model: str) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "halfbyte",
-        "run",
-        "-m",
-        model,
-        "-p",
-        "x",
-        "-c",
-        "500",
-        "--ignore-eos",
-        "--raw",
-        "-n",
-        "400",
-    ]
-    process = subprocess.Popen([*command[:-4], "--ignore-eos", "--raw"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = [sys.executable, "-m", "halfbyte", "run", "-m", model, "-p", "x", "-c", "500", "--ignore-eos", "--raw"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.read(1)
     process.send_signal(signal.SIGINT)

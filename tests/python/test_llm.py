@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from halfbyte import LLM, SamplingParams, _core
 from halfbyte.errors import (
     BusyError,
+    CancelledError,
     ContextOverflowError,
     FormatError,
     HalfbyteError,
@@ -161,6 +164,51 @@ def test_a_cancelled_task_stops_the_computation(llm: LLM, streams: bool) -> None
 
     asyncio.run(main())
     assert until_idle(llm)["n_generated_tokens"] - before <= 2
+
+
+EXIT = """
+import sys
+from halfbyte import LLM
+llm = LLM(sys.argv[1], n_ctx=100_000, n_threads=1)
+options = {"max_tokens": 90_000, "ignore_eos": True}
+if sys.argv[2] == "processor":
+    options["logits_processors"] = [lambda generated, logits: None]
+elif sys.argv[2] == "mask":
+    options["response_format"] = {"type": "json_object"}
+stream = llm.stream("Hi", **options)
+next(stream)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("how", ["plain", "processor", "mask"])
+def test_a_program_may_end_while_answers_run(tiny_model: Callable[..., Path], how: str) -> None:
+    command = [sys.executable, "-c", EXIT, str(tiny_model(n_ctx=100_000)), how]
+    for _ in range(3):
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr
+
+
+def test_close_ends_answers_of_other_threads(tiny_model: Callable[..., Path]) -> None:
+    held, begun, go_on = hold()
+    llm = LLM(tiny_model(), n_threads=1, n_ctx=256)
+    reasons = []
+
+    def ask() -> None:
+        output = llm.generate("x", max_tokens=200, ignore_eos=True, logits_processors=[held])
+        reasons.append(output.finish_reason)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert begun.wait(60)
+    go_on.set()
+    engine = llm.engine
+    llm.close()
+    llm.close()
+    thread.join()
+    assert reasons == ["cancelled"]
+    with pytest.raises(CancelledError):
+        engine.check_integrity()
 
 
 def test_seeds(llm: LLM) -> None:

@@ -367,6 +367,10 @@ class Engine:
         Ends a request within one step. Unknown ids are ignored.
         """
     def check_integrity(self) -> None: ...
+    def close(self) -> None:
+        """
+        Cancels what runs and ends the thread; later calls raise CancelledError. Idempotent.
+        """
     def forward(
         self,
         tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
