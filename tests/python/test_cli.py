@@ -131,7 +131,7 @@ BAD = [
     (["run", "-m", "{model}", "-p", "x", "--json-schema", "{{"], 1, "no JSON"),
     (["run", "-m", "{model}", "-p", "x", "--chat-template", "nonesuch"], 1, "no chat template"),
     (["run", "-m", "{model}", "-p", "x", "-ngl", "9"], 1, "no GPU backend"),
-    (["run", "-m", "{model}", "-p", "x", "-t", "-3"], 1, "-t"),
+    (["run", "-m", "{model}", "-p", "x", "-t", "-3"], 2, "-t"),
     (["run", "-m", "{model}", "-p", "x", "-c", "999999999999"], 1, "KV cache"),
     (["run", "-m", "{model}", "-f", "missing.txt"], 1, "missing.txt: cannot be read"),
     (["perplexity", "-m", "{model}", "-f", "missing.txt"], 1, "cannot be read"),
