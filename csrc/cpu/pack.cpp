@@ -194,7 +194,7 @@ void put_iq2(int g, const uint8_t* grid, uint32_t signs, uint32_t* planes) {
 void put_iq1(int g, const int8_t* grid, bool negative, uint32_t* planes) {
   const auto* bytes = reinterpret_cast<const uint8_t*>(grid);
   // -1, 0, 1 as bytes plus one, without a carry between bytes.
-  const auto indices = [](uint32_t x) { return (x & 0x03030303) + 0x01010101 & 0x03030303; };
+  const auto indices = [](uint32_t x) { return ((x & 0x03030303) + 0x01010101) & 0x03030303; };
   put_table3(g, indices(word(bytes)), indices(word(bytes + 4)), negative ? 255 : 0, planes);
 }
 

@@ -54,6 +54,12 @@ def wide(family: Family) -> Family:
         changes["intermediate_size"] = 512
     if family.arguments.get("num_key_value_heads") == 4:
         changes["num_key_value_heads"] = 16
+    if "residual_multiplier" in family.arguments:
+        changes["attention_multiplier"] = 0.2  # the default of 1 makes scores so large that any error decides them
+    # All experts take part: which are the best is a step, and no bound on the weights' error says where a token falls.
+    for key in ("num_experts", "num_local_experts"):
+        if key in family.arguments:
+            changes["num_experts_per_tok"] = family.arguments[key]
     return dataclasses.replace(family, arguments=family.arguments | changes)
 
 

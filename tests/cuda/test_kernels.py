@@ -10,10 +10,10 @@ from halfbyte._core import testing
 
 from ..kernels.test_attention import TOLERANCE as KV_TYPES
 from ..kernels.test_attention import make
-from ..kernels.test_linear import DECODED, FORMATS, PACKED, quantized, random_blocks
+from ..kernels.test_linear import FORMATS, PACKED, quantized, random_blocks
 
 pytestmark = pytest.mark.usefixtures("gpu")
-INTEGER = [*PACKED, *DECODED, "Q1_0", "Q2_0"]
+INTEGER = PACKED
 # Columns that end inside a cell of 256 where the format allows it.
 COLUMNS = {1: 288, 32: 288, 64: 320, 128: 384, 256: 512}
 
