@@ -77,8 +77,7 @@ struct Config {
 
 // A family: which metadata it reads and how it differs from the plain llama layer. One file each in archs/.
 struct Arch {
-  std::string_view name;            // general.architecture
-  std::string_view hf_model_types;  // space separated model_type of config.json
+  std::string_view name;  // general.architecture
   ops::NormKind norm = ops::NormKind::rms;
   NormPlaces norm_places = NormPlaces::pre;
   ops::Activation activation = ops::Activation::silu;

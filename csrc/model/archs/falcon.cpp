@@ -5,7 +5,6 @@ namespace halfbyte::model::archs {
 
 const Arch falcon = {
     .name = "falcon",
-    .hf_model_types = "falcon",
     .norm = ops::NormKind::layer,
     .norm_places = NormPlaces::parallel,
     .activation = ops::Activation::gelu,

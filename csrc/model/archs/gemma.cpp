@@ -5,7 +5,6 @@ namespace halfbyte::model::archs {
 
 const Arch gemma = {
     .name = "gemma",
-    .hf_model_types = "gemma",
     .activation = ops::Activation::gelu_tanh,
     .scale_embedding_by_sqrt_dim = true,
 };

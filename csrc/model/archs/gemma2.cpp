@@ -22,7 +22,6 @@ void customize(const files::TensorSource& source, Config& config) {
 
 const Arch gemma2 = {
     .name = "gemma2",
-    .hf_model_types = "gemma2",
     .norm_places = NormPlaces::pre_and_post,
     .activation = ops::Activation::gelu_tanh,
     .scale_embedding_by_sqrt_dim = true,

@@ -27,7 +27,6 @@ void customize(const files::TensorSource& source, Config& config) {
 
 const Arch gemma3 = {
     .name = "gemma3",
-    .hf_model_types = "gemma3 gemma3_text",
     .norm_places = NormPlaces::pre_and_post,
     .activation = ops::Activation::gelu_tanh,
     .scale_embedding_by_sqrt_dim = true,

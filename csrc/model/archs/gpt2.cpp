@@ -5,7 +5,6 @@ namespace halfbyte::model::archs {
 
 const Arch gpt2 = {
     .name = "gpt2",
-    .hf_model_types = "gpt2",
     .norm = ops::NormKind::layer,
     .activation = ops::Activation::gelu_tanh,
     .gated_mlp = false,

@@ -18,7 +18,6 @@ void customize(const files::TensorSource& source, Config& config) {
 
 const Arch gpt_oss = {
     .name = "gpt-oss",
-    .hf_model_types = "gpt_oss",
     .activation = ops::Activation::gelu_quick,  // x * sigmoid(1.702 x)
     .customize = customize,
 };

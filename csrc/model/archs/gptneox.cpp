@@ -13,7 +13,6 @@ void customize(const files::TensorSource& source, Config& config) {
 
 const Arch gptneox = {
     .name = "gptneox",
-    .hf_model_types = "gpt_neox",
     .norm = ops::NormKind::layer,
     .norm_places = NormPlaces::parallel,
     .activation = ops::Activation::gelu,

@@ -4,6 +4,6 @@
 
 namespace halfbyte::model::archs {
 
-const Arch granite = {.name = "granite", .hf_model_types = "granite", .rope = ops::RopeKind::adjacent};
+const Arch granite = {.name = "granite", .rope = ops::RopeKind::adjacent};
 
 }  // namespace halfbyte::model::archs

@@ -5,7 +5,6 @@ namespace halfbyte::model::archs {
 
 const Arch granitemoe = {
     .name = "granitemoe",
-    .hf_model_types = "granitemoe granitemoeshared",
     .rope = ops::RopeKind::adjacent,
 };
 

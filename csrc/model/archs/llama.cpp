@@ -5,7 +5,6 @@ namespace halfbyte::model::archs {
 
 const Arch llama = {
     .name = "llama",
-    .hf_model_types = "llama mistral mixtral",
     .rope = ops::RopeKind::adjacent,  // converters permute q and k into this order
 };
 

@@ -3,6 +3,6 @@
 
 namespace halfbyte::model::archs {
 
-const Arch olmo2 = {.name = "olmo2", .hf_model_types = "olmo2", .norm_places = NormPlaces::post};
+const Arch olmo2 = {.name = "olmo2", .norm_places = NormPlaces::post};
 
 }  // namespace halfbyte::model::archs

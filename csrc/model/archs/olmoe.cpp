@@ -3,6 +3,6 @@
 
 namespace halfbyte::model::archs {
 
-const Arch olmoe = {.name = "olmoe", .hf_model_types = "olmoe", .normalize_experts = false};
+const Arch olmoe = {.name = "olmoe", .normalize_experts = false};
 
 }  // namespace halfbyte::model::archs

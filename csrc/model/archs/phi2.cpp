@@ -5,7 +5,6 @@ namespace halfbyte::model::archs {
 
 const Arch phi2 = {
     .name = "phi2",
-    .hf_model_types = "phi",
     .norm = ops::NormKind::layer,
     .norm_places = NormPlaces::parallel,
     .activation = ops::Activation::gelu_tanh,

@@ -3,6 +3,6 @@
 
 namespace halfbyte::model::archs {
 
-const Arch phi3 = {.name = "phi3", .hf_model_types = "phi3"};
+const Arch phi3 = {.name = "phi3"};
 
 }  // namespace halfbyte::model::archs

@@ -3,6 +3,6 @@
 
 namespace halfbyte::model::archs {
 
-const Arch qwen2 = {.name = "qwen2", .hf_model_types = "qwen2"};
+const Arch qwen2 = {.name = "qwen2"};
 
 }  // namespace halfbyte::model::archs

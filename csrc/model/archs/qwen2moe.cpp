@@ -3,6 +3,6 @@
 
 namespace halfbyte::model::archs {
 
-const Arch qwen2moe = {.name = "qwen2moe", .hf_model_types = "qwen2_moe", .normalize_experts = false};
+const Arch qwen2moe = {.name = "qwen2moe", .normalize_experts = false};
 
 }  // namespace halfbyte::model::archs

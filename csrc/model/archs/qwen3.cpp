@@ -3,6 +3,6 @@
 
 namespace halfbyte::model::archs {
 
-const Arch qwen3 = {.name = "qwen3", .hf_model_types = "qwen3"};
+const Arch qwen3 = {.name = "qwen3"};
 
 }  // namespace halfbyte::model::archs

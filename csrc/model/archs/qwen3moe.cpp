@@ -3,6 +3,6 @@
 
 namespace halfbyte::model::archs {
 
-const Arch qwen3moe = {.name = "qwen3moe", .hf_model_types = "qwen3_moe"};
+const Arch qwen3moe = {.name = "qwen3moe"};
 
 }  // namespace halfbyte::model::archs

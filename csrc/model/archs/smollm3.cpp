@@ -13,7 +13,6 @@ void customize(const files::TensorSource&, Config& config) {
 
 const Arch smollm3 = {
     .name = "smollm3",
-    .hf_model_types = "smollm3",
     .rope = ops::RopeKind::adjacent,
     .customize = customize,
 };

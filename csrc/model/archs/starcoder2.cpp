@@ -5,7 +5,6 @@ namespace halfbyte::model::archs {
 
 const Arch starcoder2 = {
     .name = "starcoder2",
-    .hf_model_types = "starcoder2",
     .norm = ops::NormKind::layer,
     .activation = ops::Activation::gelu_tanh,
     .gated_mlp = false,
