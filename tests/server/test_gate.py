@@ -219,7 +219,7 @@ def test_long_prompts_and_answers_are_limited(serve: Serve) -> None:
         client.completions.create(model="tiny", prompt="x" * 11)
     with pytest.raises(openai.BadRequestError, match="4 are allowed"):
         client.completions.create(model="tiny", prompt="x", n=5)
-    usage = client.completions.create(model="tiny", prompt="x", max_tokens=100).usage
+    usage = client.completions.create(model="tiny", prompt="x", max_tokens=100, extra_body={"ignore_eos": True}).usage
     assert usage is not None
     assert usage.completion_tokens == 3
 
@@ -237,7 +237,7 @@ def test_requests_a_minute_are_counted_for_each_key(serve: Serve) -> None:
 
 def test_tokens_a_minute_are_counted(serve: Serve) -> None:
     client = serve(ServerConfig(tokens_per_minute=20)).openai()
-    client.completions.create(model="tiny", prompt="abc", max_tokens=30)
+    client.completions.create(model="tiny", prompt="abc", max_tokens=30, extra_body={"ignore_eos": True})
     with pytest.raises(openai.RateLimitError, match="20 tokens a minute"):
         client.completions.create(model="tiny", prompt="abc", max_tokens=1)
 
