@@ -281,7 +281,9 @@ def test_keys_take_turns(serve: Serve) -> None:
     done: list[str] = []
 
     def ask(key: str) -> None:
-        live.openai(key).completions.create(model="tiny", prompt=f"abc {key}", max_tokens=4)
+        # Long enough that answers end in the order of their turns for those who wait for them, too.
+        more = {"ignore_eos": True}
+        live.openai(key).completions.create(model="tiny", prompt=f"abc {key}", max_tokens=2_000, extra_body=more)
         done.append(key)
 
     running = live.openai("a").completions.create(
