@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import re
@@ -331,6 +332,16 @@ def test_blobs(client: ollama.Client, tiny_model: Callable[..., Path], http: htt
     assert client.generate("uploaded", "Hi", options=GREEDY).eval_count == 12
     assert http.post(f"/api/blobs/sha256:{'0' * 64}", content=b"x").status_code == 400
     assert http.post("/api/blobs/sha256:..", content=b"x").status_code == 400
+
+
+def test_blobs_are_larger_than_other_bodies(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = b"GGUF" * (9 << 20)
+    path = f"/api/blobs/sha256:{hashlib.sha256(content).hexdigest()}"
+    assert http.post(path, content=content).status_code == 201
+    monkeypatch.setattr("halfbyte.server.protocols.ollama_models._DISK_RESERVE", 1 << 60)
+    refused = http.post(path, content=content)
+    assert refused.status_code == 507
+    assert "left" in refused.json()["error"]
 
 
 def test_pull(client: ollama.Client, tiny_model: Callable[..., Path]) -> None:

@@ -66,7 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     scale.add_argument("--replicas", default="1", metavar="N[:MAX]", help="with --ray: copies, or fewest:most (1)")
     limits = parser.add_argument_group("limits (0: none)")
-    limits.add_argument("--max-body", type=int, default=32 << 20, metavar="BYTES", help="largest request (32 MiB)")
+    limits.add_argument(
+        "--max-body",
+        type=int,
+        default=32 << 20,
+        metavar="BYTES",
+        help="largest request (32 MiB); uploaded models may be larger",
+    )
     limits.add_argument("--max-prompt", type=int, default=0, metavar="TOKENS", help="longest prompt (0: the context)")
     limits.add_argument("--max-output", type=int, default=0, metavar="TOKENS", help="longest answer (0: the context)")
     limits.add_argument("--max-queue", type=int, default=512, metavar="N", help="waiting answers; beyond: 503 (512)")

@@ -27,6 +27,7 @@ _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 # A body that stands still for so long is not coming.
 _BODY_STALL_S = 30.0
 _PROBES = ("/health", "/metrics")
+_TO_DISK = "/api/blobs/"  # model files: written as they come, as far as the disk has room
 # What curl and simple clients call a JSON body when nobody tells them.
 _UNTOLD_TYPES = ("", "application/x-www-form-urlencoded", "text/plain")
 
@@ -61,7 +62,7 @@ class Gate:
         try:
             self._admit(call, scope, headers)
             entered = True
-            await self._app(scope, self._bounded(receive, headers), send_with_id)
+            await self._app(scope, self._bounded(receive, headers, scope["path"]), send_with_id)
         except Exception as error:
             if not isinstance(error, ApiError):
                 log.exception("request %s failed", call.id)
@@ -87,8 +88,8 @@ class Gate:
             headers["content-type"] = "application/json"
         self._limits.enter(call.client)
 
-    def _bounded(self, receive: Receive, headers: Headers) -> Receive:
-        limit = self._server.config.max_body_bytes
+    def _bounded(self, receive: Receive, headers: Headers, path: str) -> Receive:
+        limit = 0 if path.startswith(_TO_DISK) else self._server.config.max_body_bytes
         announced = headers.get("content-length", "")
         if limit and announced.isdecimal() and int(announced[:20]) > limit:
             raise _too_large(limit)

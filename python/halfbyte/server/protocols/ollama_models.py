@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 import threading
 import time
@@ -301,6 +302,8 @@ def _store_of(call: Call) -> CatalogPool:
 
 # Blobs ------------------------------------------------------------------------------------------------------------
 
+_DISK_RESERVE = 256 << 20  # bytes that uploads leave for others
+
 
 def _blob(digest: str) -> Path:
     path = _blob_path(digest)
@@ -332,6 +335,8 @@ async def put_blob(request: Request, digest: str) -> Response:
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as out:
         try:
             async for chunk in request.stream():
+                if shutil.disk_usage(path.parent).free < len(chunk) + _DISK_RESERVE:
+                    raise ApiError(507, f"the disk of {path.parent} has less than {_DISK_RESERVE >> 20} MiB left")
                 found.update(chunk)
                 await asyncio.to_thread(out.write, chunk)
             if f"sha256:{found.hexdigest()}" != digest:
