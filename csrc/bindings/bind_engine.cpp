@@ -187,8 +187,26 @@ py::array_t<float> forward(Engine& e, const std::vector<int32_t>& tokens, const 
                                                 : engine::ForwardOutput::logits;
   require(output == "logits" || kind != engine::ForwardOutput::logits,
           "forward() gives logits, hidden or next_logprobs, not %s.", output.c_str());
-  auto* owned =
-      new std::vector<float>(without_lock([&] { return e.forward(tokens, kind, adapters.value_or(nullptr)); }));
+  // Ctrl-C is seen while the pass runs, by the thread that may see it; others must not ask for the interpreter's lock
+  // while they wait (without_lock() says why).
+  bool is_interrupted = false;
+  std::function<bool()> goes_on;
+  if (py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>() ==
+      PyThread_get_thread_ident()) {
+    goes_on = [&] {
+      const py::gil_scoped_acquire gil;
+      return !(is_interrupted = PyErr_CheckSignals() != 0);
+    };
+  }
+  std::vector<float> values;
+  try {
+    values = without_lock([&] { return e.forward(tokens, kind, adapters.value_or(nullptr), goes_on); });
+  } catch (const Error&) {
+    if (is_interrupted) throw py::error_already_set();
+    throw;
+  }
+  if (is_interrupted) throw py::error_already_set();  // the pass was quicker
+  auto* owned = new std::vector<float>(std::move(values));
   const py::capsule owner(owned, [](void* p) { delete static_cast<std::vector<float>*>(p); });
   const auto n = static_cast<py::ssize_t>(owned->size()), rows = static_cast<py::ssize_t>(tokens.size());
   if (kind == engine::ForwardOutput::next_logprobs) return py::array_t<float>({n}, owned->data(), owner);

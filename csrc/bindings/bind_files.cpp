@@ -6,7 +6,7 @@
 #include "bindings/bind.h"
 #include "bindings/from_python.h"
 #include "bindings/metadata.h"
-#include "files/gguf_reader.h"
+#include "files/gguf_source.h"
 #include "files/gguf_writer.h"
 #include "files/safetensors_reader.h"
 

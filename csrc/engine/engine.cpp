@@ -2,6 +2,7 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -12,10 +13,14 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/home.h"
 
 namespace halfbyte::engine {
 
 namespace {
+
+// How often whoever waits for a pass is asked whether to go on.
+constexpr std::chrono::milliseconds kAsk(50);
 
 uint64_t random_seed() {
   std::random_device device;
@@ -40,6 +45,7 @@ void run(Job& job) {
 }  // namespace
 
 struct Engine::State {
+  const Home home;
   EngineOptions options;
   std::shared_ptr<const model::Weights> weights;
   std::optional<Runner> runner;  // engine thread only; its memory and its threads go when the engine is closed
@@ -67,22 +73,25 @@ struct Engine::State {
 
   ~State() { close(); }
 
-  void close() {
-    {
-      const std::lock_guard lock(mutex);
-      stopping = true;
-      __atomic_store_n(&stop_forward, true, __ATOMIC_RELAXED);
-    }
-    work_arrived.notify_all();
-    std::call_once(joined, [this] { thread.join(); });
-  }
-
+  bool is_own_thread() const { return std::this_thread::get_id() == thread.get_id(); }
+  void close();
   void loop();
   bool take_work();
   void tell();
   void end();
   void run_job(std::function<void()> work);
 };
+
+void Engine::State::close() {
+  {
+    const std::lock_guard lock(mutex);
+    stopping = true;
+    __atomic_store_n(&stop_forward, true, __ATOMIC_RELAXED);
+  }
+  work_arrived.notify_all();
+  // A logits processor may close the engine that calls it: its thread ends when the call is over.
+  if (!is_own_thread()) std::call_once(joined, [this] { thread.join(); });
+}
 
 // Moves callers' wishes into the engine; returns false when the engine should end.
 bool Engine::State::take_work() {
@@ -172,10 +181,17 @@ Engine::Engine(std::shared_ptr<const model::Weights> weights, EngineOptions opti
                std::shared_ptr<const model::Weights> draft)
     : state_(std::make_unique<State>(std::move(weights), std::move(draft), std::move(options))) {}
 
-Engine::~Engine() = default;
+Engine::~Engine() {
+  if (!state_->home.is_here()) {
+    (void)state_.release();  // its threads cannot be joined, nor its locks taken apart
+  } else if (state_->is_own_thread()) {
+    // The last reference went in a logits processor, or in a garbage collection during its call.
+    std::thread([state = std::move(state_)]() mutable { state.reset(); }).detach();
+  }
+}
 
 void Engine::close() {
-  state_->close();
+  if (state_->home.is_here()) state_->close();
 }
 
 const EngineOptions& Engine::options() const {
@@ -184,6 +200,7 @@ const EngineOptions& Engine::options() const {
 
 uint64_t Engine::submit(Request request, std::shared_ptr<Mailbox> mailbox, uint64_t* seed) {
   State& s = *state_;
+  s.home.check();
   require(mailbox != nullptr, "A request needs a mailbox for its events.");
   check_request(request, s.weights->config.n_vocab, s.options);
   if (request.adapters != nullptr) check_adapters(*request.adapters, *s.weights);
@@ -210,6 +227,7 @@ uint64_t Engine::submit(Request request, std::shared_ptr<Mailbox> mailbox, uint6
 
 void Engine::cancel(uint64_t request_id) {
   State& s = *state_;
+  if (!s.home.is_here()) return;
   const std::lock_guard lock(s.mutex);
   s.cancelled.push_back(request_id);
   // When nobody else is in the running step, its result is of no use to anyone.
@@ -222,8 +240,10 @@ void Engine::cancel(uint64_t request_id) {
 }
 
 std::vector<float> Engine::forward(std::vector<int32_t> tokens, ForwardOutput output,
-                                   std::shared_ptr<const model::AdapterSet> adapters) {
+                                   std::shared_ptr<const model::AdapterSet> adapters,
+                                   const std::function<bool()>& goes_on) {
   State& s = *state_;
+  s.home.check();
   if (adapters != nullptr) check_adapters(*adapters, *s.weights);
   check_pass(tokens, s.weights->config.n_vocab, s.options);
   auto pass = std::make_unique<ForwardPass>(output, tokens);
@@ -236,22 +256,30 @@ std::vector<float> Engine::forward(std::vector<int32_t> tokens, ForwardOutput ou
   auto active = std::make_unique<Active>(
       0, nullptr, Answer(std::move(request), static_cast<int32_t>(s.weights->config.n_vocab), s.options.token_bytes));
   active->pass = std::move(pass);
+  uint64_t id = 0;
   {
     const std::lock_guard lock(s.mutex);
     if (s.stopping) throw Error(ErrorKind::cancelled, "The engine was closed.");
-    active->id = s.next_id++;
+    id = active->id = s.next_id++;
     s.incoming.push_back(std::move(active));
     s.work_arrived.notify_all();
+  }
+  while (goes_on && result.wait_for(kAsk) != std::future_status::ready) {
+    if (goes_on()) continue;
+    cancel(id);
+    break;
   }
   return result.get();
 }
 
 EngineStats Engine::stats() const {
+  state_->home.check();
   const std::lock_guard lock(state_->mutex);
   return state_->stats;
 }
 
 void Engine::check_integrity() const {
+  state_->home.check();
   state_->run_job([&] { state_->runner->check_integrity(); });
 }
 

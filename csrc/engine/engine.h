@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -13,7 +14,8 @@
 
 namespace halfbyte::engine {
 
-// Thread-safe. Destroying it closes it.
+// Thread-safe. Destroying it closes it. A child process that was forked since has no use of it: what would wait throws
+// unsupported there, and destroying it does nothing.
 class Engine {
  public:
   // draft: a small model with the same vocabulary that guesses ahead, or nullptr.
@@ -34,10 +36,11 @@ class Engine {
   // Ends a request within one step; its blocks return at once. Unknown ids are ignored.
   void cancel(uint64_t request_id);
 
-  // Runs tokens through a sequence of their own, in pieces beside the requests. Throws invalid_argument |
-  // context_overflow.
+  // Runs tokens through a sequence of their own, in pieces beside the requests. goes_on, if any, is asked now and then;
+  // false stops the pass. Throws invalid_argument | context_overflow | cancelled.
   std::vector<float> forward(std::vector<int32_t> tokens, ForwardOutput output,
-                             std::shared_ptr<const model::AdapterSet> adapters = nullptr);
+                             std::shared_ptr<const model::AdapterSet> adapters = nullptr,
+                             const std::function<bool()>& goes_on = {});
 
   EngineStats stats() const;
   // Throws when the block pool's counts disagree with the sequences that hold blocks. For tests and idle time.

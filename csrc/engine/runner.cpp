@@ -110,7 +110,7 @@ void Runner::cancel(uint64_t id) {
   Event event;
   found->second->answer.end(FinishReason::cancelled, event);
   if (found->second->pass)
-    found->second->pass->fail(std::make_exception_ptr(Error(ErrorKind::cancelled, "The engine was closed.")));
+    found->second->pass->fail(std::make_exception_ptr(Error(ErrorKind::cancelled, "The computation was stopped.")));
   finish(*found->second, std::move(event));
 }
 

@@ -138,5 +138,77 @@ EXAMPLES = [
         )
         for name, tag in (("function-xml", ""), ("seed-xml", "seed:"))
     ),
+    *(
+        Example(
+            name,
+            f"{{{{ tools }}}}<tool_call><arg_key>k</arg_key>{line}<arg_value></arg_value>",
+            f'<tool_call>get_weather{line}<arg_key>city</arg_key>{line}<arg_value>Rome, "IT"</arg_value>{line}'
+            f"<arg_key>days</arg_key>{line}<arg_value>2</arg_value>{line}</tool_call>{line}"
+            f'<tool_call>mail.send{line}<arg_key>to</arg_key>{line}<arg_value>["Ann", "Bo"]</arg_value>{line}'
+            f"<arg_key>urgent</arg_key>{line}<arg_value>true</arg_value>{line}</tool_call>",
+        )
+        for name, line in (("glm", "\n"), ("glm-4.7", ""))
+    ),
+    Example(
+        "minimax",
+        "{{ tools }}<minimax:tool_call>",
+        'Now.<minimax:tool_call>\n<invoke name="get_weather">\n<parameter name="city">Rome, "IT"</parameter>\n'
+        '<parameter name="days">2</parameter>\n</invoke>\n<invoke name="mail.send">\n'
+        '<parameter name="to">["Ann", "Bo"]</parameter>\n<parameter name="urgent">true</parameter>\n</invoke>\n'
+        "</minimax:tool_call>",
+        content="Now.",
+        before="Now.",
+    ),
+    Example(
+        "dsml",
+        "{{ tools }}{% set dsml_token = '｜DSML｜' %}function_calls",
+        '<｜DSML｜function_calls>\n<｜DSML｜invoke name="get_weather">\n'
+        '<｜DSML｜parameter name="city" string="true">Rome, "IT"</｜DSML｜parameter>\n'
+        '<｜DSML｜parameter name="days" string="false">2</｜DSML｜parameter>\n</｜DSML｜invoke>\n'
+        '<｜DSML｜invoke name="mail.send">\n'
+        '<｜DSML｜parameter name="to" string="false">["Ann", "Bo"]</｜DSML｜parameter>\n'
+        '<｜DSML｜parameter name="urgent" string="false">true</｜DSML｜parameter>\n</｜DSML｜invoke>\n'
+        "</｜DSML｜function_calls>",
+    ),
+    Example(
+        "minicpm",
+        '{{ tools }}<function name="f"><param name="p">',
+        '<function name="get_weather"><param name="city">Rome, "IT"</param><param name="days">2</param></function>\n'
+        '<function name="mail.send"><param name="to">["Ann", "Bo"]</param><param name="urgent">true</param></function>',
+    ),
+    Example(
+        "kimi",
+        "{{ tools }}<|tool_call_begin|>",
+        f"<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>{_ROME}"
+        f"<|tool_call_end|><|tool_call_begin|>functions.mail.send:1<|tool_call_argument_begin|>{_BOTH}<|tool_call_end|>"
+        "<|tool_calls_section_end|>",
+    ),
+    *(
+        Example(
+            name,
+            f"{{{{ tools }}}}{opener}",
+            f'Hm.{opener}get_weather(city="Rome, \\"IT\\"", days=2){between}mail.send(to=["Ann", "Bo"], urgent=true){closer}',
+            content="Hm.",
+            before="Hm.",
+        )
+        for name, opener, between, closer in (
+            ("lfm2", "<|tool_call_start|>[", ", ", "]<|tool_call_end|>"),
+            ("olmo3", "<function_calls>\n", "\n", "\n</function_calls>"),
+        )
+    ),
+    Example("nemotron", "{{ tools }}<TOOLCALL>", f"<TOOLCALL>{_LIST}</TOOLCALL>"),
+    Example("tool-calls", "{{ tools }}<tool_calls>", f"<tool_calls>{_LIST}</tool_calls>"),
+    Example(
+        "command",
+        "{{ tools }}<|START_ACTION|>",
+        f'<|START_ACTION|>[\n    {{"tool_call_id": "0", "tool_name": "get_weather", "parameters": {_ROME}}},\n'
+        f'    {{"tool_call_id": "1", "tool_name": "mail.send", "parameters": {_BOTH}}}\n]<|END_ACTION|>',
+    ),
+    Example(
+        "gigachat",
+        "{{ tools }}<|function_call|>",
+        f'<|function_call|>{{"name": "get_weather", "arguments": {_ROME}}}',
+        calls=(WEATHER,),
+    ),
     Example("generic", "{{ messages }}", f'{{"name": "get_weather", "arguments": {_ROME}}}', calls=(WEATHER,)),
 ]  # fmt: skip

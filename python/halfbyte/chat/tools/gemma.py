@@ -12,7 +12,7 @@ from halfbyte.chat.tools import lark
 from halfbyte.chat.tools.base import Dialect, Wanted
 from halfbyte.chat.tools.calls import Calls
 from halfbyte.chat.tools.declare import Tool
-from halfbyte.chat.tools.pythonic import python_call_grammar, read_listed_calls
+from halfbyte.chat.tools.pythonic import python_call, python_call_grammar, read_listed_calls
 
 _FENCE = "```"
 
@@ -56,9 +56,7 @@ class Gemma(Dialect):
         )
 
     def call_text(self, name: str, arguments: Any) -> str:
-        given = arguments if isinstance(arguments, dict) else {}
-        inside = ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items())
-        return f"```tool_code\n{name}({inside})\n```"
+        return f"```tool_code\n{python_call(name, arguments)}\n```"
 
     def result_text(self, name: str, content: str) -> str:
         return f"```tool_output\n{content}\n```"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Generator
+from typing import Any
 
 from halfbyte.chat.delta import Delta
 from halfbyte.chat.incoming import Incoming, NotACallError, mapped
@@ -91,6 +92,13 @@ def _read_argument(source: Incoming, calls: Calls, name_by_place: str | None) ->
         yield calls.fragment(WORDS[word])
     else:
         raise NotACallError
+
+
+def python_call(name: str, arguments: Any) -> str:
+    """A call, its arguments by name."""
+    given = arguments if isinstance(arguments, dict) else {}
+    inside = ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items())
+    return f"{name}({inside})"
 
 
 def python_call_grammar(wanted: Wanted) -> str:

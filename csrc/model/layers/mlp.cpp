@@ -1,0 +1,104 @@
+// A stage's MLP, plain and gated, and with adapters that change what the activation sees.
+#include <algorithm>
+#include <array>
+
+#include "model/stage.h"
+
+namespace halfbyte::model {
+
+// The MLP's hidden rows of a part. Rows whose adapters change what the activation sees take steps that others fuse: by
+// their own adapters, whatever else is in the batch.
+void Stage::hidden_of_part(const StepPlan::Part& part, size_t index, const float* input) {
+  const Config& c = weights_.config;
+  const LayerWeights& w = weights_.layers[index];
+  const int64_t n_ff = c.layers[index].n_ff, begin = part.rows.begin, n = part.rows.end - begin;
+  const std::array<ops::RowRun, 1> run = {{{0, n, part.rows.role}}};
+  const float* in = input + begin * c.n_embd;
+  float* hidden = mlp_.as<float>() + begin * n_ff;
+  const bool is_changed = part.adapters != nullptr &&
+                          std::any_of(part.adapters->adapters.begin(), part.adapters->adapters.end(),
+                                      [&](const auto& each) { return each.first->layers[index].changes_hidden(); });
+  if (!is_changed && w.gate) {
+    ops_.linear_glu(context_, in, c.n_embd, run, w.gate, w.gate_bias.data_or_null(), w.up, w.up_bias.data_or_null(),
+                    c.activation, hidden, n_ff);
+    return;
+  }
+  if (!w.gate && !w.gate_up) {
+    const ops::Projection up[] = {{.weight = &w.up,
+                                   .bias = w.up_bias.data_or_null(),
+                                   .out = hidden,
+                                   .out_stride = n_ff,
+                                   .activation = is_changed ? ops::Activation::none : c.activation}};
+    ops_.linear(context_, in, c.n_embd, run, std::span(up));
+    if (!is_changed) return;
+    adapt_part(part, index, &LayerAdapter::up, input, c.n_embd, mlp_.as<float>(), n_ff);
+    if (ones_.size() < static_cast<size_t>(n_ff) * sizeof(float)) {
+      const std::vector<float> ones(static_cast<size_t>(n_ff), 1.0f);
+      ones_ = floats(n_ff);
+      ops_.memory->upload(ones_.data(), ones.data(), ones.size() * sizeof(float));
+    }
+    ops_.glu(context_, c.activation, hidden, n_ff, ones_.as<float>(), 0, hidden, n_ff, n, n_ff);
+    return;
+  }
+  const int64_t width = 2 * n_ff, n_rows = plan_->runs.back().end;
+  if (gate_up_.size() < static_cast<size_t>(n_rows * width) * sizeof(float)) gate_up_ = floats(n_rows * width);
+  float* gate = gate_up_.as<float>() + begin * width;
+  if (w.gate_up) {
+    const ops::Projection both[] = {{.weight = &w.gate_up, .out = gate, .out_stride = width}};
+    ops_.linear(context_, in, c.n_embd, run, std::span(both));
+    adapt_part(part, index, &LayerAdapter::gate_up, input, c.n_embd, gate_up_.as<float>(), width);
+  } else {
+    const ops::Projection both[] = {
+        {.weight = &w.gate, .bias = w.gate_bias.data_or_null(), .out = gate, .out_stride = width},
+        {.weight = &w.up, .bias = w.up_bias.data_or_null(), .out = gate + n_ff, .out_stride = width}};
+    ops_.linear(context_, in, c.n_embd, run, std::span(both));
+    adapt_part(part, index, &LayerAdapter::gate, input, c.n_embd, gate_up_.as<float>(), width);
+    adapt_part(part, index, &LayerAdapter::up, input, c.n_embd, gate_up_.as<float>() + n_ff, width);
+  }
+  ops_.glu(context_, c.activation, gate, width, gate + n_ff, width, hidden, n_ff, n, n_ff);
+}
+
+// out (+)= the MLP of `input` (n, n_embd), and of its experts where there are any.
+void Stage::feed_forward(size_t index, const float* input, float* out, bool accumulate) {
+  const Config& c = weights_.config;
+  const LayerWeights& w = weights_.layers[index];
+  const int64_t n_ff = c.layers[index].n_ff;
+  const float scale = accumulate ? c.residual_scale : 1.0f;
+  if (w.experts) {
+    experts(index, input, out, scale, accumulate);
+    if (n_ff == 0) return;
+    accumulate = true;
+  }
+  float* hidden = mlp_.as<float>();
+  if (!plan_->parts.empty()) {
+    for (const StepPlan::Part& part : plan_->parts) hidden_of_part(part, index, input);
+  } else if (w.gate_up) {
+    project(input, c.n_embd, {{.weight = &w.gate_up, .out = gate_up_.as<float>(), .out_stride = 2 * n_ff}});
+    const float* gate = gate_up_.as<float>();
+    ops_.glu(context_, c.activation, gate, 2 * n_ff, gate + n_ff, 2 * n_ff, hidden, n_ff, plan_->runs.back().end, n_ff);
+  } else if (w.gate) {
+    if (observer_ != nullptr) {
+      for (const ops::Matrix* m : {&w.gate, &w.up}) observer_->observe(*m, input, c.n_embd, plan_->runs.back().end);
+    }
+    ops_.linear_glu(context_, input, c.n_embd, plan_->runs, w.gate, w.gate_bias.data_or_null(), w.up,
+                    w.up_bias.data_or_null(), c.activation, hidden, n_ff);
+  } else {
+    project(input, c.n_embd,
+            {{.weight = &w.up,
+              .bias = w.up_bias.data_or_null(),
+              .out = hidden,
+              .out_stride = n_ff,
+              .activation = c.activation}});
+  }
+  if (w.experts.shared_gate) return shared_sum(index, input, hidden, out, scale, accumulate);
+  project(hidden, n_ff,
+          {{.weight = &w.down,
+            .bias = w.down_bias.data_or_null(),
+            .out = out,
+            .out_stride = c.n_embd,
+            .scale = scale,
+            .accumulate = accumulate}});
+  adapt(index, &LayerAdapter::down, hidden, n_ff, out, c.n_embd, scale);
+}
+
+}  // namespace halfbyte::model
