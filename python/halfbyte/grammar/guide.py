@@ -152,8 +152,8 @@ class Guide:
         if self._stage is _Stage.OPENING:
             self._look_for_opening()
         elif self._stage is _Stage.REASONING:
-            self._spend(1)
             self._look_for_close()
+            self._spend(1)
         if self._stage is _Stage.FREE and self._rules.grammar is not None and self._tokens:
             self._look_for_trigger()
 
