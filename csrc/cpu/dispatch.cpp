@@ -67,7 +67,7 @@ const ops::Ops& level_ops() {
 }  // namespace
 
 double dot_rate(CpuLevel level, int n_threads) {
-  constexpr int64_t kRounds = 1 << 21;
+  constexpr int64_t kRounds = 1 << 18;
   const Kernels kernels = kernels_of(level);
   if (kernels.dot_rounds == nullptr) return 0;
   ThreadPool pool(n_threads);

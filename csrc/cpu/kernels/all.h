@@ -18,7 +18,7 @@ constexpr int kDirectTokens = 6, kTilePanels = 2, kTileTokens = 6, kFloatTokens 
 #elif defined(__aarch64__)
 constexpr int kDirectTokens = 2, kTilePanels = 1, kTileTokens = 3, kFloatTokens = 3;
 #else
-constexpr int kDirectTokens = 2, kTilePanels = 1, kTileTokens = 4, kFloatTokens = 3;
+constexpr int kDirectTokens = 2, kTilePanels = 1, kTileTokens = 3, kFloatTokens = 3;
 #endif
 
 // Each builds on those before it.

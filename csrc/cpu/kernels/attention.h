@@ -71,23 +71,40 @@ struct KeysQ4 {
   }
 };
 
-template <class Keys, int N>
-inline void score_quantized(const AttentionTask& task, const uint8_t* tile, F16x scores[N]) {
-  const uint8_t* codes = tile + 2 * (task.key_dim / 32) * 16;
-  for (int q = 0; q < N; ++q) scores[q] = f_zero();
-  for (int group = 0; group < task.key_dim / 32; ++group) {
-    F16x sums[N];
-    for (int q = 0; q < N; ++q) sums[q] = f_zero();
+// As score_blocks; a group's sum is scaled once.
+template <class Keys, int N, int B>
+inline void score_quantized_blocks(const AttentionTask& task, const uint8_t* const* tiles, F16x scores[][N]) {
+  const int n_groups = task.key_dim / 32;
+  for (int b = 0; b < B; ++b)
+    for (int q = 0; q < N; ++q) scores[b][q] = f_zero();
+  for (int group = 0; group < n_groups; ++group) {
+    F16x sums[B][N];
+    for (int b = 0; b < B; ++b)
+      for (int q = 0; q < N; ++q) sums[b][q] = f_zero();
     for (int d = 32 * group; d < 32 * group + 32; d += Keys::kDims) {
-      F16x keys[Keys::kDims];
-      Keys::load(codes + 64 * (d / Keys::kDims), keys);
+      F16x keys[B][Keys::kDims];
+      for (int b = 0; b < B; ++b) Keys::load(tiles[b] + 32 * n_groups + 64 * (d / Keys::kDims), keys[b]);
       for (int i = 0; i < Keys::kDims; ++i) {
-        for (int q = 0; q < N; ++q) sums[q] = f_fma(keys[i], f_set(task.queries[q][d + i]), sums[q]);
+        for (int q = 0; q < N; ++q) {
+          const F16x query = f_set(task.queries[q][d + i]);
+          for (int b = 0; b < B; ++b) sums[b][q] = f_fma(keys[b][i], query, sums[b][q]);
+        }
       }
     }
-    const F16x scale = f_load_f16(tile + 32 * group);
-    for (int q = 0; q < N; ++q) scores[q] = f_fma(sums[q], scale, scores[q]);
+    for (int b = 0; b < B; ++b) {
+      const F16x scale = f_load_f16(tiles[b] + 32 * group);
+      for (int q = 0; q < N; ++q) scores[b][q] = f_fma(sums[b][q], scale, scores[b][q]);
+    }
   }
+}
+
+// Unpacked keys need registers beside the sums: two blocks at most, with few queries.
+template <class Keys, int N>
+inline void score_quantized(const AttentionTask& task, const uint8_t* const* tiles, int n_blocks, F16x scores[][N]) {
+  constexpr int B = vectors_for(N) < 2 ? 1 : 2;
+  int b = 0;
+  for (; b + B <= n_blocks; b += B) score_quantized_blocks<Keys, N, B>(task, tiles + b, scores + b);
+  for (; b < n_blocks; ++b) score_quantized_blocks<Keys, N, 1>(task, tiles + b, scores + b);
 }
 
 template <class Keys, int N>
@@ -108,10 +125,9 @@ inline void score(const AttentionTask& task, const uint8_t* const* tiles, int n_
     case 2:
       return score_floats<KeysF32, N>(task, tiles, n_blocks, scores);
     case 3:
-      for (int b = 0; b < n_blocks; ++b) score_quantized<KeysQ8, N>(task, tiles[b], scores[b]);
-      return;
+      return score_quantized<KeysQ8, N>(task, tiles, n_blocks, scores);
     default:
-      for (int b = 0; b < n_blocks; ++b) score_quantized<KeysQ4, N>(task, tiles[b], scores[b]);
+      return score_quantized<KeysQ4, N>(task, tiles, n_blocks, scores);
   }
 }
 

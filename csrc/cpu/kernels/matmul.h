@@ -6,10 +6,16 @@
 // Adds one group's dot (n_units units from `codes`) of token t to acc.
 template <class L, int n_units>
 inline F16x add_group(F16x acc, const B64* codes, const int8_t* q, F16x scale, float d, int32_t sum) {
-  I16x even = dot_start<L::kOffset, L::kWide>(sum), odd = i_set(0);
-  for (int c = 0; c < n_units; c += 2) {
-    even = dot4<L::kWide>(even, codes[c], b_four(q + 4 * c));
-    odd = dot4<L::kWide>(odd, codes[c + 1], b_four(q + 4 * c + 4));
+  constexpr int kRun = 2 * kRunUnits<L::kMaxCode> < n_units ? 2 * kRunUnits<L::kMaxCode> : n_units;
+  I16x even = dot_start<L::kOffset, L::kMaxCode>(sum), odd = i_set(0);
+  for (int first = 0; first < n_units; first += kRun) {
+    I16x even_run = run_start(even), odd_run = run_start(odd);
+    for (int c = first; c < first + kRun; c += 2) {
+      even_run = dot4<L::kMaxCode>(even_run, codes[c], b_four(q + 4 * c));
+      odd_run = dot4<L::kMaxCode>(odd_run, codes[c + 1], b_four(q + 4 * c + 4));
+    }
+    even = run_end(even, even_run);
+    odd = run_end(odd, odd_run);
   }
   return f_fma(f_from(i_add(even, odd)), f_mul(scale, f_set(d)), acc);
 }
@@ -69,6 +75,7 @@ template <class L, int P, int T>
 void tile(const uint8_t* workspace, int n_blocks, int64_t first_block, const QuantizedRow* rows, float* out,
           int64_t out_stride) {
   constexpr int kUnits = 8 / L::kGroups, kPanelStep = kChunkBlocks * kUnpackedBytes;
+  constexpr int kRun = kRunUnits<L::kMaxCode> < kUnits ? kRunUnits<L::kMaxCode> : kUnits;
   F16x acc[P][T];
   for (int p = 0; p < P; ++p)
     for (int t = 0; t < T; ++t) acc[p][t] = first_block == 0 ? f_zero() : f_load(out + p * out_stride + 16 * t);
@@ -79,16 +86,23 @@ void tile(const uint8_t* workspace, int n_blocks, int64_t first_block, const Qua
       for (int t = 0; t < T; ++t) {
         const int32_t* sum = rows[t].sum + 2 * (first_block + block);
         sums[t] = L::kGroups == 1 ? sum[0] + sum[1] : sum[g];
-        const I16x start = dot_start<L::kOffset, L::kWide>(sums[t]);
+        const I16x start = dot_start<L::kOffset, L::kMaxCode>(sums[t]);
         for (int p = 0; p < P; ++p) dots[p][t] = start;
       }
-      for (int c = g * kUnits; c < (g + 1) * kUnits; ++c) {
-        B64 codes[P];
-        for (int p = 0; p < P; ++p) codes[p] = b_load(workspace + p * kPanelStep + 64 * c);
-        for (int t = 0; t < T; ++t) {
-          const Four four = b_four(rows[t].q + 32 * (first_block + block) + 4 * c);
-          for (int p = 0; p < P; ++p) dots[p][t] = dot4<L::kWide>(dots[p][t], codes[p], four);
+      for (int first = g * kUnits; first < (g + 1) * kUnits; first += kRun) {
+        I16x runs[P][T];
+        for (int t = 0; t < T; ++t)
+          for (int p = 0; p < P; ++p) runs[p][t] = run_start(dots[p][t]);
+        for (int c = first; c < first + kRun; ++c) {
+          B64 codes[P];
+          for (int p = 0; p < P; ++p) codes[p] = b_load(workspace + p * kPanelStep + 64 * c);
+          for (int t = 0; t < T; ++t) {
+            const Four four = b_four(rows[t].q + 32 * (first_block + block) + 4 * c);
+            for (int p = 0; p < P; ++p) runs[p][t] = dot4<L::kMaxCode>(runs[p][t], codes[p], four);
+          }
         }
+        for (int t = 0; t < T; ++t)
+          for (int p = 0; p < P; ++p) dots[p][t] = run_end(dots[p][t], runs[p][t]);
       }
       F16x scales[P], minimums[P];
       for (int p = 0; p < P; ++p) {

@@ -1,8 +1,8 @@
 // The rate of the level's dot instructions alone: a loop between registers, what no kernel can pass.
 // Included by level files only, inside their anonymous namespace.
 
-// Runs n_rounds of kPeakDots dots of 64 products and returns their sum, so that no compiler drops them.
-constexpr int kPeakDots = kTilePanels * kTileTokens;
+// Runs n_rounds of kPeakDots runs of dots of 64 products and returns their sum, so that no compiler drops them.
+constexpr int kPeakDots = kTilePanels * kTileTokens, kPeakUnits = kRunUnits<15>;
 
 inline void hide(B64& codes) {
 #if defined(HALFBYTE_AVX512)
@@ -21,11 +21,18 @@ int64_t dot_rounds(int64_t n_rounds, int64_t* n_products) {
   I16x sums[kPeakDots];
   for (I16x& sum : sums) sum = i_set(0);
   for (int64_t i = 0; i < n_rounds; ++i) {
-    hide(codes);
-    for (I16x& sum : sums) sum = dot4<false>(sum, codes, four);
+    I16x runs[kPeakDots];
+    for (int s = 0; s < kPeakDots; ++s) runs[s] = run_start(sums[s]);
+    for (int unit = 0; unit < kPeakUnits; ++unit) {
+      for (I16x& run : runs) {
+        hide(codes);
+        run = dot4<15>(run, codes, four);
+      }
+    }
+    for (int s = 0; s < kPeakDots; ++s) sums[s] = run_end(sums[s], runs[s]);
   }
   I16x total = i_set(0);
   for (const I16x& sum : sums) total = i_add(total, sum);
-  *n_products = n_rounds * kPeakDots * 64;
+  *n_products = n_rounds * kPeakUnits * kPeakDots * 64;
   return i_sum(total);
 }

@@ -173,33 +173,53 @@ inline Four b_four(const int8_t* x) {
   return _mm256_set1_epi32(four);
 }
 #if defined(HALFBYTE_AVX_VNNI)
-template <bool wide>
-inline I16x dot4(I16x acc, B64 w, Four v) {
-  return {_mm256_dpbusd_avx_epi32(acc.a, w.a, v), _mm256_dpbusd_avx_epi32(acc.b, w.b, v)};
+template <int max_code>
+constexpr int kRunUnits = 8;
+inline I16x run_start(I16x sum) {
+  return sum;
 }
-template <int offset, bool wide>
+template <int max_code>
+inline I16x dot4(I16x run, B64 w, Four v) {
+  return {_mm256_dpbusd_avx_epi32(run.a, w.a, v), _mm256_dpbusd_avx_epi32(run.b, w.b, v)};
+}
+inline I16x run_end(I16x, I16x run) {
+  return run;
+}
+template <int offset, int max_code>
 inline I16x dot_start(int32_t sum) {
   return i_set(-offset * sum);
 }
 #else
-// maddubs saturates at 16 bits: codes up to 127 fit (2 * 127 * 127 < 32768); wide ones go in with their sign moved to
-// x.
-template <bool wide>
-inline __m256i dot4_half(__m256i acc, __m256i w, __m256i x) {
-  const __m256i ones = _mm256_set1_epi16(1);
-  if constexpr (wide) {
+// maddubs gives sums of two products in 16 bits: as many are added there as cannot overflow, with x at most 127, before
+// a run is widened. Codes above 127 would not fit once: they go in with their sign moved to x.
+template <int max_code>
+constexpr int kRunUnits = max_code <= 16   ? 8
+                          : max_code <= 32 ? 4
+                          : max_code <= 64 ? 2
+                                           : 1;
+inline I16x run_start(I16x) {
+  return i_set(0);
+}
+template <int max_code>
+inline __m256i dot4_half(__m256i run, __m256i w, __m256i x) {
+  if constexpr (max_code > 127) {
     w = _mm256_xor_si256(w, _mm256_set1_epi8(static_cast<char>(0x80)));
     x = _mm256_sign_epi8(x, w);
     w = _mm256_abs_epi8(w);
   }
-  return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), ones));
+  return _mm256_add_epi16(run, _mm256_maddubs_epi16(w, x));
 }
-template <bool wide>
-inline I16x dot4(I16x acc, B64 w, Four v) {
-  return {dot4_half<wide>(acc.a, w.a, v), dot4_half<wide>(acc.b, w.b, v)};
+template <int max_code>
+inline I16x dot4(I16x run, B64 w, Four v) {
+  return {dot4_half<max_code>(run.a, w.a, v), dot4_half<max_code>(run.b, w.b, v)};
 }
-template <int offset, bool wide>
+inline I16x run_end(I16x sum, I16x run) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(run.a, ones)),
+          _mm256_add_epi32(sum.b, _mm256_madd_epi16(run.b, ones))};
+}
+template <int offset, int max_code>
 inline I16x dot_start(int32_t sum) {
-  return i_set(wide ? 0 : -offset * sum);
+  return i_set(max_code > 127 ? 0 : -offset * sum);
 }
 #endif

@@ -155,14 +155,23 @@ inline Four b_four(const int8_t* x) {
   __builtin_memcpy(&four, x, 4);
   return _mm512_set1_epi32(four);
 }
-// acc[row] += sum over 4 columns of w * x. w unsigned; `wide` says that it may exceed 127 and stands 128 too high,
-// which the caller's starting value takes back.
-template <bool wide>
-inline I16x dot4(I16x acc, B64 w, Four x) {
-  return _mm512_dpbusd_epi32(acc, w, x);
+// A sum of dots: it begins with dot_start, and takes them in runs of up to kRunUnits units, which a level may sum in
+// narrower lanes. w is unsigned and at most max_code; if that exceeds 127, it stands 128 too high.
+template <int max_code>
+constexpr int kRunUnits = 8;
+inline I16x run_start(I16x sum) {
+  return sum;
 }
-// The starting value of an accumulator for codes that stand `offset` too high.
-template <int offset, bool wide>
+// run[row] += sum over 4 columns of w * x
+template <int max_code>
+inline I16x dot4(I16x run, B64 w, Four x) {
+  return _mm512_dpbusd_epi32(run, w, x);
+}
+inline I16x run_end(I16x, I16x run) {
+  return run;
+}
+// The start of a sum for codes that stand `offset` too high, of columns whose tokens' codes add up to `sum`.
+template <int offset, int max_code>
 inline I16x dot_start(int32_t sum) {
   return _mm512_set1_epi32(-offset * sum);
 }

@@ -181,13 +181,21 @@ inline Four b_four(const int8_t* x) {
   __builtin_memcpy(&four, x, 4);
   return vreinterpretq_s8_s32(vdupq_n_s32(four));
 }
-// acc[row] += sum over 4 columns of w * x. w unsigned, at most 127 unless `wide`: then it stands 128 too high, and
-// flipping its top bit makes it signed, so that the starting value has nothing to take back.
-template <bool wide>
+// A run is the sum itself. Codes above 127 stand 128 too high: flipping their top bit makes them signed, so that the
+// starting value has nothing to take back.
+template <int max_code>
+constexpr int kRunUnits = 8;
+inline I16x run_start(I16x sum) {
+  return sum;
+}
+inline I16x run_end(I16x, I16x run) {
+  return run;
+}
+template <int max_code>
 inline I16x dot4(I16x acc, B64 w, Four x) {
   return i_each([&](int i) {
     int8x16_t codes = vreinterpretq_s8_s32(w.v[i]);
-    if constexpr (wide) codes = veorq_s8(codes, vdupq_n_s8(-128));
+    if constexpr (max_code > 127) codes = veorq_s8(codes, vdupq_n_s8(-128));
 #if defined(__ARM_FEATURE_DOTPROD)
     return vdotq_s32(acc.v[i], codes, x);
 #else
@@ -198,7 +206,7 @@ inline I16x dot4(I16x acc, B64 w, Four x) {
 #endif
   });
 }
-template <int offset, bool wide>
+template <int offset, int max_code>
 inline I16x dot_start(int32_t sum) {
-  return i_set(wide ? 0 : -offset * sum);
+  return i_set(max_code > 127 ? 0 : -offset * sum);
 }

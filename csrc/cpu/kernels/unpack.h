@@ -75,26 +75,26 @@ struct TableHead {
   const uint8_t* table;
 };
 
-// A layout: kSuper blocks of 32 columns follow a head of kHeadBytes; kGroups scales a block; codes stand kOffset too
-// high.
+// A layout: kSuper blocks of 32 columns follow a head of kHeadBytes; kGroups scales a block; codes are at
+// most kMaxCode and stand kOffset too high.
 struct PanelQ4_0 {
-  static constexpr int kSuper = 1, kHeadBytes = 0, kBlockBytes = 32 + 256, kGroups = 1, kOffset = 8;
-  static constexpr bool kHasMin = false, kWide = false;
+  static constexpr int kSuper = 1, kHeadBytes = 0, kBlockBytes = 32 + 256, kGroups = 1, kOffset = 8, kMaxCode = 15;
+  static constexpr bool kHasMin = false;
   static NoHead head(const uint8_t*) { return {}; }
   static F16x scale(NoHead, const uint8_t* p, int) { return f_load_f16(p); }
   static void codes(NoHead, const uint8_t* p, B64 out[8]) { unpack_nibbles(p + 32, out); }
 };
 struct PanelQ4_1 {
-  static constexpr int kSuper = 1, kHeadBytes = 0, kBlockBytes = 64 + 256, kGroups = 1, kOffset = 0;
-  static constexpr bool kHasMin = true, kWide = false;
+  static constexpr int kSuper = 1, kHeadBytes = 0, kBlockBytes = 64 + 256, kGroups = 1, kOffset = 0, kMaxCode = 15;
+  static constexpr bool kHasMin = true;
   static NoHead head(const uint8_t*) { return {}; }
   static F16x scale(NoHead, const uint8_t* p, int) { return f_load_f16(p); }
   static F16x minimum(NoHead, const uint8_t* p, int) { return f_load_f16(p + 32); }
   static void codes(NoHead, const uint8_t* p, B64 out[8]) { unpack_nibbles(p + 64, out); }
 };
 struct PanelQ5_0 {
-  static constexpr int kSuper = 1, kHeadBytes = 0, kBlockBytes = 32 + 320, kGroups = 1, kOffset = 16;
-  static constexpr bool kHasMin = false, kWide = false;
+  static constexpr int kSuper = 1, kHeadBytes = 0, kBlockBytes = 32 + 320, kGroups = 1, kOffset = 16, kMaxCode = 31;
+  static constexpr bool kHasMin = false;
   static NoHead head(const uint8_t*) { return {}; }
   static F16x scale(NoHead, const uint8_t* p, int) { return f_load_f16(p); }
   static void codes(NoHead, const uint8_t* p, B64 out[8]) {
@@ -103,8 +103,8 @@ struct PanelQ5_0 {
   }
 };
 struct PanelQ5_1 {
-  static constexpr int kSuper = 1, kHeadBytes = 0, kBlockBytes = 64 + 320, kGroups = 1, kOffset = 0;
-  static constexpr bool kHasMin = true, kWide = false;
+  static constexpr int kSuper = 1, kHeadBytes = 0, kBlockBytes = 64 + 320, kGroups = 1, kOffset = 0, kMaxCode = 31;
+  static constexpr bool kHasMin = true;
   static NoHead head(const uint8_t*) { return {}; }
   static F16x scale(NoHead, const uint8_t* p, int) { return f_load_f16(p); }
   static F16x minimum(NoHead, const uint8_t* p, int) { return f_load_f16(p + 32); }
@@ -114,8 +114,8 @@ struct PanelQ5_1 {
   }
 };
 struct PanelQ8_0 {
-  static constexpr int kSuper = 1, kHeadBytes = 0, kBlockBytes = 32 + 512, kGroups = 1, kOffset = 128;
-  static constexpr bool kHasMin = false, kWide = true;
+  static constexpr int kSuper = 1, kHeadBytes = 0, kBlockBytes = 32 + 512, kGroups = 1, kOffset = 128, kMaxCode = 255;
+  static constexpr bool kHasMin = false;
   static NoHead head(const uint8_t*) { return {}; }
   static F16x scale(NoHead, const uint8_t* p, int) { return f_load_f16(p); }
   static void codes(NoHead, const uint8_t* p, B64 out[8]) {
@@ -123,8 +123,8 @@ struct PanelQ8_0 {
   }
 };
 struct PanelIQ4_NL {
-  static constexpr int kSuper = 1, kHeadBytes = 0, kBlockBytes = 32 + 256, kGroups = 1, kOffset = 128;
-  static constexpr bool kHasMin = false, kWide = true;
+  static constexpr int kSuper = 1, kHeadBytes = 0, kBlockBytes = 32 + 256, kGroups = 1, kOffset = 128, kMaxCode = 255;
+  static constexpr bool kHasMin = false;
   static NoHead head(const uint8_t*) { return {}; }
   static F16x scale(NoHead, const uint8_t* p, int) { return f_load_f16(p); }
   static void codes(NoHead, const uint8_t* p, B64 out[8]) {
@@ -133,8 +133,8 @@ struct PanelIQ4_NL {
   }
 };
 struct PanelMXFP4 {
-  static constexpr int kSuper = 1, kHeadBytes = 0, kBlockBytes = 16 + 256, kGroups = 1, kOffset = 12;
-  static constexpr bool kHasMin = false, kWide = false;
+  static constexpr int kSuper = 1, kHeadBytes = 0, kBlockBytes = 16 + 256, kGroups = 1, kOffset = 12, kMaxCode = 24;
+  static constexpr bool kHasMin = false;
   static NoHead head(const uint8_t*) { return {}; }
   // 2^(e-128) as a product of two powers, so that neither overflows and e = 0 and 1 give denormals.
   static F16x scale(NoHead, const uint8_t* p, int) {
@@ -147,8 +147,8 @@ struct PanelMXFP4 {
   }
 };
 struct PanelIQ4_XS {
-  static constexpr int kSuper = 8, kHeadBytes = 32, kBlockBytes = 16 + 256, kGroups = 1, kOffset = 128;
-  static constexpr bool kHasMin = false, kWide = true;
+  static constexpr int kSuper = 8, kHeadBytes = 32, kBlockBytes = 16 + 256, kGroups = 1, kOffset = 128, kMaxCode = 255;
+  static constexpr bool kHasMin = false;
   static ScaleHead head(const uint8_t* p) { return {f_load_f16(p)}; }
   static F16x scale(ScaleHead h, const uint8_t* p, int) { return f_mul(h.d, f_load_i8(p)); }
   static void codes(ScaleHead, const uint8_t* p, B64 out[8]) {
@@ -157,8 +157,8 @@ struct PanelIQ4_XS {
   }
 };
 struct PanelQ4_K {
-  static constexpr int kSuper = 8, kHeadBytes = 64, kBlockBytes = 32 + 256, kGroups = 1, kOffset = 0;
-  static constexpr bool kHasMin = true, kWide = false;
+  static constexpr int kSuper = 8, kHeadBytes = 64, kBlockBytes = 32 + 256, kGroups = 1, kOffset = 0, kMaxCode = 15;
+  static constexpr bool kHasMin = true;
   static ScaleMinHead head(const uint8_t* p) { return {f_load_f16(p), f_load_f16(p + 32)}; }
   static F16x scale(ScaleMinHead h, const uint8_t* p, int) { return f_mul(h.d, f_load_u8(p)); }
   static F16x minimum(ScaleMinHead h, const uint8_t* p, int) {
@@ -167,8 +167,8 @@ struct PanelQ4_K {
   static void codes(ScaleMinHead, const uint8_t* p, B64 out[8]) { unpack_nibbles(p + 32, out); }
 };
 struct PanelQ5_K {
-  static constexpr int kSuper = 8, kHeadBytes = 64, kBlockBytes = 32 + 320, kGroups = 1, kOffset = 0;
-  static constexpr bool kHasMin = true, kWide = false;
+  static constexpr int kSuper = 8, kHeadBytes = 64, kBlockBytes = 32 + 320, kGroups = 1, kOffset = 0, kMaxCode = 31;
+  static constexpr bool kHasMin = true;
   static ScaleMinHead head(const uint8_t* p) { return {f_load_f16(p), f_load_f16(p + 32)}; }
   static F16x scale(ScaleMinHead h, const uint8_t* p, int) { return f_mul(h.d, f_load_u8(p)); }
   static F16x minimum(ScaleMinHead h, const uint8_t* p, int) {
@@ -180,8 +180,8 @@ struct PanelQ5_K {
   }
 };
 struct PanelQ6_K {
-  static constexpr int kSuper = 8, kHeadBytes = 32, kBlockBytes = 32 + 384, kGroups = 2, kOffset = 32;
-  static constexpr bool kHasMin = false, kWide = false;
+  static constexpr int kSuper = 8, kHeadBytes = 32, kBlockBytes = 32 + 384, kGroups = 2, kOffset = 32, kMaxCode = 63;
+  static constexpr bool kHasMin = false;
   static ScaleHead head(const uint8_t* p) { return {f_load_f16(p)}; }
   static F16x scale(ScaleHead h, const uint8_t* p, int group) { return f_mul(h.d, f_load_i8(p + 16 * group)); }
   static void codes(ScaleHead, const uint8_t* p, B64 out[8]) {
@@ -190,8 +190,8 @@ struct PanelQ6_K {
   }
 };
 struct PanelQ3_K {
-  static constexpr int kSuper = 8, kHeadBytes = 32, kBlockBytes = 32 + 192, kGroups = 2, kOffset = 4;
-  static constexpr bool kHasMin = false, kWide = false;
+  static constexpr int kSuper = 8, kHeadBytes = 32, kBlockBytes = 32 + 192, kGroups = 2, kOffset = 4, kMaxCode = 7;
+  static constexpr bool kHasMin = false;
   static ScaleHead head(const uint8_t* p) { return {f_load_f16(p)}; }
   static F16x scale(ScaleHead h, const uint8_t* p, int group) { return f_mul(h.d, f_load_i8(p + 16 * group)); }
   static void codes(ScaleHead, const uint8_t* p, B64 out[8]) {
@@ -200,8 +200,8 @@ struct PanelQ3_K {
   }
 };
 struct PanelQ2_K {
-  static constexpr int kSuper = 8, kHeadBytes = 64, kBlockBytes = 32 + 128, kGroups = 2, kOffset = 0;
-  static constexpr bool kHasMin = true, kWide = false;
+  static constexpr int kSuper = 8, kHeadBytes = 64, kBlockBytes = 32 + 128, kGroups = 2, kOffset = 0, kMaxCode = 3;
+  static constexpr bool kHasMin = true;
   static ScaleMinHead head(const uint8_t* p) { return {f_load_f16(p), f_load_f16(p + 32)}; }
   static I16x both(const uint8_t* p, int group) { return i_load_u8(p + 16 * group); }
   static F16x scale(ScaleMinHead h, const uint8_t* p, int group) {
@@ -213,8 +213,8 @@ struct PanelQ2_K {
   static void codes(ScaleMinHead, const uint8_t* p, B64 out[8]) { unpack_two_bits(p + 32, out); }
 };
 struct PanelNVFP4 {
-  static constexpr int kSuper = 1, kHeadBytes = 0, kBlockBytes = 64 + 256, kGroups = 2, kOffset = 12;
-  static constexpr bool kHasMin = false, kWide = false;
+  static constexpr int kSuper = 1, kHeadBytes = 0, kBlockBytes = 64 + 256, kGroups = 2, kOffset = 12, kMaxCode = 24;
+  static constexpr bool kHasMin = false;
   static NoHead head(const uint8_t*) { return {}; }
   static F16x scale(NoHead, const uint8_t* p, int group) { return f_load_f16(p + 32 * group); }
   static void codes(NoHead, const uint8_t* p, B64 out[8]) {
@@ -226,8 +226,9 @@ struct PanelNVFP4 {
 // table.
 template <int groups>
 struct PanelTable3 {
-  static constexpr int kSuper = 8, kHeadBytes = 48, kBlockBytes = 16 * groups + 192, kGroups = groups, kOffset = 43;
-  static constexpr bool kHasMin = false, kWide = false;
+  static constexpr int kSuper = 8, kHeadBytes = 48, kBlockBytes = 16 * groups + 192, kGroups = groups, kOffset = 43,
+                       kMaxCode = 127;
+  static constexpr bool kHasMin = false;
   static TableHead head(const uint8_t* p) { return {f_mul(f_load_f16(p), f_set(0.125f)), p + 32}; }
   static F16x scale(TableHead h, const uint8_t* p, int group) { return f_mul(h.d, f_load_u8(p + 16 * group)); }
   static void codes(TableHead h, const uint8_t* p, B64 out[8]) {
@@ -237,8 +238,8 @@ struct PanelTable3 {
   }
 };
 struct PanelTable4 {
-  static constexpr int kSuper = 8, kHeadBytes = 48, kBlockBytes = 16 + 256, kGroups = 1, kOffset = 62;
-  static constexpr bool kHasMin = false, kWide = false;
+  static constexpr int kSuper = 8, kHeadBytes = 48, kBlockBytes = 16 + 256, kGroups = 1, kOffset = 62, kMaxCode = 127;
+  static constexpr bool kHasMin = false;
   static TableHead head(const uint8_t* p) { return {f_mul(f_load_f16(p), f_set(0.25f)), p + 32}; }
   static F16x scale(TableHead h, const uint8_t* p, int) { return f_mul(h.d, f_load_u8(p)); }
   static void codes(TableHead h, const uint8_t* p, B64 out[8]) {
@@ -248,16 +249,16 @@ struct PanelTable4 {
 };
 template <int super>
 struct PanelTernary {
-  static constexpr int kSuper = super, kHeadBytes = 32, kBlockBytes = 128, kGroups = 1, kOffset = 1;
-  static constexpr bool kHasMin = false, kWide = false;
+  static constexpr int kSuper = super, kHeadBytes = 32, kBlockBytes = 128, kGroups = 1, kOffset = 1, kMaxCode = 2;
+  static constexpr bool kHasMin = false;
   static ScaleHead head(const uint8_t* p) { return {f_load_f16(p)}; }
   static F16x scale(ScaleHead h, const uint8_t*, int) { return h.d; }
   static void codes(ScaleHead, const uint8_t* p, B64 out[8]) { unpack_two_bits(p, out); }
 };
 // Bits count twice, so that the offset makes them -1 and 1.
 struct PanelQ1_0 {
-  static constexpr int kSuper = 4, kHeadBytes = 32, kBlockBytes = 64, kGroups = 1, kOffset = 1;
-  static constexpr bool kHasMin = false, kWide = false;
+  static constexpr int kSuper = 4, kHeadBytes = 32, kBlockBytes = 64, kGroups = 1, kOffset = 1, kMaxCode = 2;
+  static constexpr bool kHasMin = false;
   static ScaleHead head(const uint8_t* p) { return {f_load_f16(p)}; }
   static F16x scale(ScaleHead h, const uint8_t*, int) { return h.d; }
   static void codes(ScaleHead, const uint8_t* p, B64 out[8]) {
