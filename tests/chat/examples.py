@@ -159,16 +159,19 @@ EXAMPLES = [
         content="Now.",
         before="Now.",
     ),
-    Example(
-        "dsml",
-        "{{ tools }}{% set dsml_token = '｜DSML｜' %}function_calls",
-        '<｜DSML｜function_calls>\n<｜DSML｜invoke name="get_weather">\n'
-        '<｜DSML｜parameter name="city" string="true">Rome, "IT"</｜DSML｜parameter>\n'
-        '<｜DSML｜parameter name="days" string="false">2</｜DSML｜parameter>\n</｜DSML｜invoke>\n'
-        '<｜DSML｜invoke name="mail.send">\n'
-        '<｜DSML｜parameter name="to" string="false">["Ann", "Bo"]</｜DSML｜parameter>\n'
-        '<｜DSML｜parameter name="urgent" string="false">true</｜DSML｜parameter>\n</｜DSML｜invoke>\n'
-        "</｜DSML｜function_calls>",
+    *(
+        Example(
+            name,
+            f"{{{{ tools }}}}{{% set dsml_token = '｜DSML｜' %}}{tag}",
+            f'<｜DSML｜{tag}>\n<｜DSML｜invoke name="get_weather">\n'
+            '<｜DSML｜parameter name="city" string="true">Rome, "IT"</｜DSML｜parameter>\n'
+            '<｜DSML｜parameter name="days" string="false">2</｜DSML｜parameter>\n</｜DSML｜invoke>\n'
+            '<｜DSML｜invoke name="mail.send">\n'
+            '<｜DSML｜parameter name="to" string="false">["Ann", "Bo"]</｜DSML｜parameter>\n'
+            '<｜DSML｜parameter name="urgent" string="false">true</｜DSML｜parameter>\n</｜DSML｜invoke>\n'
+            f"</｜DSML｜{tag}>",
+        )
+        for name, tag in (("dsml", "function_calls"), ("dsml-v4", "tool_calls"))
     ),
     Example(
         "minicpm",
@@ -209,6 +212,11 @@ EXAMPLES = [
         "{{ tools }}<|function_call|>",
         f'<|function_call|>{{"name": "get_weather", "arguments": {_ROME}}}',
         calls=(WEATHER,),
+    ),
+    Example(
+        "functionary",
+        "{{ tools }}<function=",
+        f"<function=get_weather>{_ROME}</function><function=mail.send>{_BOTH}</function>",
     ),
     Example("generic", "{{ messages }}", f'{{"name": "get_weather", "arguments": {_ROME}}}', calls=(WEATHER,)),
 ]  # fmt: skip

@@ -104,6 +104,60 @@ def test_templates_that_trip_are_helped(source: str, text: str) -> None:
     assert messages[2] == CALL
 
 
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"x": {"type": "string"}}}}}
+TURN = "{% for m in messages %}{{ m.role }}:{{ m.content }}{% for c in m.tool_calls or [] %}({{ c.function.name }}{{ c.function.arguments.x }}){% endfor %};{% endfor %}"
+STRICT = "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('must alternate') }}{% endif %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("source", "messages", "text"),
+    [
+        # Two turns of one role; a system message in the middle, refused or not shown.
+        (STRICT + TURN, ["user a", "user b", "assistant c", "user d"], "user:a\n\nb;assistant:c;user:d;"),
+        (STRICT + TURN, ["system s", "user a", "assistant c", "system t", "user d"], "user:s\n\na;assistant:c;user:t\n\nd;"),
+        (
+            "{% if messages[0].role == 'system' %}{{ messages[0].content }};{% endif %}{% for m in messages if m.role != 'system' %}{{ m.content }};{% endfor %}",
+            ["system s", "user a", "assistant c", "system t"],
+            "s;a;c;t;",
+        ),
+        # A developer where only a system is known.
+        ("{# developer #}{% for m in messages if m.role in ('user', 'system') %}{{ m.content }};{% endfor %}", ["developer s", "user a"], "s;a;"),
+        # One call at a time; text where arguments are put together; calls known by their having no content.
+        (
+            "{% for m in messages %}{% if m.tool_calls and m.tool_calls | length > 1 %}{{ raise_exception('single') }}{% endif %}{% endfor %}" + TURN,
+            ["user a", "calls 1 2", "result 1", "result 2"],
+            "user:a;assistant:None(fv1);tool:r1;assistant:None(fv2);tool:r2;",
+        ),
+        (
+            "{% for m in messages %}{% if m.content is none %}{{ m.tool_calls[0].function.name + m.tool_calls[0].function.arguments }}{% else %}{{ m.content }}{% endif %};{% endfor %}",
+            ["user a", "emptycalls 1"],
+            'a;f{"x": "v1"};',
+        ),
+        # Tools whose arguments have no description; what map() gives is a list.
+        ("{% for t in tools %}{{ t.function.parameters.properties.x.description + t.function.name }}{% endfor %}{{ messages[0].content }}", ["user a"], "fa"),
+        ("{{ tools | map(attribute='function') | map(attribute='name') | tojson }}{{ messages[0].content }}", ["user a"], '["f"]a'),
+    ],
+)  # fmt: skip
+def test_conversations_that_templates_refuse_are_told_in_another_form(
+    source: str, messages: list[str], text: str
+) -> None:
+    def message(line: str) -> dict[str, object]:
+        role, *words = line.split()
+        if role == "result":
+            return {"role": "tool", "tool_call_id": words[0], "content": f"r{words[0]}"}
+        if role.endswith("calls"):
+            calls = [{"id": i, "function": {"name": "f", "arguments": {"x": f"v{i}"}}} for i in words]
+            return {"role": "assistant", "content": None if role == "calls" else "", "tool_calls": calls}
+        return {"role": role, "content": words[0]}
+
+    assert ChatTemplate(source).render([message(line) for line in messages], tools=[TOOL]) == text
+
+
+def test_all_forms_of_a_conversation_share_one_budget() -> None:
+    forgetful = ChatTemplate("{% for i in range(9) %}{% for j in range(90000) %}{% endfor %}{% endfor %}silent")
+    assert forgetful.render([{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}]) == "silent"
+
+
 def test_continuing_the_last_message() -> None:
     template = ChatTemplate.builtin("chatml")
     text = template.render(

@@ -65,8 +65,57 @@ def _with_text_arguments(message: dict[str, Any]) -> dict[str, Any]:
     return {**message, "tool_calls": out}
 
 
+def _with_no_content(message: dict[str, Any]) -> dict[str, Any]:
+    return {**message, "content": None} if message.get("tool_calls") and message.get("content") == "" else message
+
+
 def _with_empty_content(message: dict[str, Any]) -> dict[str, Any]:
     return {**message, "content": ""} if message.get("content") is None else message
+
+
+def _as_system(messages: Messages) -> Messages:
+    """The developer's words are the system's."""
+    return [{**message, "role": "system"} if message["role"] == "developer" else message for message in messages]
+
+
+def _with_late_systems_said(messages: Messages) -> Messages:
+    """What the system says after the beginning, the user says."""
+    n_first = next((i for i, m in enumerate(messages) if m["role"] != "system"), len(messages))
+    late = [{**m, "role": "user"} if m["role"] == "system" else m for m in messages[n_first:]]
+    return [*messages[:n_first], *late]
+
+
+def _one_call_each(messages: Messages) -> Messages:
+    """Calls made at once become one after another, each with its result."""
+    out: Messages = []
+    results = {str(m.get("tool_call_id")): m for m in messages if m["role"] == "tool" and m.get("tool_call_id")}
+    moved = set()
+    for message in messages:
+        calls = message.get("tool_calls")
+        if not isinstance(calls, list) or len(calls) < 2:
+            out += [] if id(message) in moved else [message]
+            continue
+        for i, call in enumerate(calls):
+            out.append({**message, "tool_calls": [call], **({} if i == 0 else {"content": None})})
+            result = results.get(str(call.get("id"))) if isinstance(call, Mapping) else None
+            if result is not None:
+                moved.add(id(result))
+                out.append(result)
+    return out
+
+
+def _in_turns(messages: Messages) -> Messages:
+    """What one role says in a row is one message."""
+    out: Messages = []
+    for message in messages:
+        before = out[-1] if out else None
+        plain = before is not None and not any(m.get("tool_calls") for m in (before, message))
+        if before is not None and plain and before["role"] == message["role"] and message["role"] != "tool":
+            said = [str(m["content"]) for m in (before, message) if m.get("content")]
+            out[-1] = {**before, "content": "\n\n".join(said)}
+        else:
+            out.append(message)
+    return out
 
 
 def _with_system_in_first_turn(messages: Messages) -> Messages:
@@ -78,23 +127,57 @@ def _with_system_in_first_turn(messages: Messages) -> Messages:
     return [{**rest[0], "content": f"{system}\n\n{rest[0].get('content') or ''}".strip()}, *rest[1:]]
 
 
-def simpler(messages: Messages) -> Iterator[Messages]:
-    """The messages, and then with ever less that a template may trip over.
+_Step = Callable[[Messages], Messages]
+# Ways to write a message with calls, each a try of its own.
+_SPELLINGS: tuple[_Step, ...] = (
+    lambda messages: messages,
+    lambda messages: [_with_empty_content(message) for message in messages],
+    lambda messages: [_with_text_arguments(message) for message in messages],
+    lambda messages: [_with_empty_content(_with_text_arguments(message)) for message in messages],
+    lambda messages: [_with_no_content(message) for message in messages],
+    lambda messages: [_with_no_content(_with_text_arguments(message)) for message in messages],
+)
+# Ways to order a conversation, each on top of those before.
+_STEPS: tuple[_Step, ...] = (
+    lambda messages: messages,
+    _as_system,
+    _one_call_each,
+    _with_late_systems_said,
+    _in_turns,
+    _with_system_in_first_turn,
+)
 
-    First no content is empty content, then the arguments of calls are JSON text, then the system's words begin the
-    user's first turn.
-    """
-    steps: tuple[Callable[[Messages], Messages], ...] = (
-        lambda messages: [_with_empty_content(message) for message in messages],
-        lambda messages: [_with_text_arguments(message) for message in messages],
-        _with_system_in_first_turn,
-    )
-    yield messages
-    for step in steps:
-        changed = step(messages)
-        if changed != messages:
-            messages = changed
-            yield messages
+
+def simpler(messages: Messages) -> Iterator[Messages]:
+    """The messages, and then other forms with ever less that a template may trip over."""
+    tried: list[Messages] = []
+    for step in _STEPS:
+        messages = step(messages)
+        for spelling in _SPELLINGS:
+            form = spelling(messages)
+            if form not in tried:
+                tried.append(form)
+                yield form
+
+
+def n_missing(messages: Messages, text: str) -> int:
+    """How much of what was said to the model, and of what it called, a rendered text lacks."""
+    n = 0
+    for message in messages:
+        content = message.get("content") if message["role"] in ("user", "system", "developer") else None
+        n += isinstance(content, str) and content.strip() not in text
+        calls = message.get("tool_calls") if message["role"] == "assistant" else None
+        for call in calls if isinstance(calls, list) else ():
+            function = call.get("function") if isinstance(call, Mapping) else None
+            if not isinstance(function, Mapping):
+                continue
+            arguments = function.get("arguments")
+            values = arguments.values() if isinstance(arguments, Mapping) else ()
+            for value in (function.get("name"), *values):
+                if isinstance(value, str):
+                    written = (value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1])
+                    n += not any(form in text for form in written)
+    return n
 
 
 def in_parts(messages: Messages) -> Messages:
@@ -105,3 +188,20 @@ def in_parts(messages: Messages) -> Messages:
         else message
         for message in messages
     ]
+
+
+def described(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Tools in which everything has a description, if an empty one: some templates take that for granted."""
+    out = []
+    for tool in tools:
+        function = tool.get("function")
+        if not isinstance(function, Mapping):
+            out.append(tool)
+            continue
+        parameters = function.get("parameters")
+        properties = parameters.get("properties") if isinstance(parameters, Mapping) else None
+        if isinstance(parameters, Mapping) and isinstance(properties, Mapping):
+            named = {k: {"description": "", **p} if isinstance(p, Mapping) else p for k, p in properties.items()}
+            function = {**function, "parameters": {**parameters, "properties": named}}
+        out.append({**tool, "function": {"description": "", **function}})
+    return out

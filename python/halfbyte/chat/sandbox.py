@@ -104,7 +104,16 @@ def tojson(
     """JSON as models saw it in training: no HTML escapes, non-ASCII kept."""
     if indent is not None and indent > 64:
         raise SecurityError("tojson with an indent of more than 64")
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys, default=_as_list
+    )
+
+
+def _as_list(value: Any) -> list[Any]:
+    """What map() and its like give, written as the list that it is."""
+    if not isinstance(value, Iterator):
+        raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+    return list(_counted(value))
 
 
 class _Generation(Extension):
@@ -216,9 +225,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
             loop.iter = nodes.Filter(loop.iter, "_counted", [], [], None, None)
         return _with_checks(tree)
 
-    def render_bounded(self, template: Any, variables: dict[str, Any]) -> str:
-        """Renders with a fresh budget."""
-        token = _budget.set(Budget())
+    def render_bounded(self, template: Any, variables: dict[str, Any], budget: Budget) -> str:
+        """Renders within what is left of a budget."""
+        token = _budget.set(budget)
         try:
             size, pieces = 0, []
             for piece in template.generate(variables):

@@ -8,8 +8,9 @@ from copy import deepcopy
 from functools import cache
 from typing import Any
 
+from halfbyte.chat.budget import Budget
 from halfbyte.chat.builtin import BUILTIN_TEMPLATES, guess_template
-from halfbyte.chat.messages import Message, in_parts, normalized, simpler
+from halfbyte.chat.messages import Message, described, in_parts, n_missing, normalized, simpler
 from halfbyte.errors import InvalidArgumentError, TemplateError
 
 _CODE = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)
@@ -107,38 +108,47 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt,
             **variables,
         }
-        text = self._rendered_simply(values)
-        said = next((str(m.get("content") or "").strip() for m in reversed(known) if m["role"] == "user"), "")
-        if said not in text:  # some templates show only what comes in parts
-            try:
-                in_full = self._rendered({**values, "messages": in_parts(known)})
-            except TemplateError:
-                in_full = ""
-            text = in_full if said in in_full else text
+        text = self._rendered_somehow(values)
         if continue_final_message:
             return _open_end(text, known[-1])
         return text
 
-    def _rendered_simply(self, values: dict[str, Any]) -> str:
-        """With the messages as they are, else as the template can take them. Raises what went wrong first."""
-        try:
-            return self._rendered(values)
-        except TemplateError as error:
-            from jinja2.exceptions import SecurityError
+    def _rendered_somehow(self, values: dict[str, Any]) -> str:
+        """With the messages as they are if the template shows all that was said; else in the form of which it shows most.
 
-            # What takes too much once is not tried again.
-            if isinstance(error.__cause__, (SecurityError, TemplateError)):
-                raise
-            for messages in simpler(values["messages"]):
-                try:
-                    return self._rendered({**values, "messages": messages, "tools": values["tools"] or []})
-                except TemplateError:
-                    continue
-            raise
+        Raises what went wrong first when it renders in none.
+        """
+        known = values["messages"]
+        tools = described(values["tools"] or [])
+        changes = [{"messages": messages, "tools": tools} for messages in (*simpler(known), in_parts(known))]
+        first_error: TemplateError | None = None
+        best: tuple[int, str] | None = None
+        budget = Budget()  # of all forms together
+        for changed in ({}, *changes):
+            try:
+                text = self._rendered({**values, **changed}, budget)
+            except TemplateError as error:
+                from jinja2.exceptions import SecurityError
 
-    def _rendered(self, values: dict[str, Any]) -> str:
+                # What takes too much is not tried again.
+                if isinstance(error.__cause__, (SecurityError, TemplateError)):
+                    if best is None:
+                        raise
+                    break
+                first_error = first_error or error
+                continue
+            lacking = n_missing(known, text)
+            if lacking == 0:
+                return text
+            best = (lacking, text) if best is None or lacking < best[0] else best
+        if best is not None:
+            return best[1]
+        assert first_error is not None
+        raise first_error
+
+    def _rendered(self, values: dict[str, Any], budget: Budget) -> str:
         try:
-            return str(_sandbox().render_bounded(self._template, deepcopy(values)))
+            return str(_sandbox().render_bounded(self._template, deepcopy(values), budget))
         except RecursionError as error:
             raise TemplateError(f"The chat template ({self.name}) calls itself without end.") from error
         except Exception as error:  # whatever a stranger's template does is the template's failure

@@ -1,6 +1,8 @@
-"""MiniMax-M2, DeepSeek V3.2 and MiniCPM 5: <invoke name="..."> or its like, an argument's name in its tag."""
+"""MiniMax-M2, DeepSeek V3.2 and V4, MiniCPM 5: <invoke name="..."> or its like, an argument's name in its tag."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 from halfbyte.chat.tools.base import Dialect
 from halfbyte.chat.tools.tagged_parameters import TaggedParameters
@@ -10,7 +12,7 @@ class InvokeXml(TaggedParameters):
     """<minimax:tool_call><invoke name="f"><parameter name="key">value</parameter></invoke></minimax:tool_call>"""
 
     name = "minimax"
-    markers = ("<minimax:tool_call>", "</minimax:tool_call>")
+    markers: ClassVar[tuple[str, ...]] = ("<minimax:tool_call>", "</minimax:tool_call>")
     openers = triggers = ("<minimax:tool_call>",)
     block = ("<minimax:tool_call>\n", "</minimax:tool_call>")
     call = ('<invoke name="NAME">\n', "</invoke>\n")
@@ -19,7 +21,7 @@ class InvokeXml(TaggedParameters):
     name_marks = ('<invoke name="', '">')
     key_marks = ('<parameter name="', '">')
     value_end, call_end = "</parameter>", "</invoke>"
-    closers = ("</minimax:tool_call>",)
+    closers: ClassVar[tuple[str, ...]] = ("</minimax:tool_call>",)
 
     def detects(self, template: str) -> bool:
         return "<minimax:tool_call>" in template
@@ -44,6 +46,18 @@ class Dsml(InvokeXml):
         return "DSML｜" in template and "function_calls" in template
 
 
+class NewDsml(Dsml):
+    """The same under another name (V4)."""
+
+    name = "dsml-v4"
+    openers = triggers = ("<｜DSML｜tool_calls>",)
+    block = ("<｜DSML｜tool_calls>\n", "</｜DSML｜tool_calls>")
+    closers = ("</｜DSML｜tool_calls>",)
+
+    def detects(self, template: str) -> bool:
+        return "DSML｜" in template and "function_calls" not in template
+
+
 class MiniCpm(InvokeXml):
     """<function name="f"><param name="key">value</param></function>"""
 
@@ -65,4 +79,5 @@ class MiniCpm(InvokeXml):
 
 DIALECT: Dialect = InvokeXml()
 DSML: Dialect = Dsml()
+NEW_DSML: Dialect = NewDsml()
 MINICPM: Dialect = MiniCpm()

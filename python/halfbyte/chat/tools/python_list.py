@@ -24,7 +24,7 @@ class Lfm2(Dialect):
     openers = triggers = ("<|tool_call_start|>",)
 
     def detects(self, template: str) -> bool:
-        return "<|tool_call_start|>" in template
+        return "<|tool_call_start|>" in template or "<|tool_list_start|>" in template
 
     def read(self, source: Incoming, calls: Calls, opener: str) -> Generator[Delta | None, None, None]:
         while True:

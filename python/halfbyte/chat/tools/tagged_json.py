@@ -1,17 +1,21 @@
-"""Calls as JSON between two tags: Nemotron, Apriel, MiniMax-M1, Command R7B and A, GigaChat."""
+"""Calls as JSON between two tags: Nemotron, Apriel, MiniMax-M1, Command R7B and A, GigaChat, Functionary."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Generator
 from typing import Any, ClassVar
 
 from halfbyte.chat.delta import Delta
-from halfbyte.chat.incoming import Incoming
+from halfbyte.chat.incoming import Incoming, NotACallError, mapped
 from halfbyte.chat.tools import lark
 from halfbyte.chat.tools.base import Dialect, Wanted, json_call
 from halfbyte.chat.tools.calls import Calls
-from halfbyte.chat.tools.json_calls import read_calls
+from halfbyte.chat.tools.json_calls import begin, read_calls, read_value
+
+_NAME = re.compile(r"[\w.:/-]+")
+_MAX_NAME = 256
 
 
 class TaggedJson(Dialect):
@@ -95,7 +99,37 @@ class GigaChat(TaggedJson):
         return f"{self.opener}{json_call(name, arguments)}"
 
 
+class Functionary(Dialect):
+    """<function=name>{...}</function>: Functionary 3.1, and Llama 3.1 where it is asked to."""
+
+    name = "functionary"
+    markers = ()
+    openers = triggers = ("<function=",)
+
+    def detects(self, template: str) -> bool:
+        return "<function=" in template
+
+    def read(self, source: Incoming, calls: Calls, opener: str) -> Generator[Delta | None, None, None]:
+        name = yield from source.take_while(_NAME, _MAX_NAME)
+        yield from source.expect(">")
+        yield from source.skip_space()
+        if name not in calls.tools or (yield from source.peek()) != "{":
+            raise NotACallError
+        yield from begin(source, calls, name)
+        yield from mapped(read_value(source), calls.fragment)
+        yield from source.skip_space()
+        yield from source.accept("</function>")
+
+    def grammar(self, wanted: Wanted) -> str:
+        call = self.any_call(wanted, "<function=NAME>", "</function>")
+        return lark.rules("call+" if wanted.parallel else "call", call=call)
+
+    def call_text(self, name: str, arguments: Any) -> str:
+        return f"<function={name}>{json.dumps(arguments, ensure_ascii=False)}</function>"
+
+
 NEMOTRON: Dialect = Nemotron()
 TOOL_CALLS: Dialect = ToolCalls()
 COMMAND: Dialect = Command()
 GIGACHAT: Dialect = GigaChat()
+FUNCTIONARY: Dialect = Functionary()
