@@ -158,10 +158,14 @@ py::dict event_to_python(const Event& event) {
   py::list hypotheses;
   for (const engine::Hypothesis& each : event.hypotheses) {
     py::dict hypothesis;
-    hypothesis["tokens"] = each.tokens;
+    py::list drawn;
+    for (const sampling::Sample& sample : each.samples) drawn.append(sample_to_python(sample));
+    hypothesis["samples"] = drawn;
     hypothesis["bytes"] = py::bytes(each.bytes);
     hypothesis["score"] = each.score;
     hypothesis["finish"] = finish_name(each.finish);
+    hypothesis["stop_string"] = py::bytes(each.stop_string);
+    hypothesis["stop_token"] = each.stop_token;
     hypotheses.append(hypothesis);
   }
   out["hypotheses"] = hypotheses;

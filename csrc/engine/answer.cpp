@@ -35,10 +35,7 @@ MaskWords Answer::next_mask() {
   if (coming_masks_.valid()) {
     for (MaskWords& mask : coming_masks_.get()) masks_.push_back(std::move(mask));
   }
-  if (masks_.empty()) {
-    const std::span<const uint32_t> words = request_.mask->allowed(generated_);
-    return {words.begin(), words.end()};
-  }
+  require(!masks_.empty(), "No mask was prepared for token %zu.", generated_.size());
   MaskWords mask = std::move(masks_.front());
   masks_.pop_front();
   return mask;
@@ -48,8 +45,7 @@ int32_t Answer::advance(std::span<float> logits, Event& event) {
   if (request_.processor) request_.processor->process(generated_, logits);
   MaskWords mask;
   if (request_.mask) mask = next_mask();
-  require(mask.empty() || mask.size() >= (logits.size() + 31) / 32, "The mask has %zu words; %zu are needed.",
-          mask.size(), (logits.size() + 31) / 32);
+  check_mask(mask, logits.size());
   if (static_cast<int64_t>(generated_.size()) < request_.min_tokens) {
     for (const int32_t token : request_.stop_tokens) {
       if (token >= 0 && static_cast<size_t>(token) < logits.size()) logits[static_cast<size_t>(token)] = -INFINITY;

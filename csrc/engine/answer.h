@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <deque>
-#include <future>
 #include <span>
 #include <string>
 #include <vector>
@@ -26,6 +25,7 @@ class Answer {
 
   // Has the masks of the next token, and of drafts after it, computed by the worker, if a rule asks for masks.
   void prepare_masks(MaskWorker& worker, std::span<const int32_t> drafts);
+  const ComingMasks& coming_masks() const { return coming_masks_; }
   // What was prepared past the token drawn last is of no use.
   void drop_masks();
 
@@ -42,7 +42,7 @@ class Answer {
   sampling::Chain chain_;
   StopMatcher stop_;
   std::vector<int32_t> generated_;
-  std::future<std::vector<MaskWords>> coming_masks_;
+  ComingMasks coming_masks_;
   std::deque<MaskWords> masks_;  // of the next token, and of those after it if they are what was guessed
 
   MaskWords next_mask();

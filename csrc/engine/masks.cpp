@@ -1,53 +1,84 @@
-// One thread and a queue.
+// Two threads with a queue each.
 #include "engine/masks.h"
 
 #include <utility>
 
+#include "base/error.h"
+
 namespace halfbyte::engine {
 
-MaskWorker::MaskWorker() : thread_([this] { loop(); }) {}
+namespace {
+
+// A rule whose masks took longer than this lets others pass.
+constexpr std::chrono::milliseconds kSlow(10);
+
+std::vector<MaskWords> compute(TokenMask& rule, std::vector<int32_t> tokens, std::span<const int32_t> drafts) {
+  std::vector<MaskWords> masks;
+  for (size_t i = 0;; ++i) {
+    const std::span<const uint32_t> words = rule.allowed(tokens);
+    masks.emplace_back(words.begin(), words.end());
+    if (i == drafts.size() || !is_allowed(masks.back(), drafts[i])) return masks;
+    tokens.push_back(drafts[i]);
+  }
+}
+
+}  // namespace
+
+void check_mask(const MaskWords& mask, size_t n_logits) {
+  require(mask.empty() || mask.size() >= (n_logits + 31) / 32, "The mask has %zu words; %zu are needed.", mask.size(),
+          (n_logits + 31) / 32);
+}
 
 MaskWorker::~MaskWorker() {
   {
     const std::lock_guard lock(mutex_);
     is_stopping_ = true;
   }
-  arrived_.notify_all();
-  thread_.join();
+  for (Lane& lane : lanes_) {
+    lane.arrived.notify_all();
+    if (lane.thread.joinable()) lane.thread.join();
+  }
 }
 
-std::future<std::vector<MaskWords>> MaskWorker::prepare(std::shared_ptr<TokenMask> rule, std::vector<int32_t> generated,
-                                                        std::vector<int32_t> drafts) {
-  std::packaged_task<std::vector<MaskWords>()> task(
-      [rule = std::move(rule), tokens = std::move(generated), drafts = std::move(drafts)]() mutable {
-        std::vector<MaskWords> masks;
-        for (size_t i = 0;; ++i) {
-          const std::span<const uint32_t> words = rule->allowed(tokens);
-          masks.emplace_back(words.begin(), words.end());
-          if (i == drafts.size() || !is_allowed(masks.back(), drafts[i])) return masks;
-          tokens.push_back(drafts[i]);
-        }
+ComingMasks MaskWorker::prepare(std::shared_ptr<TokenMask> rule, std::vector<int32_t> generated,
+                                std::vector<int32_t> drafts) {
+  Lane& lane = lanes_[rule->is_slow_ ? 1 : 0];
+  auto task = std::make_shared<std::packaged_task<std::vector<MaskWords>()>>(
+      [rule = std::move(rule), tokens = std::move(generated), drafts = std::move(drafts)] {
+        const Clock::time_point start = Clock::now();
+        std::vector<MaskWords> masks = compute(*rule, tokens, drafts);
+        rule->is_slow_ = Clock::now() - start > kSlow;
+        return masks;
       });
-  std::future<std::vector<MaskWords>> masks = task.get_future();
+  ComingMasks masks = task->get_future();
   {
     const std::lock_guard lock(mutex_);
-    tasks_.push_back(std::move(task));
+    lane.tasks.emplace_back([task = std::move(task)] { (*task)(); });
+    if (!lane.thread.joinable()) lane.thread = std::thread([this, &lane] { run(lane); });
   }
-  arrived_.notify_one();
+  lane.arrived.notify_one();
   return masks;
 }
 
-void MaskWorker::loop() {
+bool MaskWorker::wait(FunctionRef<bool()> is_there, Clock::time_point until) {
+  std::unique_lock lock(mutex_);
+  return computed_.wait_until(lock, until, [&] { return is_there(); });
+}
+
+void MaskWorker::run(Lane& lane) {
   for (;;) {
-    std::packaged_task<std::vector<MaskWords>()> task;
+    std::function<void()> task;
     {
       std::unique_lock lock(mutex_);
-      arrived_.wait(lock, [&] { return is_stopping_ || !tasks_.empty(); });
+      lane.arrived.wait(lock, [&] { return is_stopping_ || !lane.tasks.empty(); });
       if (is_stopping_) return;  // whoever still waits for a mask hears of a broken promise
-      task = std::move(tasks_.front());
-      tasks_.pop_front();
+      task = std::move(lane.tasks.front());
+      lane.tasks.pop_front();
     }
     task();
+    task = nullptr;  // lets go of the rule before anyone hears of its mask
+    const std::lock_guard lock(mutex_);
+    computed_.notify_all();
   }
 }
 

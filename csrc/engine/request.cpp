@@ -52,9 +52,8 @@ void check_request(const Request& request, int64_t n_vocab, const EngineOptions&
           static_cast<long long>(request.beam_width));
   require(request.max_tokens != 0, "Beam search needs max_tokens of at least 1.");
   require(std::isfinite(request.length_penalty), "length_penalty is not a number.");
-  require(!request.processor && !request.mask && request.stop_strings.empty() && !request.prompt_logprobs &&
-              request.overflow == Overflow::error,
-          "Beam search takes no processors, grammars, stop strings, prompt log probabilities or sliding context.");
+  require(!request.processor && !request.prompt_logprobs && request.overflow == Overflow::error,
+          "Beam search takes no processors, prompt log probabilities or sliding context.");
   const int64_t n_answer = request.max_tokens < 0 ? n_ctx - n_prompt : std::min(request.max_tokens, n_ctx - n_prompt);
   // Each beam's own blocks: one that it copied, those that it fills, and the prompt again if it has to be recomputed.
   const int64_t n_needed = request.beam_width * (n_prompt + n_answer + 2 * ops::kKvBlockTokens);

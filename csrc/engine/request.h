@@ -45,7 +45,7 @@ struct Request {
   int32_t priority = 0;          // higher first
   std::string client;            // requests of one client share its turn
   bool prompt_logprobs = false;  // log p of each prompt token after the first
-  // Above 1: beam search. Takes no sampling parameters, processor, mask, stop strings or sliding context.
+  // Above 1: beam search. Takes no sampling parameters but n_logprobs, no processor, no sliding context.
   int64_t beam_width = 1;
   int64_t n_hypotheses = 1;     // of the beams' results that are reported
   double length_penalty = 1.0;  // hypotheses are compared by score / length^length_penalty
@@ -57,10 +57,12 @@ struct Request {
 
 // A result of beam search.
 struct Hypothesis {
-  std::vector<int32_t> tokens;
-  std::string bytes;                         // less a stop token's
+  std::vector<sampling::Sample> samples;     // with their log probabilities; the stop token included
+  std::string bytes;                         // less a stop token's and a stop string
   double score = 0;                          // sum of log probabilities / length^length_penalty
   FinishReason finish = FinishReason::none;  // stop | length
+  std::string stop_string;                   // which one matched
+  int32_t stop_token = -1;
 };
 
 // One step's news of a request.

@@ -19,6 +19,10 @@ using Clock = std::chrono::steady_clock;
 // Prompt rows alone in a step: so few that whoever comes next need not wait longer than this, if the model can.
 constexpr double kLongestPromptStep = 1.0;
 constexpr int64_t kFewestPromptRows = 128;
+// A step waits for masks so long after the model, or as long as the model took: streams keep at least half their pace.
+constexpr std::chrono::milliseconds kMaskPatience(4);
+// Callers' wishes are looked at so often while there is nothing to do but to wait for masks.
+constexpr std::chrono::milliseconds kMaskWait(20);
 
 }  // namespace
 
@@ -68,7 +72,7 @@ void Runner::add(std::unique_ptr<Active> active) {
                       .is_passing = active->pass != nullptr});
   if (r.beam_width > 1) {
     const int64_t n_room = options_.n_ctx + 1 - static_cast<int64_t>(r.prompt.size());
-    active->beams.emplace(r, r.max_tokens < 0 ? n_room : std::min(r.max_tokens, n_room));
+    active->beams.emplace(r, r.max_tokens < 0 ? n_room : std::min(r.max_tokens, n_room), options_.token_bytes);
     active->beams->start(id);
   }
   active_.emplace(id, std::move(active));
@@ -82,15 +86,19 @@ Active& Runner::owner(uint64_t sequence) {
 
 void Runner::finish(Active& a, Event event) {
   scheduler_.finish(a.id);
+  late_.erase(a.id);
   if (a.beams) {
-    for (const BeamSearch::Beam& beam : a.beams->beams()) {
-      scheduler_.finish(beam.sequence);
-      beam_owners_.erase(beam.sequence);
-    }
+    for (const BeamSearch::Beam& beam : a.beams->beams()) forget_beam(beam.sequence);
   }
   speculator_.finish(a.id);
   post(a, std::move(event));
   active_.erase(a.id);
+}
+
+void Runner::forget_beam(uint64_t sequence) {
+  scheduler_.finish(sequence);
+  late_.erase(sequence);
+  beam_owners_.erase(sequence);
 }
 
 void Runner::fail(Active& a, const std::exception& error, Event event) {
@@ -142,14 +150,23 @@ void Runner::propose(int64_t n_streams) {
   speculator_.propose(slots, n_streams, cost_);
   for (const DraftSlot& slot : slots) scheduler_.draft(slot.id, slot.drafts);
   for (const auto& [id, a] : active_) {
-    if (!a->beams)
+    if (a->beams)
+      a->beams->prepare_masks(masks_);
+    else
       a->answer.prepare_masks(masks_, scheduler_.tokens(id).last(static_cast<size_t>(scheduler_.n_drafts(id))));
   }
 }
 
 void Runner::step(FunctionRef<void(std::vector<uint64_t>)> planned, const bool* stop) {
+  take_late();
   const std::vector<PlannedRows> rows_of_step = plan();
   if (rows_of_step.empty()) {
+    if (!late_.empty()) {
+      masks_.wait(
+          [&] { return std::any_of(late_.begin(), late_.end(), [&](auto& each) { return has_mask(each.first); }); },
+          Clock::now() + kMaskWait);
+      return;
+    }
     // Cannot happen while every request fits the pool alone; refuse rather than spin.
     if (!active_.empty())
       fail(*active_.begin()->second, Error(ErrorKind::out_of_memory, "The KV cache has no room for this request."));
@@ -173,6 +190,7 @@ void Runner::step(FunctionRef<void(std::vector<uint64_t>)> planned, const bool* 
     return;
   }
   Clock::duration spent = Clock::now() - start;
+  masks_due_ = start + spent + std::max<Clock::duration>(spent, kMaskPatience);
   scheduler_.complete(rows_of_step);
   // The decoder's buffer is overwritten by the next step anyway: the chain may edit it in place.
   float* at = const_cast<float*>(output.logits.data());
@@ -232,13 +250,43 @@ void Runner::observe(const std::vector<PlannedRows>& plan, double seconds) {
 void Runner::take_rows(const PlannedRows& rows, std::span<float> logits) {
   Active& a = owner(rows.id);
   a.n_prompt_cached = scheduler_.n_cached(rows.id);
-  if (a.beams && rows.is_newest) return search(a, rows.id, logits);
   const auto n_vocab = static_cast<size_t>(weights_->config.n_vocab);
   if (a.answer.request().prompt_logprobs && rows.role == ops::Role::prefill) score_prompt(a, rows, logits);
-  if (rows.is_newest) return draw(a, rows.role == ops::Role::prefill ? logits.last(n_vocab) : logits);
+  if (rows.is_newest) return take_newest(a, rows.id, rows.role == ops::Role::prefill ? logits.last(n_vocab) : logits);
   Event event;
   report_progress(a, rows.id, event);
   post(a, std::move(event));
+}
+
+// Whether the masks of a sequence's next tokens are there, or none are asked for.
+bool Runner::has_mask(uint64_t sequence) {
+  Active& a = owner(sequence);
+  const ComingMasks& masks = a.beams ? a.beams->coming_mask(sequence) : a.answer.coming_masks();
+  return !masks.valid() || masks.wait_for(Clock::duration::zero()) == std::future_status::ready;
+}
+
+// The logits of a sequence's newest token, and of its drafts; they are kept where the masks are late.
+void Runner::take_newest(Active& a, uint64_t sequence, std::span<float> logits) {
+  if (!has_mask(sequence) && !masks_.wait([&] { return has_mask(sequence); }, masks_due_)) {
+    late_[sequence].assign(logits.begin(), logits.end());
+    return;
+  }
+  late_.erase(sequence);  // of before a preemption
+  if (a.beams)
+    search(a, sequence, logits);
+  else
+    draw(a, logits);
+}
+
+// Goes on with sequences whose masks have come since. No rows of theirs were planned meanwhile.
+void Runner::take_late() {
+  std::vector<uint64_t> ready;
+  for (const auto& [sequence, logits] : late_) {
+    if (has_mask(sequence)) ready.push_back(sequence);
+  }
+  for (const uint64_t sequence : ready) {
+    if (auto kept = late_.extract(sequence)) take_newest(owner(sequence), sequence, kept.mapped());
+  }
 }
 
 void Runner::score_prompt(Active& a, const PlannedRows& rows, std::span<float> logits) {
@@ -307,14 +355,17 @@ void Runner::draw(Active& a, std::span<float> logits) {
 }
 
 // One beam's logits; when all are there, the beams move on.
-void Runner::search(Active& a, uint64_t sequence, std::span<const float> logits) {
-  if (!a.beams->report(sequence, logits)) return;
+void Runner::search(Active& a, uint64_t sequence, std::span<float> logits) {
+  try {
+    if (!a.beams->report(sequence, logits)) return;
+  } catch (const std::exception& error) {
+    return fail(a, error);
+  }
   stats_.n_generated_tokens += a.beams->beams().size();
   std::vector<uint64_t> sequences;
   for (const BeamSearch::Move& move : a.beams->step()) {
     if (a.beams->is_done() || move.tokens.empty()) {
-      scheduler_.finish(move.sequence);
-      beam_owners_.erase(move.sequence);
+      forget_beam(move.sequence);
       continue;
     }
     // Copies first: the original has to stay as it is until they are made.
@@ -332,7 +383,9 @@ void Runner::search(Active& a, uint64_t sequence, std::span<const float> logits)
   Event event;
   event.n_prompt_done = static_cast<int64_t>(a.answer.request().prompt.size());
   event.n_prompt_cached = a.n_prompt_cached;
-  event.hypotheses = a.beams->results(options_.token_bytes);
+  event.hypotheses = a.beams->results();
+  if (event.hypotheses.empty())
+    return fail(a, Error(ErrorKind::invalid_argument, "No token can follow in any beam: every one is masked."));
   event.finish = event.hypotheses.front().finish;
   finish(a, std::move(event));
 }

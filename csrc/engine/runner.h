@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -79,10 +80,14 @@ class Runner {
   void observe(const std::vector<PlannedRows>& plan, double seconds);
   model::Batch batch_of(const std::vector<PlannedRows>& plan);
   void take_rows(const PlannedRows& rows, std::span<float> logits);
+  void take_newest(Active& a, uint64_t sequence, std::span<float> logits);
+  void take_late();
   void take_pass(Active& a, const PlannedRows& rows, std::span<const float> values);
   void draw(Active& a, std::span<float> logits);
   void slide(Active& a);
-  void search(Active& a, uint64_t sequence, std::span<const float> logits);
+  void search(Active& a, uint64_t sequence, std::span<float> logits);
+  bool has_mask(uint64_t sequence);
+  void forget_beam(uint64_t sequence);
   void report_progress(Active& a, uint64_t sequence, Event& event);
   void score_prompt(Active& a, const PlannedRows& rows, std::span<float> logits);
 
@@ -96,7 +101,9 @@ class Runner {
   StepCost cost_;
   EngineStats stats_;
   MaskWorker masks_;
+  MaskWorker::Clock::time_point masks_due_;  // of the running step; who has none by then is late
   std::unordered_map<uint64_t, std::unique_ptr<Active>> active_;
+  std::map<uint64_t, std::vector<float>> late_;         // sequence -> logits whose masks are not there yet
   std::unordered_map<uint64_t, uint64_t> beam_owners_;  // sequence of a beam -> request
   uint64_t next_beam_ = uint64_t{1} << 63;              // sequence ids that no request has
   std::vector<std::pair<std::shared_ptr<Mailbox>, Event>> outbox_;

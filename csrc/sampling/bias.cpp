@@ -24,6 +24,19 @@ bool stands_before_end(const std::vector<int32_t>& word, const History& history)
 
 }  // namespace
 
+void apply_mask(const uint32_t* mask, std::span<float> logits) {
+  for (size_t first = 0; first < logits.size(); first += 32) {
+    const uint32_t bits = mask[first / 32];
+    if (bits == ~0u) continue;
+    const std::span<float> word = logits.subspan(first, std::min<size_t>(32, logits.size() - first));
+    if (bits == 0) {
+      std::fill(word.begin(), word.end(), -INFINITY);
+      continue;
+    }
+    for (size_t i = 0; i < word.size(); ++i) word[i] = (bits >> i & 1) != 0 ? word[i] : -INFINITY;
+  }
+}
+
 void apply_bias_and_bans(std::span<float> logits, const Params& params, const History& history, const uint32_t* mask) {
   for (const auto& [token, bias] : params.logit_bias) {
     if (token >= 0 && static_cast<size_t>(token) < logits.size()) logits[static_cast<size_t>(token)] += bias;
@@ -37,18 +50,7 @@ void apply_bias_and_bans(std::span<float> logits, const Params& params, const Hi
   for (const std::vector<int32_t>& word : params.bad_words) {
     if (!word.empty() && stands_before_end(word, history)) ban(logits, word.back());
   }
-  if (mask != nullptr) {
-    for (size_t first = 0; first < logits.size(); first += 32) {
-      const uint32_t bits = mask[first / 32];
-      if (bits == ~0u) continue;
-      const std::span<float> word = logits.subspan(first, std::min<size_t>(32, logits.size() - first));
-      if (bits == 0) {
-        std::fill(word.begin(), word.end(), -INFINITY);
-        continue;
-      }
-      for (size_t i = 0; i < word.size(); ++i) word[i] = (bits >> i & 1) != 0 ? word[i] : -INFINITY;
-    }
-  }
+  if (mask != nullptr) apply_mask(mask, logits);
 }
 
 }  // namespace halfbyte::sampling

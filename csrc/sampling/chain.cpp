@@ -76,14 +76,6 @@ void check(const Params& p, int32_t n_vocab) {
   check_sequences(p.dry_sequence_breakers, n_vocab, "dry_sequence_breakers");
 }
 
-float log_sum_exp(std::span<const float> logits) {
-  float highest = -INFINITY;
-  for (const float logit : logits) highest = logit > highest ? logit : highest;
-  double sum = 0.0;
-  for (const float logit : logits) sum += std::exp(logit - highest);
-  return highest + static_cast<float>(std::log(sum));
-}
-
 // Index of the highest logit, the lowest id among equals; -1 when none can be chosen.
 int32_t argmax(std::span<const float> logits) {
   float highest = -INFINITY;
@@ -95,6 +87,14 @@ int32_t argmax(std::span<const float> logits) {
 }
 
 }  // namespace
+
+float log_sum_exp(std::span<const float> logits) {
+  float highest = -INFINITY;
+  for (const float logit : logits) highest = logit > highest ? logit : highest;
+  double sum = 0.0;
+  for (const float logit : logits) sum += std::exp(logit - highest);
+  return highest + static_cast<float>(std::log(sum));
+}
 
 std::vector<TokenLogprob> most_likely(std::span<float> logits, size_t n) {
   std::vector<TokenLogprob> out;

@@ -17,6 +17,13 @@ struct TokenLogprob {
   float logprob = 0.0f;
 };
 
+// log of the sum of exp(logits).
+float log_sum_exp(std::span<const float> logits);
+
+// Sets to -inf what a mask leaves out: (n_vocab + 31) / 32 words with bit t%32 of word t/32 set where token t is
+// allowed (llguidance's format).
+void apply_mask(const uint32_t* mask, std::span<float> logits);
+
 // The n most likely tokens of a row of logits, best first.
 std::vector<TokenLogprob> most_likely(std::span<float> logits, size_t n);
 
@@ -36,9 +43,9 @@ class Chain {
   Chain(Chain&&) noexcept;
   Chain& operator=(Chain&&) noexcept;
 
-  // `history`: prompt tokens, then generated ones. `logits`: (n_vocab), changed in place. `mask`: nullptr, or
-  // (n_vocab + 31) / 32 words with bit t%32 of word t/32 set where token t is allowed (llguidance's format).
-  // Ties break towards the lower token id. Throws Error(invalid_argument) when every logit is NaN or masked.
+  // `history`: prompt tokens, then generated ones. `logits`: (n_vocab), changed in place. `mask`: nullptr, or as
+  // apply_mask() takes it. Ties break towards the lower token id. Throws Error(invalid_argument) when every logit is
+  // NaN or masked.
   Sample sample(std::span<float> logits, std::span<const int32_t> prompt, std::span<const int32_t> generated,
                 const uint32_t* mask = nullptr);
 

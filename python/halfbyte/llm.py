@@ -348,7 +348,7 @@ class LLM:
         if params.best_of is not None and params.logprobs is None:
             core.n_logprobs = 0
         is_search = params.beam_width > 1
-        for i in range(1 if is_search else params.best_of or params.n):
+        for i in range(1 if is_search else params.n_sequences):
             if params.seed is not None:
                 core.seed = (params.seed + i) % (1 << 64)
             box = mailbox if mailbox is not None else _core.Mailbox()
@@ -404,12 +404,9 @@ class LLM:
         try:
             outputs = []
             for running in requests:
-                answers = [r.wait() for r in running]
-                if answers[0].params.best_of is not None:
-                    answers.sort(key=lambda answer: answer.score or 0.0, reverse=True)
-                    del answers[answers[0].params.n :]
-                answers[0].others += answers[1:]
-                outputs.append(answers[0])
+                best, *others = Output.chosen([r.wait() for r in running])
+                best.others = others
+                outputs.append(best)
             return outputs
         except BaseException:
             _cancel(requests)

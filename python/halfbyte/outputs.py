@@ -136,6 +136,14 @@ class Output:
     def __str__(self) -> str:
         return self.text
 
+    @staticmethod
+    def chosen(answers: list[Output]) -> list[Output]:
+        """Of all that was computed for one prompt what its parameters ask for; best first where there was a choice."""
+        params = answers[0].params
+        if params.best_of is not None:
+            answers = sorted(answers, key=lambda answer: answer.score or 0.0, reverse=True)[: params.n]
+        return [each for answer in answers for each in (answer, *answer.others)]
+
     def to_openai(self, model: str = "halfbyte") -> dict[str, Any]:
         """A dict in the shape of OpenAI's text completion."""
         answers = [self, *self.others]

@@ -30,7 +30,9 @@ class SamplingParams:
 
     n answers come as one result and its `others`; best_of draws more and keeps the n of highest mean log probability.
     beam_width above 1 searches for the n answers of highest log probability / length ** length_penalty instead of
-    drawing them, and stops when there are beam_width (early_stopping), or none can be better.
+    drawing them, and stops when there are beam_width (early_stopping), or none can be better. It keeps to response_format
+    and stop, and takes no other sampling parameters. Requests may say so as vLLM's do: use_beam_search with best_of beams
+    (replace(), generate() and the server).
 
     temperature <= 0 is greedy. top_k <= 0, top_p >= 1, min_p <= 0, typical_p >= 1, top_n_sigma <= 0,
     xtc_probability <= 0, dry_multiplier <= 0, mirostat 0 are off. max_tokens None means until the model stops or the
@@ -123,6 +125,11 @@ class SamplingParams:
         """The stop strings as a list."""
         return [self.stop] if isinstance(self.stop, str) and self.stop else [s for s in self.stop if s]
 
+    @property
+    def n_sequences(self) -> int:
+        """How many answers are computed at once for one prompt."""
+        return max(self.beam_width, self.best_of or self.n)
+
     def replace(self, **changes: Any) -> SamplingParams:
         """A copy with some fields changed; unknown names are refused with a suggestion."""
         return replace(self, **resolve_names(changes))
@@ -155,6 +162,11 @@ _CORE_NAMES = frozenset(name for name in dir(_core.SamplingParams) if not name.s
 def resolve_names(keywords: Mapping[str, Any]) -> dict[str, Any]:
     """Keywords under their own names (aliases of other engines accepted); unknown ones are refused."""
     out: dict[str, Any] = {}
+    keywords = dict(keywords)
+    if keywords.pop("use_beam_search", False):
+        keywords["beam_width"] = keywords.pop("best_of", None) or keywords.get("n", 1)
+        if keywords["beam_width"] == 1:
+            keywords["temperature"] = 0.0  # a search with one beam takes the likeliest token
     for key, value in keywords.items():
         name = _ALIASES.get(key, key)
         if name not in _NAMES:

@@ -34,14 +34,13 @@ class Running:
         form: AnswerForm,
     ) -> None:
         self._engine, self.id, self._mailbox, self._seed = engine, request, mailbox, seed
-        self._params = params
+        self._params, self._tokenizer, self._form = params, tokenizer, form
         self._text, self._done = tokenizer.stream(), False
         self._with_shown = shown_text(form, tokenizer) if form.shown else None
         self._parser = form.new_parser() if form.new_parser is not None else None
-        self._parse = form.parse
         self.message = Message()
         self._ids: list[int] = []
-        self._others: list[dict[str, Any]] = []  # of beam search
+        self._others: list[Mapping[str, Any]] = []  # of beam search
         self._score: float | None = None
         self._sum_logprobs = 0.0
         self._logprobs: list[Logprob] = []
@@ -78,7 +77,7 @@ class Running:
         n_known = len(self._logprobs)
         if event["hypotheses"]:
             self._others = event["hypotheses"][1:]
-            event = {**event, **_as_event(event["hypotheses"][0])}
+            event = {**event, **event["hypotheses"][0]}
             self._score = event["score"]
         new_ids = self._take(event)
         data = event["bytes"] if self._with_shown is None else self._with_shown(new_ids, event["bytes"])
@@ -115,17 +114,24 @@ class Running:
         if new_ids:
             self._first = now if not self._ids else self._first
             self._last = now
-        if self._params.logprobs is not None:
-            self._logprobs += [Logprob(s["token"], s["logprob"], s["top_logprobs"]) for s in event["samples"]]
+        self._logprobs += self._logprobs_of(event)
         self._ids += new_ids
         self._sum_logprobs += sum(sample["logprob"] for sample in event["samples"])
         self.usage.completion_tokens = len(self._ids)
         return new_ids
 
+    def _logprobs_of(self, event: Mapping[str, Any]) -> list[Logprob]:
+        if self._params.logprobs is None:
+            return []
+        return [Logprob(s["token"], s["logprob"], s["top_logprobs"]) for s in event["samples"]]
+
+    @property
+    def n_generated(self) -> int:
+        """Tokens of the answer so far, and of the others that beam search found."""
+        return self.usage.completion_tokens + sum(len(other["samples"]) for other in self._others)
+
     def _output(self, event: Mapping[str, Any]) -> Output:
-        ids, reason = self._ids, None
-        if event["finish"] == "stop":
-            reason = event["stop_string"].decode("utf-8", "replace") if event["stop_string"] else event["stop_token"]
+        ids = self._ids
         if self._params.best_of is not None:
             self._score = self._sum_logprobs / max(1, len(ids))
         n_new = self.usage.prompt_tokens - self.usage.cached_tokens
@@ -133,10 +139,10 @@ class Running:
             text=self.message.content,
             reasoning=self.message.reasoning,
             tool_calls=self.message.tool_calls,
-            parse=self._parse,
+            parse=self._form.parse,
             token_ids=ids,
             finish_reason=self._finish_reason(event),
-            stop_reason=reason,
+            stop_reason=_stop_reason(event),
             seed=self._seed,
             usage=self.usage,
             timing=Timing(self._first - self._start, self._last - self._first, n_new, len(ids)),
@@ -146,29 +152,38 @@ class Running:
             prompt_top_logprobs=self.prompt_top_logprobs or None,
             score=self._score,
         )
-        for other in self._others:
-            output.others.append(
-                replace(
-                    output,
-                    text=other["bytes"].decode("utf-8", "replace"),
-                    token_ids=other["tokens"],
-                    finish_reason=other["finish"],
-                    stop_reason=other["tokens"][-1] if other["finish"] == "stop" else None,
-                    usage=replace(self.usage, completion_tokens=len(other["tokens"])),
-                    others=[],
-                    score=other["score"],
-                )
-            )
+        output.others = [self._other(output, each) for each in self._others]
         return output
 
+    def _other(self, output: Output, hypothesis: Mapping[str, Any]) -> Output:
+        """A further result of beam search, beside the first."""
+        ids = [sample["token"] for sample in hypothesis["samples"]]
+        data = hypothesis["bytes"]
+        if self._form.shown:
+            data = shown_text(self._form, self._tokenizer)(ids, data)
+        text, message = data.decode("utf-8", "replace"), Message()
+        if self._form.new_parser is None:
+            message.add([Delta(content=text)])
+        else:
+            parser = self._form.new_parser()
+            message.add(parser.feed(text) + parser.finish())
+        is_call = hypothesis["finish"] == "stop" and bool(message.tool_calls)
+        return replace(
+            output,
+            text=message.content,
+            reasoning=message.reasoning,
+            tool_calls=message.tool_calls,
+            token_ids=ids,
+            finish_reason="tool_calls" if is_call else hypothesis["finish"],
+            stop_reason=_stop_reason(hypothesis),
+            usage=replace(self.usage, completion_tokens=len(ids)),
+            logprobs=self._logprobs_of(hypothesis) if self._params.logprobs is not None else None,
+            others=[],
+            score=hypothesis["score"],
+        )
 
-def _as_event(hypothesis: Mapping[str, Any]) -> dict[str, Any]:
-    """A result of beam search as the event of an answer that was drawn at once."""
-    tokens = hypothesis["tokens"]
-    return {
-        "samples": [{"token": token, "logprob": 0.0, "top_logprobs": []} for token in tokens],
-        "bytes": hypothesis["bytes"],
-        "finish": hypothesis["finish"],
-        "stop_token": tokens[-1] if hypothesis["finish"] == "stop" else -1,
-        "score": hypothesis["score"],
-    }
+
+def _stop_reason(event: Mapping[str, Any]) -> str | int | None:
+    if event["finish"] != "stop":
+        return None
+    return event["stop_string"].decode("utf-8", "replace") if event["stop_string"] else int(event["stop_token"])

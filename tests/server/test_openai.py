@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,33 @@ def test_a_prompt_can_be_scored_without_an_answer(live: Live) -> None:
     tops = (logprobs.top_logprobs or [])[4 - len(best) :]
     assert [max(top.values()) for top in tops] == pytest.approx(best.tolist(), abs=1e-4)
     assert len(logprobs.token_logprobs or []) == 4
+
+
+def test_beam_search_is_that_of_the_library(live: Live) -> None:
+    with live.http() as http:
+        ask: dict[str, Any] = {"prompt": "abc", "max_tokens": 8, "n": 2, "best_of": 4, "use_beam_search": True}
+        for more in ({}, {"guided_regex": "(yes|no)+x"}, {"stop": ["e", "a"]}, {"length_penalty": -1.0, "logprobs": 2}):
+            answer = http.post("/v1/completions", json={**ask, **more}).json()
+            wanted = re.compile(more["guided_regex"]) if "guided_regex" in more else None
+            kept = {name: value for name, value in more.items() if name in ("stop", "length_penalty")}
+            found = live.llm.generate("abc", beam_width=4, n=2, max_tokens=8, response_format=wanted, **kept)
+            assert [choice["text"] for choice in answer["choices"]] == [found.text, found.others[0].text]
+            assert [choice["index"] for choice in answer["choices"]] == [0, 1]
+            n_tokens = sum(len(output.token_ids) for output in (found, *found.others))
+            assert answer["usage"]["completion_tokens"] == n_tokens
+        assert all(1 <= len(tops) <= 2 for tops in answer["choices"][0]["logprobs"]["top_logprobs"])
+
+        chat = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 8, "use_beam_search": True}
+        wanted = {"response_format": {"type": "json_schema", "json_schema": {"schema": {"enum": [1, 22, 33]}}}}
+        answer = http.post("/v1/chat/completions", json={**chat, **wanted, "n": 3}).json()
+        assert len(answer["choices"]) == 3
+        assert {choice["message"]["content"] for choice in answer["choices"]} <= {"1", "22", "33"}
+        best = http.post("/v1/chat/completions", json={**chat, "use_beam_search": False, "n": 2, "best_of": 5}).json()
+        assert len(best["choices"]) == 2
+        greedy = http.post("/v1/completions", json={"prompt": "abc", "max_tokens": 8, "use_beam_search": True}).json()
+        assert greedy["choices"][0]["text"] == live.llm.generate("abc", temperature=0, max_tokens=8).text
+        refused = http.post("/v1/chat/completions", json={**chat, "best_of": 2, "stream": True})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "use_beam_search")
 
 
 def test_best_of_gives_the_likeliest(live: Live) -> None:

@@ -35,7 +35,7 @@ Observer = Callable[[int, dict[str, Any], Piece | None], None]
 
 
 class Job:
-    """Answers under way: of every prompt its params.n, in order. Iterate for (index of the answer, piece).
+    """Answers under way: of every prompt all that are computed, in order. Iterate for (index of the answer, piece).
 
     Iteration raises what made an answer fail; the others are cancelled then.
     """
@@ -47,6 +47,7 @@ class Job:
         self._n_open = 0
         self._error: Exception | None = None
         self.answers: list[Running] = []
+        self.n_each = 1  # of one prompt
         self.observer: Observer | None = None
 
     def __aiter__(self) -> Job:
@@ -63,12 +64,15 @@ class Job:
         return self._pieces.popleft()
 
     async def outputs(self) -> list[Output]:
-        """The finished answers, in order."""
+        """The finished answers that were asked for: of every prompt its params.n, in order."""
         found: dict[int, Output] = {}
         async for index, piece in self:
             if piece.output is not None:
                 found[index] = piece.output
-        return [found[i] for i in range(len(self.answers))]
+        answers = [found[i] for i in range(len(self.answers))]
+        return [
+            each for i in range(0, len(answers), self.n_each) for each in Output.chosen(answers[i : i + self.n_each])
+        ]
 
     def cancel(self) -> None:
         """Ends what still runs, within one step of the engine."""
@@ -127,9 +131,9 @@ class Bridge:
         job = Job(self)
         try:
             for prompt in prompts:
-                for answer in self._llm.submit(
-                    prompt.ids, prompt.params, self._mailbox, form=prompt.form, client=client
-                ):
+                answers = self._llm.submit(prompt.ids, prompt.params, self._mailbox, form=prompt.form, client=client)
+                job.n_each = len(answers)
+                for answer in answers:
                     self._open[answer.id] = (job, len(job.answers))
                     job.add(answer)
         except BaseException:

@@ -62,7 +62,7 @@ class Call:
         """Queues prompts; the job ends with the call, or when the client goes away, or time is up. param: the field
         that holds the prompts, for error objects. Raises ApiError."""
         config = self.server.config
-        n_answers = sum(prompt.params.n for prompt in prompts)
+        n_answers = sum(prompt.params.n_sequences for prompt in prompts)
         if n_answers > config.max_choices:
             raise ApiError(400, f"{n_answers} answers were asked for; {config.max_choices} are allowed.", param="n")
         for prompt in prompts:
@@ -106,7 +106,7 @@ class Call:
             for answer in job.answers:
                 total.prompt_tokens += answer.usage.prompt_tokens
                 total.cached_tokens += answer.usage.cached_tokens
-                total.completion_tokens += answer.usage.completion_tokens
+                total.completion_tokens += answer.n_generated
         return total
 
     def close(self) -> None:

@@ -45,6 +45,14 @@ class ChatAnswer:
         self.output: Output | None = None
         self.finish_reason: str | None = None
 
+    @classmethod
+    def of(cls, output: Output) -> ChatAnswer:
+        """A finished one."""
+        answer = cls()
+        answer.message = Message(output.text, output.reasoning, output.tool_calls)
+        answer.output, answer.finish_reason = output, output.finish_reason
+        return answer
+
     def feed(self, piece: Piece) -> list[Delta]:
         """What a piece adds to the message."""
         deltas = [Delta(reasoning=piece.reasoning)] if piece.reasoning else []
@@ -68,10 +76,11 @@ class ChatRun:
             yield index, self.answers[index].feed(piece), piece
 
     async def wait(self) -> list[ChatAnswer]:
-        """The finished answers."""
+        """The finished answers that were asked for."""
         async for _ in self:
             pass
-        return self.answers
+        outputs = [answer.output for answer in self.answers if answer.output is not None]
+        return [ChatAnswer.of(output) for output in Output.chosen(outputs)]
 
     @property
     def n_prompt(self) -> int:
@@ -86,7 +95,7 @@ class ChatRun:
     @property
     def n_generated(self) -> int:
         """Tokens of all answers so far."""
-        return sum(answer.usage.completion_tokens for answer in self._job.answers)
+        return sum(answer.n_generated for answer in self._job.answers)
 
     @property
     def n_reasoning(self) -> int:

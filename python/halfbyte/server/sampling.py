@@ -110,6 +110,35 @@ class SamplingFields(Body):
             raise ApiError.of(error) from error
 
 
+class ChoiceFields(Body):
+    """How many answers there are, and how they are found. Chats know best_of and beam search from vLLM."""
+
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    best_of: Annotated[int, Field(ge=1, le=128)] | None = None
+    use_beam_search: bool | None = None
+    length_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None
+    early_stopping: bool | None = None
+
+    def choice(self, *, stream: bool) -> dict[str, Any]:
+        """The fields for to_params(). Raises ApiError."""
+        n = self.n or 1
+        best_of = self.best_of or n
+        if best_of < n:
+            raise ApiError(400, f"best_of is {best_of}, less than n, which is {n}.", param="best_of")
+        if stream and (best_of > n or (self.use_beam_search and best_of > 1)):
+            field = "use_beam_search" if self.use_beam_search else "best_of"
+            raise ApiError(400, f"{field} needs all answers before it can choose: it cannot stream.", param=field)
+        if self.use_beam_search:
+            names = ("length_penalty", "early_stopping")
+            return {
+                "n": n,
+                "best_of": best_of,
+                "use_beam_search": True,
+                **{name: getattr(self, name) for name in names},
+            }
+        return {"n": n, "best_of": best_of if best_of > n else None}
+
+
 def _strengths(chosen: list[AdapterChoice], names: list[str]) -> dict[str, float]:
     """Adapters that are not among the chosen do not count, as in llama.cpp."""
     unknown = next((choice.id for choice in chosen if choice.id >= len(names)), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from halfbyte.outputs import Logprob, Output
+from halfbyte.outputs import Logprob
 from halfbyte.tokenizer import Tokenizer
 
 #: What stands for a probability of zero: JSON has no infinity.
@@ -72,9 +72,3 @@ def completion_logprobs(
 
 def _text(tokenizer: Tokenizer, token: int) -> str:
     return tokenizer.token_bytes(token).decode("utf-8", "replace")
-
-
-def mean_logprob(output: Output) -> float:
-    """By this best_of chooses: the log probability a token."""
-    entries = output.logprobs or []
-    return sum(max(entry.logprob, _LEAST) for entry in entries) / max(1, len(entries))

@@ -18,7 +18,7 @@ from halfbyte.server.constraints import ConstraintFields
 from halfbyte.server.errors import ApiError
 from halfbyte.server.models import LoadedModel
 from halfbyte.server.responses import DONE, EventStream, Json, event
-from halfbyte.server.sampling import Body, NoLimit, SamplingFields, first
+from halfbyte.server.sampling import Body, ChoiceFields, NoLimit, SamplingFields, first
 from halfbyte.server.shapes import chat_logprobs, usage_of, without_end
 
 router = APIRouter(tags=["openai"])
@@ -30,12 +30,11 @@ class StreamOptions(Body):
     include_usage: bool | None = None
 
 
-class ChatRequest(SamplingFields, ConstraintFields):
+class ChatRequest(SamplingFields, ChoiceFields, ConstraintFields):
     model: str | None = None
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
     max_tokens: Count = None
     max_completion_tokens: Count = None
-    n: Annotated[int, Field(ge=1, le=128)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
@@ -70,7 +69,7 @@ def _ask(call: Call, model: LoadedModel, body: ChatRequest) -> ChatAsk:
         model,
         call.server.config,
         max_tokens=first(body.max_completion_tokens, body.max_tokens),
-        n=body.n,
+        **body.choice(stream=bool(body.stream)),
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
     variables = dict(body.chat_template_kwargs or {})
