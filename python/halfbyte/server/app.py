@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -24,32 +22,15 @@ from halfbyte.server.metrics import Metrics
 from halfbyte.server.models import ModelPool
 from halfbyte.server.protocols import PROTOCOLS
 from halfbyte.server.responses import Json
+from halfbyte.server.state import Server
 from halfbyte.server.stored import ResponseStore
-
-
-@dataclass
-class Server:
-    """What all requests share."""
-
-    models: ModelPool
-    config: ServerConfig
-    metrics: Metrics
-    responses: ResponseStore
-
-    def error_body(self, path: str, error: ApiError) -> dict[str, Any]:
-        """The error in the words of the protocol that the path belongs to."""
-        for protocol in PROTOCOLS:
-            prefix = getattr(protocol, "ERROR_PREFIX", None)
-            if prefix and path.startswith(prefix):
-                body: dict[str, Any] = protocol.error_body(error)
-                return body
-        return error.openai()
 
 
 def create_app(models: ModelPool, config: ServerConfig | None = None) -> FastAPI:
     """The app over a pool of models. The pool is closed with the app."""
     config = config or ServerConfig()
-    server = Server(models, config, Metrics(models), ResponseStore(config.max_stored_bytes))
+    error_bodies = {p.ERROR_PREFIX: p.error_body for p in PROTOCOLS if hasattr(p, "ERROR_PREFIX")}
+    server = Server(models, config, Metrics(models), ResponseStore(config.max_stored_bytes), error_bodies)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

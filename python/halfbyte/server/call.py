@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.types import Receive
@@ -17,9 +17,7 @@ from halfbyte.outputs import Usage
 from halfbyte.server.bridge import Job, Prompt
 from halfbyte.server.errors import ApiError
 from halfbyte.server.models import LoadedModel
-
-if TYPE_CHECKING:
-    from halfbyte.server.app import Server
+from halfbyte.server.state import Server
 
 T = TypeVar("T")
 

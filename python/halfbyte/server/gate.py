@@ -7,7 +7,6 @@ import logging
 import re
 import time
 import uuid
-from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,10 +15,8 @@ from halfbyte.server.access import Keys, Limits, check_host, check_origin
 from halfbyte.server.call import Call
 from halfbyte.server.errors import ApiError
 from halfbyte.server.responses import Json
+from halfbyte.server.state import Server
 from halfbyte.server.traces import open_traces
-
-if TYPE_CHECKING:
-    from halfbyte.server.app import Server
 
 log = logging.getLogger("halfbyte.server")
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from halfbyte.chat.tools import Delta
 from halfbyte.server.call import Call
 from halfbyte.server.chat_stream import ChatAnswer, ChatAsk, ChatRun
 from halfbyte.server.errors import ApiError
+from halfbyte.server.response_request import ResponsesRequest
 from halfbyte.server.responses import event
-
-if TYPE_CHECKING:
-    from halfbyte.server.protocols.openai_responses import ResponsesRequest
 
 
 def _asked(body: ResponsesRequest, response_id: str) -> list[dict[str, Any]]:

@@ -3,69 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic import Field
 from starlette.responses import Response
 
 from halfbyte.server.call import Call
 from halfbyte.server.chat_stream import ChatAsk, start_chat
-from halfbyte.server.constraints import ConstraintFields, ResponseFormat, Schema
+from halfbyte.server.constraints import ConstraintFields
 from halfbyte.server.errors import ApiError
 from halfbyte.server.models import LoadedModel
 from halfbyte.server.response_items import ItemStream, Shell, items_of
+from halfbyte.server.response_request import ResponsesRequest
 from halfbyte.server.responses import EventStream, Json
-from halfbyte.server.sampling import Body, SamplingFields
 from halfbyte.server.stored import Stored
 
 router = APIRouter(tags=["openai"])
-
-
-class TextFormat(Body):
-    """Like response_format of chats, but flat."""
-
-    type: Literal["text", "json_object", "json_schema"] = "text"
-    name: Annotated[str, Field(max_length=256)] | None = None
-    schema_: Annotated[Schema | None, Field(alias="schema")] = None
-    strict: bool | None = None
-    description: str | None = None
-
-    def as_response_format(self) -> ResponseFormat:
-        if self.type != "json_schema":
-            return ResponseFormat(type=self.type)
-        if self.schema_ is None:
-            raise ApiError(400, "text.format.schema is missing.", param="text.format.schema")
-        named = {"name": self.name or "", "schema": self.schema_}
-        return ResponseFormat.model_validate({"type": self.type, "json_schema": named})
-
-
-class TextOptions(Body):
-    format: TextFormat | None = None
-
-
-class ReasoningOptions(Body):
-    effort: Annotated[str, Field(max_length=64)] | None = None
-    summary: str | None = None
-
-
-class ResponsesRequest(SamplingFields):
-    model: str | None = None
-    input: str | list[dict[str, Any]]
-    instructions: str | None = None
-    max_output_tokens: Annotated[int, Field(ge=1, le=1 << 30)] | None = None
-    text: TextOptions | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
-    reasoning: ReasoningOptions | None = None
-    previous_response_id: str | None = None
-    store: bool | None = None
-    conversation: str | dict[str, Any] | None = None
-    background: bool | None = None
-    metadata: dict[str, Any] | None = None
-    stream: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
 
 
 @router.post("/v1/responses")
