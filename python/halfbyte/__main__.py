@@ -2,7 +2,7 @@
 
 import sys
 
-from halfbyte.cli.main import main
+from halfbyte.cli.entry import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import inspect
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -20,11 +19,20 @@ from halfbyte.chat import chosen_template
 from halfbyte.chat.answer import AnswerForm, chat_form, plain_form
 from halfbyte.chat.prompt import AnyTemplate, prompt_ids
 from halfbyte.chat.tools import ToolChoice, tools_from
-from halfbyte.errors import InvalidArgumentError
-from halfbyte.opening import default_params, open_draft, open_weights, tool_template
+from halfbyte.errors import InvalidArgumentError, UnsupportedError
+from halfbyte.opening import (
+    check_fixed,
+    checked_layers,
+    default_params,
+    open_draft,
+    open_weights,
+    refuse_unknown,
+    strengths_of,
+    tool_template,
+)
 from halfbyte.outputs import Output, Piece
 from halfbyte.params import SamplingParams
-from halfbyte.running import Running
+from halfbyte.running import Running, cancel_all, finish_all
 
 if TYPE_CHECKING:
     from halfbyte.hub import ModelFiles
@@ -76,17 +84,9 @@ class LLM:
         progress: Progress | None = None,
         **unknown: Any,
     ) -> None:
-        if unknown:
-            _refuse_unknown(next(iter(unknown)))
-        if deterministic != "strict":
-            raise InvalidArgumentError(
-                f'deterministic is {deterministic!r}; "strict" is the only numerics there is.', hint="Leave it out."
-            )
-        layers = -1 if n_gpu_layers == "auto" else n_gpu_layers
-        if not isinstance(layers, int) or layers < -1:
-            raise InvalidArgumentError(f'n_gpu_layers is {n_gpu_layers}; a count, or "auto" (-1), was expected.')
-        if seed is not None and not 0 <= seed < 1 << 64:
-            raise InvalidArgumentError(f"seed is {seed}; 0 to 2**64 - 1, or None, was expected.")
+        refuse_unknown(unknown, inspect.signature(LLM.__init__).parameters)
+        layers = checked_layers(n_gpu_layers)
+        check_fixed(deterministic, seed)
         from halfbyte.hub import ModelFiles, open_model
         from halfbyte.hub.parameters import sampling_overrides
 
@@ -99,7 +99,7 @@ class LLM:
         metadata, self._n_logits = self._weights.metadata, int(self._weights.n_vocab)
         #: Adapters that are loaded; generate(..., lora=) chooses among them.
         self.adapters = Adapters(self._weights, metadata)
-        for path, strength in {**dict.fromkeys(map(str, files.adapters), 1.0), **_strengths(lora)}.items():
+        for path, strength in {**dict.fromkeys(map(str, files.adapters), 1.0), **strengths_of(lora)}.items():
             self.adapters.default[self.adapters.load(path)] = strength
         self.metadata: dict[str, Any] = {k: v for k, v in metadata.items() if not k.startswith("tokenizer.ggml.")}
         if self.tokenizer.n_vocab > self._weights.n_vocab:
@@ -156,7 +156,7 @@ class LLM:
 
         params may be a list too, one for each prompt; keywords override its fields (temperature=0, max_tokens=64).
         """
-        outputs = self._finish_all(self._submit_all(self._prepared(prompt, params, overrides)))
+        outputs = finish_all(self._submit_all(self._prepared(prompt, params, overrides)))
         return outputs if _is_batch(prompt) else outputs[0]
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any) -> Iterator[Piece]:
@@ -171,7 +171,7 @@ class LLM:
         documents= and chat_template_kwargs= reach the template.
         """
         ids, merged, form = self._chat(messages, params, overrides)
-        return self._finish_all([self.submit(ids, merged, form=form)])[0]
+        return finish_all([self.submit(ids, merged, form=form)])[0]
 
     def chat_stream(
         self, messages: Messages, params: SamplingParams | None = None, **overrides: Any
@@ -184,9 +184,9 @@ class LLM:
         jobs = await asyncio.to_thread(self._prepared, prompt, params, overrides)
         requests = self._submit_all(jobs)  # here: a thread would go on when the task is cancelled meanwhile
         try:
-            outputs = await asyncio.to_thread(self._finish_all, requests)
+            outputs = await asyncio.to_thread(finish_all, requests)
         finally:
-            _cancel(requests)
+            cancel_all(requests)
         return outputs if _is_batch(prompt) else outputs[0]
 
     async def astream(
@@ -239,6 +239,12 @@ class LLM:
         self._engine = None
         self._weights = None
         self.adapters = Adapters(None, {})
+
+    def __reduce__(self) -> Any:
+        raise UnsupportedError(
+            "An LLM cannot be pickled: its weights and threads belong to this process.",
+            hint="Open the model in the process that is to use it.",
+        )
 
     def __enter__(self) -> LLM:
         return self
@@ -353,32 +359,22 @@ class LLM:
                 core.seed = (params.seed + i) % (1 << 64)
             box = mailbox if mailbox is not None else _core.Mailbox()
             try:
-                request, seed = engine.submit(
+                answer = Running.start(
+                    engine,
                     ids,
                     core,
                     box,
-                    max_tokens=-1 if params.max_tokens is None else params.max_tokens,
-                    min_tokens=params.min_tokens,
-                    stop_tokens=stop_ids,
-                    stop_strings=[s.encode() for s in params.stop_list],
-                    include_stop=params.include_stop,
-                    overflow=params.overflow,
-                    n_keep=params.n_keep,
-                    priority=params.priority,
-                    client=client,
-                    prompt_logprobs=params.prompt_logprobs,
-                    beam_width=params.beam_width,
-                    n_hypotheses=params.n if is_search else 1,
-                    length_penalty=params.length_penalty,
-                    early_stopping=params.early_stopping,
-                    processors=list(params.logits_processors),
+                    params,
+                    self.tokenizer,
+                    form,
+                    stop_ids=stop_ids,
                     adapters=adapters,
-                    mask_function=form.plan.begin() if form.plan is not None else None,
+                    client=client,
                 )
             except BaseException:
-                _cancel([running])  # all answers or none
+                cancel_all([running])  # all answers or none
                 raise
-            running.append(Running(engine, request, box, seed, len(ids), params, self.tokenizer, form))
+            running.append(answer)
         return running
 
     def _prepared(self, prompt: Any, params: Any, overrides: Mapping[str, Any]) -> list[_Request]:
@@ -396,21 +392,9 @@ class LLM:
             for ids, params, form in jobs:
                 requests.append(self.submit(ids, params, form=form))
         except BaseException:
-            _cancel(requests)
+            cancel_all(requests)
             raise
         return requests
-
-    def _finish_all(self, requests: list[list[Running]]) -> list[Output]:
-        try:
-            outputs = []
-            for running in requests:
-                best, *others = Output.chosen([r.wait() for r in running])
-                best.others = others
-                outputs.append(best)
-            return outputs
-        except BaseException:
-            _cancel(requests)
-            raise
 
     def _submit_one(self, ids: list[int], params: SamplingParams, form: AnswerForm | None = None) -> Running:
         if params.n != 1 or params.best_of is not None or params.beam_width > 1:
@@ -437,29 +421,8 @@ class ChatPrompt:
     form: AnswerForm
 
 
-def _cancel(requests: list[list[Running]]) -> None:
-    for running in requests:
-        for answer in running:
-            answer.cancel()
-
-
-def _strengths(lora: Mapping[str, float] | Sequence[str | Path] | None) -> dict[str, float]:
-    if isinstance(lora, Mapping):
-        return {str(path): float(strength) for path, strength in lora.items()}
-    return {str(path): 1.0 for path in lora or ()}
-
-
 def _is_batch(prompt: Any) -> bool:
     if isinstance(prompt, str):
         return False
     items = list(prompt)
     return not items or isinstance(items[0], str) or not isinstance(items[0], (int, np.integer))
-
-
-def _refuse_unknown(name: str) -> None:
-    known = [p for p in inspect.signature(LLM.__init__).parameters if p not in ("self", "unknown")]
-    close = difflib.get_close_matches(name, known, n=1)
-    raise InvalidArgumentError(
-        f"LLM() has no argument {name}.",
-        hint=f"Did you mean {close[0]}?" if close else f"Known are {', '.join(known)}.",
-    )

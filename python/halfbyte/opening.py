@@ -1,9 +1,10 @@
-"""What an LLM is opened with: weights and tokenizer from files, the defaults that a model's makers recommend."""
+"""What an LLM is opened with: checked arguments, weights and tokenizer from files, its makers' recommended defaults."""
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +62,42 @@ def default_params(metadata: Mapping[str, Any], config: Path) -> SamplingParams:
     }  # fmt: skip
     keys = {f"general.sampling.{theirs}": ours for theirs, ours in names.items()}
     return SamplingParams(**{ours: metadata[key] for key, ours in keys.items() if key in metadata})
+
+
+# Arguments ------------------------------------------------------------------------------------------------------------
+
+
+def refuse_unknown(unknown: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Raises InvalidArgumentError, with a suggestion, when there is an argument of no known name."""
+    for name in unknown:
+        names = [p for p in known if p not in ("self", "unknown")]
+        close = difflib.get_close_matches(name, names, n=1)
+        raise InvalidArgumentError(
+            f"LLM() has no argument {name}.",
+            hint=f"Did you mean {close[0]}?" if close else f"Known are {', '.join(names)}.",
+        )
+
+
+def checked_layers(n_gpu_layers: int | str) -> int:
+    """The count of layers on the GPU; -1 for as many as fit."""
+    layers = -1 if n_gpu_layers == "auto" else n_gpu_layers
+    if not isinstance(layers, int) or layers < -1:
+        raise InvalidArgumentError(f'n_gpu_layers is {n_gpu_layers}; a count, or "auto" (-1), was expected.')
+    return layers
+
+
+def check_fixed(deterministic: str, seed: int | None) -> None:
+    """Refuses numerics that there are not, and seeds that are none."""
+    if deterministic != "strict":
+        raise InvalidArgumentError(
+            f'deterministic is {deterministic!r}; "strict" is the only numerics there is.', hint="Leave it out."
+        )
+    if seed is not None and not 0 <= seed < 1 << 64:
+        raise InvalidArgumentError(f"seed is {seed}; 0 to 2**64 - 1, or None, was expected.")
+
+
+def strengths_of(lora: Mapping[str, float] | Sequence[str | Path] | None) -> dict[str, float]:
+    """Adapters' paths with their strengths."""
+    if isinstance(lora, Mapping):
+        return {str(path): float(strength) for path, strength in lora.items()}
+    return {str(path): 1.0 for path in lora or ()}

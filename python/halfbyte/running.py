@@ -50,6 +50,47 @@ class Running:
         self._start = time.perf_counter()
         self._first = self._last = self._start
 
+    @classmethod
+    def start(
+        cls,
+        engine: Any,
+        ids: list[int],
+        core: _core.SamplingParams,
+        mailbox: _core.Mailbox,
+        params: SamplingParams,
+        tokenizer: Tokenizer,
+        form: AnswerForm,
+        *,
+        stop_ids: list[int],
+        adapters: Any,
+        client: str,
+    ) -> Running:
+        """Queues one answer. core: params as the engine takes them, with this answer's seed."""
+        is_search = params.beam_width > 1
+        request, seed = engine.submit(
+            ids,
+            core,
+            mailbox,
+            max_tokens=-1 if params.max_tokens is None else params.max_tokens,
+            min_tokens=params.min_tokens,
+            stop_tokens=stop_ids,
+            stop_strings=[s.encode() for s in params.stop_list],
+            include_stop=params.include_stop,
+            overflow=params.overflow,
+            n_keep=params.n_keep,
+            priority=params.priority,
+            client=client,
+            prompt_logprobs=params.prompt_logprobs,
+            beam_width=params.beam_width,
+            n_hypotheses=params.n if is_search else 1,
+            length_penalty=params.length_penalty,
+            early_stopping=params.early_stopping,
+            processors=list(params.logits_processors),
+            adapters=adapters,
+            mask_function=form.plan.begin() if form.plan is not None else None,
+        )
+        return cls(engine, request, mailbox, seed, len(ids), params, tokenizer, form)
+
     def cancel(self) -> None:
         if not self._done:
             self._done = True
@@ -187,3 +228,24 @@ def _stop_reason(event: Mapping[str, Any]) -> str | int | None:
     if event["finish"] != "stop":
         return None
     return event["stop_string"].decode("utf-8", "replace") if event["stop_string"] else int(event["stop_token"])
+
+
+def cancel_all(requests: list[list[Running]]) -> None:
+    """Stops the answers of several requests."""
+    for running in requests:
+        for answer in running:
+            answer.cancel()
+
+
+def finish_all(requests: list[list[Running]]) -> list[Output]:
+    """Each request's answer, with its others; when one fails, or Ctrl-C comes, all are stopped."""
+    try:
+        outputs = []
+        for running in requests:
+            best, *others = Output.chosen([r.wait() for r in running])
+            best.others = others
+            outputs.append(best)
+        return outputs
+    except BaseException:
+        cancel_all(requests)
+        raise

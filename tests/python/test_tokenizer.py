@@ -118,6 +118,17 @@ def test_special_tokens_only_when_asked() -> None:
     assert tokenizer.decode([258, 65, 259], skip_special=True) == tokenizer.piece(65)
 
 
+@pytest.mark.parametrize(("kind", "ends"), [(3, [257, 260]), (4, [257])])
+def test_names_that_end_an_answer_where_they_are_control_tokens(kind: int, ends: list[int]) -> None:
+    metadata = METADATA | {
+        "tokenizer.ggml.tokens": [*TOKENS[:257], "<|eot_id|>", *TOKENS[258:259], "[PAD]", "</s>"],
+        "tokenizer.ggml.token_type": [*KINDS, kind],
+    }
+    tokenizer = Tokenizer.from_metadata(metadata)
+    assert tokenizer.end_ids == ends
+    assert tokenizer.decode(tokenizer.encode("a</s>", add_bos=False)) == "a</s>"
+
+
 def test_unknown_kinds_are_refused_by_name() -> None:
     with pytest.raises(UnsupportedError, match="moon-speak"):
         Tokenizer.from_metadata(METADATA | {"tokenizer.ggml.pre": "moon-speak"})
@@ -164,6 +175,7 @@ def test_gemma_4_is_raw_utf8_whatever_its_pre_says() -> None:
         "tokenizer.ggml.token_type": [3, 1] + [6] * 256 + [1] * 4,
         "tokenizer.ggml.merges": ["▁ a"],
         "tokenizer.ggml.bos_token_id": 0,
+        "tokenizer.ggml.add_bos_token": False,  # as early files say, wrongly
     }
     tokenizer = Tokenizer.from_metadata(metadata)
     pieces = [tokenizer.piece(i) for i in tokenizer.encode("a aÄ é")]

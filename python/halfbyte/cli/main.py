@@ -18,7 +18,7 @@ from halfbyte import cli as package
 from halfbyte.errors import HalfbyteError
 
 # Modules of this package that are no commands.
-_HELPERS = frozenset(("main", "common", "repl"))
+_HELPERS = frozenset(("entry", "main", "common", "repl"))
 
 
 def command_modules() -> dict[str, ModuleType]:
@@ -75,15 +75,17 @@ def _mend_streams() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0, 1 failure, 2 usage, 130 after Ctrl-C."""
     _mend_streams()
-    parser = build_parser()
-    arguments, rest = parser.parse_known_args(argv)
-    if arguments.command is None:
-        parser.print_help(sys.stderr)
-        return 2
-    if rest:
-        what = "no such flag" if rest[0].startswith("-") else "one word too many"
-        parser.exit(2, f"halfbyte {arguments.command}: {what}: {rest[0]}. See halfbyte {arguments.command} --help.\n")
+    arguments = None
     try:
+        parser = build_parser()
+        arguments, rest = parser.parse_known_args(argv)
+        if arguments.command is None:
+            parser.print_help(sys.stderr)
+            return 2
+        if rest:
+            what = "no such flag" if rest[0].startswith("-") else "one word too many"
+            hint = f"See halfbyte {arguments.command} --help."
+            parser.exit(2, f"halfbyte {arguments.command}: {what}: {rest[0]}. {hint}\n")
         return int(arguments.run(arguments) or 0)
     except KeyboardInterrupt:
         print(file=sys.stderr)
@@ -93,12 +95,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except HalfbyteError as error:
-        if arguments.debug:
+        if arguments is None or arguments.debug:
             raise
         print(f"halfbyte: {error}", file=sys.stderr)
         return error.exit_code
     except (MemoryError, OSError) as error:
-        if arguments.debug:
+        if arguments is None or arguments.debug:
             raise
         reason = error.strerror or str(error) if isinstance(error, OSError) else "not enough memory"
         where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""

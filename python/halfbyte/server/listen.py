@@ -6,6 +6,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -21,6 +22,12 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._on_ready = on_ready
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # Who presses Ctrl-C wants the prompt back; services are stopped by SIGTERM.
+        if sig == signal.SIGINT:
+            self.config.timeout_graceful_shutdown = 0
+        super().handle_exit(sig, frame)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self.started:
@@ -30,7 +37,7 @@ class _Server(uvicorn.Server):
 def listen(
     app: Any, config: ServerConfig, addresses: Sequence[tuple[str, int]], on_ready: Callable[[list[str]], Any]
 ) -> None:
-    """Serves at (host, port) pairs until SIGTERM or Ctrl-C; running requests are finished first
+    """Serves at (host, port) pairs until Ctrl-C, which stops what runs, or SIGTERM, which lets it finish
     (config.shutdown_timeout_s).
 
     on_ready is called with the URLs once requests are answered. Raises FileError when a port cannot be had.

@@ -42,6 +42,7 @@ class Tokenizer:
         self._byte_level = pre.byte_level
         #: Whether prompts of this model begin with BOS (end with EOS).
         self.add_bos = vocabulary.flag("add_bos_token", self._model in ("llama", "bert") or pre.add_bos)
+        self.add_bos |= self._model == "gemma4"  # files of it that say otherwise are wrong
         self.add_eos = vocabulary.flag("add_eos_token", self._model == "t5")
         self._add_sep = vocabulary.flag("add_sep_token", self._model == "bert" or pre.add_sep)
 

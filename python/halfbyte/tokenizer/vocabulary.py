@@ -17,6 +17,8 @@ _END_NAMES = (
     "_<EOT>", "[EOT]", "[EOS]", "<｜end▁of▁sentence｜>", "<end_of_utterance>", "<turn|>", "<|tool_response>", "<|return|>",
     "<|call|>", "<|calls|>", "<|flush|>", "<|eot|>", "<|END_OF_TURN_TOKEN|>", "<|end_of_turn|>", "[e~[",
 )  # fmt: skip
+# The same where they are control tokens; elsewhere they are tags that text may hold.
+_CONTROL_END_NAMES = ("</s>", "<eos>")
 # Models of code write these past the end of what fills a gap.
 _FILL_END_NAMES = (
     "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<|fim_repo|>", "<fim-repo>", "<|repo_name|>", "<reponame>", "<|file_sep|>",
@@ -101,6 +103,7 @@ class Vocabulary:
             i = self.ids.get(name)
             if i is not None and self.kinds[i] in (CONTROL, USER_DEFINED):
                 ids.add(i)
+        ids |= {i for name in _CONTROL_END_NAMES if (i := self.ids.get(name)) is not None and self.kinds[i] == CONTROL}
         if {"<|return|>", "<|call|>"} <= self.ids.keys() or {"<|flush|>", "<|calls|>"} <= self.ids.keys():
             ids.discard(self.ids.get("<|end|>", -1))  # in harmony and Solar it ends a message; the answer goes on
         return sorted(ids)
