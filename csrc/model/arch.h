@@ -68,8 +68,9 @@ struct Config {
   int64_t rope_original_ctx = 0;
   bool yarn_truncate = true;  // the ramp begins and ends at whole pairs
   double yarn_beta_fast = 32.0, yarn_beta_slow = 1.0, yarn_ext_factor = 1.0;
-  double rope_attn_factor = 1.0;  // magnitude multiplier
-  float attention_scale = 0.0f;   // 0: 1/sqrt(head_dim_k)
+  double rope_attn_factor = 1.0;                                     // magnitude multiplier
+  bool norm_heads_after_rope = false, heads_have_own_norms = false;  // as in Arch
+  float attention_scale = 0.0f;                                      // 0: 1/sqrt(head_dim_k)
   float attention_softcap = 0.0f, final_softcap = 0.0f;
   float embedding_scale = 1.0f, residual_scale = 1.0f, logit_scale = 1.0f;
   ExpertsConfig experts;
@@ -85,7 +86,9 @@ struct Arch {
   PositionKind positions = PositionKind::rope;
   ops::RopeKind rope = ops::RopeKind::halves;
   bool scale_embedding_by_sqrt_dim = false;
-  bool normalize_experts = true;  // chosen experts' weights sum to 1, unless the file says otherwise
+  bool norm_heads_after_rope = false;  // norms of q and k follow rope
+  bool heads_have_own_norms = false;   // norms of q and k hold weights for each head, which is normed alone
+  bool normalize_experts = true;       // chosen experts' weights sum to 1, unless the file says otherwise
   // For what no field above says: fills layer-dependent numbers from metadata. nullptr: nothing special.
   void (*customize)(const files::TensorSource& source, Config& config) = nullptr;
 };

@@ -232,6 +232,8 @@ Config read_config(const files::TensorSource& source) {
   config.gated_mlp = arch->gated_mlp;
   config.positions = arch->positions;
   config.rope = arch->rope;
+  config.norm_heads_after_rope = arch->norm_heads_after_rope;
+  config.heads_have_own_norms = arch->heads_have_own_norms;
   config.norm_eps = static_cast<float>(reader.positive_or(
       arch->norm == ops::NormKind::rms ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon", 1e-5));
   config.attention_scale = static_cast<float>(reader.real_or("attention.scale", 0.0));

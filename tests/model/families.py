@@ -11,7 +11,34 @@ import numpy as np
 
 from halfbyte import _core
 
-Weights = dict[str, np.ndarray]
+from .conversion import (
+    BASE,
+    COHERE,
+    COHERE_METADATA,
+    GATE_UP,
+    GEMMA2_NAMES,
+    GPT2_NAMES,
+    HEAD_DIM_32,
+    LANGUAGE_NAMES,
+    LLAMA_NAMES,
+    MOE_NAMES,
+    POST_NORM_NAMES,
+    SHARED_EXPERTS,
+    VISION,
+    Weights,
+    _rope,
+    add_one_to_norms,
+    bias_of_choice,
+    llama3_factors,
+    permute_llama,
+    phi3_fuse,
+    split_heads_of_three,
+    stack_experts,
+    stack_experts_in_turns,
+    stack_experts_permuted,
+    transpose_conv1d,
+    vision_too,
+)
 
 
 @dataclass
@@ -24,162 +51,7 @@ class Family:
     names: dict[str, str]
     metadata: dict[str, Any] = field(default_factory=dict)
     fix: Callable[[Weights, Any], None] = lambda weights, config: None
-
-
-LLAMA_NAMES = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-    "model.layers.{}.input_layernorm": "blk.{}.attn_norm",
-    "model.layers.{}.self_attn.q_proj": "blk.{}.attn_q",
-    "model.layers.{}.self_attn.k_proj": "blk.{}.attn_k",
-    "model.layers.{}.self_attn.v_proj": "blk.{}.attn_v",
-    "model.layers.{}.self_attn.o_proj": "blk.{}.attn_output",
-    "model.layers.{}.self_attn.q_norm": "blk.{}.attn_q_norm",
-    "model.layers.{}.self_attn.k_norm": "blk.{}.attn_k_norm",
-    "model.layers.{}.post_attention_layernorm": "blk.{}.ffn_norm",
-    "model.layers.{}.mlp.gate_proj": "blk.{}.ffn_gate",
-    "model.layers.{}.mlp.up_proj": "blk.{}.ffn_up",
-    "model.layers.{}.mlp.down_proj": "blk.{}.ffn_down",
-}
-GEMMA2_NAMES = LLAMA_NAMES | {
-    "model.layers.{}.post_attention_layernorm": "blk.{}.post_attention_norm",
-    "model.layers.{}.pre_feedforward_layernorm": "blk.{}.ffn_norm",
-    "model.layers.{}.post_feedforward_layernorm": "blk.{}.post_ffw_norm",
-}
-MOE_NAMES = LLAMA_NAMES | {
-    "model.layers.{}.mlp.gate": "blk.{}.ffn_gate_inp",
-    "model.layers.{}.mlp.router": "blk.{}.ffn_gate_inp",
-    "model.layers.{}.mlp.experts": "blk.{}.ffn_exps",
-    "model.layers.{}.mlp.shared_expert_gate": "blk.{}.ffn_gate_inp_shexp",
-    "model.layers.{}.mlp.shared_expert.gate_proj": "blk.{}.ffn_gate_shexp",
-    "model.layers.{}.mlp.shared_expert.up_proj": "blk.{}.ffn_up_shexp",
-    "model.layers.{}.mlp.shared_expert.down_proj": "blk.{}.ffn_down_shexp",
-    "model.layers.{}.block_sparse_moe.router": "blk.{}.ffn_gate_inp",
-    "model.layers.{}.block_sparse_moe.experts": "blk.{}.ffn_exps",
-    "model.layers.{}.shared_mlp.input_linear": "blk.{}.ffn_shexp_gate_up",
-    "model.layers.{}.shared_mlp.output_linear": "blk.{}.ffn_down_shexp",
-    "model.layers.{}.self_attn": "blk.{}.attn",
-}
-BASE = {
-    "vocab_size": 160,
-    "hidden_size": 64,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 96,
-    "max_position_embeddings": 256,
-    "tie_word_embeddings": False,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
-
-
-def permute_llama(weights: Weights, config: Any) -> None:
-    """q and k rows from halves to adjacent pairs, as converters write them for the llama rope."""
-    for name, w in weights.items():
-        heads = (
-            config.num_attention_heads
-            if ".attn_q." in name
-            else config.num_key_value_heads
-            if ".attn_k." in name
-            else 0
-        )
-        if heads:
-            weights[name] = w.reshape(heads, 2, w.shape[0] // heads // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
-
-
-def add_one_to_norms(weights: Weights, config: Any) -> None:
-    for name in weights:
-        if name.endswith("norm.weight"):
-            weights[name] = weights[name] + 1
-
-
-def transpose_conv1d(weights: Weights, config: Any) -> None:
-    for name in list(weights):
-        if name.startswith("blk.") and weights[name].ndim == 2:
-            weights[name] = np.ascontiguousarray(weights[name].T)
-
-
-def split_heads_of_three(weights: Weights, config: Any) -> None:
-    """GPT-NeoX and new Falcon: rows are [head][q k v]; files want q, then k, then v."""
-    n_heads = config.num_attention_heads
-    for name, w in weights.items():
-        if ".attn_qkv." in name:
-            weights[name] = w.reshape(n_heads, 3, -1, *w.shape[1:]).swapaxes(0, 1).reshape(w.shape)
-
-
-def llama3_factors(weights: Weights, config: Any) -> None:
-    permute_llama(weights, config)
-    r = config.rope_parameters
-    dim = config.head_dim
-    freqs = 1.0 / r["rope_theta"] ** (np.arange(0, dim, 2) / dim)
-    low, high = (
-        r["original_max_position_embeddings"] / r["low_freq_factor"],
-        r["original_max_position_embeddings"] / r["high_freq_factor"],
-    )
-    factors = []
-    for freq in freqs:
-        wavelength = 2 * np.pi / freq
-        smooth = (r["original_max_position_embeddings"] / wavelength - r["low_freq_factor"]) / (
-            r["high_freq_factor"] - r["low_freq_factor"]
-        )
-        factors.append(
-            1.0 if wavelength < high else r["factor"] if wavelength > low else 1 / ((1 - smooth) / r["factor"] + smooth)
-        )
-    weights["rope_freqs.weight"] = np.array(factors, np.float32)
-
-
-def phi3_fuse(weights: Weights, config: Any) -> None:
-    r = getattr(config, "rope_parameters", None) or {}
-    if "long_factor" in r:
-        weights["rope_factors_long.weight"] = np.array(r["long_factor"], np.float32)
-        weights["rope_factors_short.weight"] = np.array(r["short_factor"], np.float32)
-
-
-def stack_experts(weights: Weights, config: Any) -> None:
-    """Fused gate and up matrices of experts, and of shared ones, in two; other parameters under their tensors' names."""
-    for name in list(weights):
-        stem, _, kind = name.rpartition(".")
-        w = weights[name]
-        if kind in ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias"):
-            del weights[name]
-            suffix = "bias" if kind.endswith("_bias") else "weight"
-            if kind.startswith("down"):
-                weights[f"{stem.replace('exps', 'down_exps')}.{suffix}"] = w
-            else:
-                for part, half in zip(("gate", "up"), np.split(w, 2, axis=1), strict=True):
-                    weights[f"{stem.replace('exps', f'{part}_exps')}.{suffix}"] = half
-        elif stem.endswith("ffn_shexp_gate_up"):
-            del weights[name]
-            for part, half in zip(("gate", "up"), np.split(w, 2), strict=True):
-                weights[f"{stem.replace('shexp_gate_up', f'{part}_shexp')}.weight"] = half
-        elif stem.endswith("ffn_gate_inp_shexp"):
-            weights[name] = w.reshape(-1)
-
-
-def stack_experts_permuted(weights: Weights, config: Any) -> None:
-    stack_experts(weights, config)
-    permute_llama(weights, config)
-
-
-def stack_experts_in_turns(weights: Weights, config: Any) -> None:
-    """gpt-oss: matrices are (columns, rows), gate and up take turns, sinks are no module of their own."""
-    for name in list(weights):
-        stem, _, kind = name.rpartition(".")
-        w = weights[name]
-        if kind == "sinks":
-            weights[f"{stem}_sinks.weight"] = weights.pop(name)
-        elif kind in ("gate_up_proj", "down_proj"):
-            w = weights[name] = w.swapaxes(1, 2)
-        if kind.startswith("gate_up_proj"):
-            weights[name] = np.concatenate([w[:, 0::2], w[:, 1::2]], axis=1)
-    stack_experts(weights, config)
-
-
-def _rope(theta: float = 10000.0, **more: Any) -> dict[str, Any]:
-    return {"rope_theta": theta, "rope_type": "default", **more}
+    folder: bool = True  # False: transformers has no such class; one that computes the same stands in for it
 
 
 FAMILIES: dict[str, Family] = {
@@ -299,6 +171,106 @@ FAMILIES: dict[str, Family] = {
         BASE | {"embedding_multiplier": 3.0, "attention_multiplier": 0.2, "residual_multiplier": 0.5, "logits_scaling": 4.0}, LLAMA_NAMES,
         {"embedding_scale": 3.0, "attention.scale": 0.2, "residual_scale": 0.5, "logit_scale": 4.0}, permute_llama,
     ),
+    "internlm2": Family("internlm2", "LlamaConfig", BASE, LLAMA_NAMES, {}, permute_llama, folder=False),
+    "exaone": Family("exaone", "LlamaConfig", BASE | {"rope_parameters": _rope(5000.0)}, LLAMA_NAMES, {"rope.freq_base": 5000.0}, folder=False),
+    "minicpm": Family(
+        "minicpm", "GraniteConfig",
+        BASE | {"embedding_multiplier": 12.0, "attention_multiplier": 0.25, "residual_multiplier": 0.7, "logits_scaling": 64 / 256}, LLAMA_NAMES,
+        {}, permute_llama, folder=False,
+    ),
+    "chatglm": Family("chatglm", "GlmConfig", BASE | {"head_dim": 16}, LLAMA_NAMES | GATE_UP, {"rope.dimension_count": 8}),
+    "glm4": Family(
+        "glm4", "Glm4Config", BASE | {"head_dim": 16},
+        LLAMA_NAMES | GATE_UP | {"model.layers.{}.post_self_attn_layernorm": "blk.{}.post_attention_norm",
+                                 "model.layers.{}.post_mlp_layernorm": "blk.{}.post_ffw_norm"},
+        {"rope.dimension_count": 8},
+    ),
+    "glm4moe": Family(
+        "glm4moe", "Glm4MoeConfig",
+        BASE | {"head_dim": 16, "n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 40, "n_shared_experts": 1,
+                "routed_scaling_factor": 1.5, "use_qk_norm": True, "first_k_dense_replace": 1},
+        MOE_NAMES | SHARED_EXPERTS | {"model.layers.{}.post_attention_layernorm": "blk.{}.post_attention_norm"},
+        {"rope.dimension_count": 8, "expert_count": 8, "expert_used_count": 3, "expert_weights_scale": 1.5}, bias_of_choice,
+    ),
+    "command-r": Family("command-r", "CohereConfig", COHERE, LLAMA_NAMES, COHERE_METADATA),
+    "command-r-plus": Family("command-r", "CohereConfig", COHERE | {"use_qk_norm": True}, LLAMA_NAMES, COHERE_METADATA),
+    "cohere2": Family("cohere2", "Cohere2Config", COHERE | {"sliding_window": 16}, LLAMA_NAMES, COHERE_METADATA | {"attention.sliding_window": 16}),
+    "stablelm": Family(
+        "stablelm", "StableLmConfig", BASE | {"use_qkv_bias": True, "partial_rotary_factor": 0.25}, LLAMA_NAMES,
+        {"rope.dimension_count": 4, "attention.layer_norm_epsilon": 1e-5},
+    ),
+    "stablelm-parallel": Family(
+        "stablelm", "StableLmConfig", BASE | {"use_parallel_residual": True, "partial_rotary_factor": 0.25}, LLAMA_NAMES,
+        {"rope.dimension_count": 4, "attention.layer_norm_epsilon": 1e-5},
+    ),
+    "exaone4": Family("exaone4", "Exaone4Config", BASE | {"sliding_window": None, "layer_types": ["full_attention"] * 4}, POST_NORM_NAMES),
+    "exaone4-window": Family(
+        "exaone4", "Exaone4Config", BASE | {"sliding_window": 16, "sliding_window_pattern": 4}, POST_NORM_NAMES, {"attention.sliding_window": 16}
+    ),
+    "olmo3": Family(
+        "olmo2", "Olmo3Config",
+        BASE | {"sliding_window": 16,
+                "rope_parameters": {"sliding_attention": _rope(), "full_attention": _rope() | {
+                    "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}}},
+        POST_NORM_NAMES,
+        {"attention.sliding_window": 16, "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 64},
+    ),
+    "ernie4_5": Family("ernie4_5", "Ernie4_5Config", BASE | {"head_dim": 32, "use_bias": True}, LLAMA_NAMES, HEAD_DIM_32),
+    "ernie4_5-moe": Family(
+        "ernie4_5-moe", "Ernie4_5_MoeConfig",
+        BASE | {"moe_num_experts": 8, "moe_k": 3, "moe_intermediate_size": 40, "moe_num_shared_experts": 2, "moe_layer_start_index": 1},
+        MOE_NAMES | SHARED_EXPERTS | {"model.layers.{}.mlp.gate.moe_statics": "blk.{}.exp_probs_b"},
+        {"expert_count": 8, "expert_used_count": 3}, bias_of_choice,
+    ),
+    "hunyuan-dense": Family(
+        "hunyuan-dense", "HunYuanDenseV1Config", BASE | {"head_dim": 16},
+        LLAMA_NAMES | {"model.layers.{}.self_attn.query_layernorm": "blk.{}.attn_q_norm",
+                       "model.layers.{}.self_attn.key_layernorm": "blk.{}.attn_k_norm"},
+    ),
+    "hunyuan-alpha": Family(
+        "hunyuan-dense", "HunYuanDenseV1Config", BASE | {"head_dim": 16, "rope_parameters": _rope() | {"rope_type": "dynamic", "alpha": 50.0, "factor": 1.0}},
+        LLAMA_NAMES | {"model.layers.{}.self_attn.query_layernorm": "blk.{}.attn_q_norm",
+                       "model.layers.{}.self_attn.key_layernorm": "blk.{}.attn_k_norm"},
+        {"rope.freq_base": 10000.0 * 50.0 ** (16 / 14)},
+    ),
+    "seed_oss": Family(
+        "seed_oss", "SeedOssConfig", BASE | {"head_dim": 32},
+        LLAMA_NAMES | {"model.layers.{}.post_attention_layernorm": "blk.{}.post_attention_norm"}, HEAD_DIM_32,
+    ),
+    "qwen2vl": Family("qwen2vl", "Qwen2VLConfig", vision_too(BASE, [2, 3, 3]), LANGUAGE_NAMES, {"rope.dimension_sections": [2, 3, 3, 0]}),
+    "qwen2.5vl": Family("qwen2vl", "Qwen2_5_VLConfig", vision_too(BASE, [2, 3, 3]), LANGUAGE_NAMES, {"rope.dimension_sections": [2, 3, 3, 0]}),
+    "qwen3vl": Family(
+        "qwen3vl", "Qwen3VLConfig", vision_too(BASE | {"head_dim": 32}, [6, 5, 5]), LANGUAGE_NAMES,
+        HEAD_DIM_32 | {"rope.dimension_sections": [6, 5, 5, 0]},
+    ),
+    "qwen3vlmoe": Family(
+        "qwen3vlmoe", "Qwen3VLMoeConfig",
+        vision_too(BASE | {"head_dim": 32, "num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 40}, [6, 5, 5]), LANGUAGE_NAMES,
+        HEAD_DIM_32 | {"rope.dimension_sections": [6, 5, 5, 0], "expert_count": 8, "expert_used_count": 3}, stack_experts,
+    ),
+    "mistral3": Family(
+        "llama", "Mistral3Config",
+        {"text_config": BASE | {"model_type": "mistral", "head_dim": 16, "sliding_window": None}, "vision_config": VISION | {"model_type": "pixtral"}},
+        LANGUAGE_NAMES, {}, permute_llama,
+    ),
+    "gemma3-vision": Family(
+        "gemma3", "Gemma3Config",
+        {"text_config": BASE | {"model_type": "gemma3_text", "head_dim": 32, "num_hidden_layers": 7, "sliding_window": 16, "query_pre_attn_scalar": 32},
+         "vision_config": VISION | {"model_type": "siglip_vision_model", "num_attention_heads": 4, "image_size": 28, "patch_size": 14},
+         "mm_tokens_per_image": 1, "tie_word_embeddings": True},
+        LANGUAGE_NAMES | {f"model.language_model.{k.removeprefix('model.')}": v for k, v in GEMMA2_NAMES.items() if k.startswith("model.")},
+        HEAD_DIM_32 | {"attention.sliding_window": 16, "rope.freq_base": 1000000.0}, add_one_to_norms,
+    ),
+    "nemotron": Family(
+        "nemotron", "NemotronConfig", BASE | {"partial_rotary_factor": 0.5}, LLAMA_NAMES,
+        {"rope.dimension_count": 8, "attention.layer_norm_epsilon": 1e-5}, add_one_to_norms,
+    ),
+    "arcee": Family("arcee", "ArceeConfig", BASE, LLAMA_NAMES, {}, permute_llama),
+    "starcoder": Family(
+        "starcoder", "GPTBigCodeConfig",
+        {"vocab_size": 160, "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 256, "bos_token_id": 1, "eos_token_id": 2},
+        GPT2_NAMES, {"feed_forward_length": 256, "attention.layer_norm_epsilon": 1e-5, "attention.head_count_kv": 1},
+    ),
     "smollm3": Family("smollm3", "SmolLM3Config", BASE | {"no_rope_layer_interval": 4}, LLAMA_NAMES, {"rope.freq_base": 2000000.0}, permute_llama),
     "starcoder2": Family(
         "starcoder2", "Starcoder2Config", BASE | {"sliding_window": None, "use_bias": True},
@@ -308,10 +280,7 @@ FAMILIES: dict[str, Family] = {
     "gpt2": Family(
         "gpt2", "GPT2Config",
         {"vocab_size": 160, "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 256, "bos_token_id": 1, "eos_token_id": 2},
-        {"transformer.wte": "token_embd", "transformer.wpe": "position_embd", "transformer.ln_f": "output_norm", "lm_head": "output",
-         "transformer.h.{}.ln_1": "blk.{}.attn_norm", "transformer.h.{}.attn.c_attn": "blk.{}.attn_qkv",
-         "transformer.h.{}.attn.c_proj": "blk.{}.attn_output", "transformer.h.{}.ln_2": "blk.{}.ffn_norm",
-         "transformer.h.{}.mlp.c_fc": "blk.{}.ffn_up", "transformer.h.{}.mlp.c_proj": "blk.{}.ffn_down"},
+        GPT2_NAMES,
         {"feed_forward_length": 256, "attention.layer_norm_epsilon": 1e-5}, transpose_conv1d,
     ),
     "phi2": Family(
@@ -355,11 +324,17 @@ def make_model(family: Family) -> Any:
     import torch
     import transformers
 
+    torch.set_num_threads(1)  # models as small as these are slower with more
     torch.manual_seed(11)
     config = getattr(transformers, family.config_class)(**family.arguments)
     config._attn_implementation = "eager"
-    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
+    sees = hasattr(config, "vision_config")
+    kind = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
+    model = kind.from_config(config).float().eval()
     with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.copy_(torch.randn_like(buffer) * 0.1)
         for name, parameter in model.named_parameters():
             # Norms and biases away from their trivial starts, so that each of them matters.
             if parameter.ndim == 1 or name.endswith("_bias"):
@@ -371,7 +346,7 @@ def make_model(family: Family) -> Any:
 
 def write_gguf(model: Any, family: Family, path: Path) -> None:
     """The model as an F32 GGUF."""
-    config, weights = model.config, {}
+    config, weights = model.config.get_text_config(), {}
     tied = bool(getattr(config, "tie_word_embeddings", False))
     for name, tensor in model.state_dict().items():
         stem, _, kind = name.rpartition(".")
@@ -379,9 +354,14 @@ def write_gguf(model: Any, family: Family, path: Path) -> None:
         pattern = ".".join("{}" if part.isdigit() else part for part in stem.split("."))
         target = family.names.get(pattern)
         if target is None:
-            assert "rotary" in name or "inv_freq" in name or name.endswith((".attn.bias", ".masked_bias")), (
-                f"no rule for {name}"
-            )
+            assert (
+                "rotary" in name
+                or "visual" in name
+                or "vision_tower" in name
+                or "projector" in name
+                or "inv_freq" in name
+                or name.endswith((".attn.bias", ".masked_bias"))
+            ), f"no rule for {name}"
             continue
         if target == "output" and tied and kind == "weight":
             continue
@@ -399,9 +379,9 @@ def write_gguf(model: Any, family: Family, path: Path) -> None:
         f"{a}.attention.layer_norm_rms_epsilon": float(getattr(config, "rms_norm_eps", 1e-5)),
         f"{a}.rope.freq_base": 10000.0,
     }
-    metadata |= {f"{a}.{k}": v for k, v in family.metadata.items()}
     rope = getattr(config, "rope_parameters", None)
     if isinstance(rope, dict) and "rope_theta" in rope:
         metadata[f"{a}.rope.freq_base"] = float(rope["rope_theta"])
+    metadata |= {f"{a}.{k}": v for k, v in family.metadata.items()}
     tensors = [(n, "F32", list(w.shape[::-1]), np.ascontiguousarray(w).tobytes()) for n, w in weights.items()]
     _core.write_gguf(str(path), metadata, tensors)

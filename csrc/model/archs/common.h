@@ -20,4 +20,9 @@ inline void alternate_windows(const files::TensorSource& source, Config& config,
   }
 }
 
+// In most families' files logit_scale divides; here it multiplies.
+inline void multiply_logits(Config& config) {
+  config.logit_scale = 1.0f / config.logit_scale;
+}
+
 }  // namespace halfbyte::model::archs

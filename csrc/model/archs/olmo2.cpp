@@ -1,8 +1,23 @@
-// OLMo 2: norms only after each block, and RMS norms over the whole rows of q and k.
+// OLMo 2 and 3: norms only after each block, and RMS norms over the whole rows of q and k. OLMo 3 has three layers with
+// a window to one that sees everything, whose rope alone is stretched.
+#include "model/archs/common.h"
 #include "model/archs/list.h"
 
 namespace halfbyte::model::archs {
 
-const Arch olmo2 = {.name = "olmo2", .norm_places = NormPlaces::post};
+namespace {
+
+void customize(const files::TensorSource& source, Config& config) {
+  const int64_t window = source.metadata().get_int("olmo2.attention.sliding_window").value_or(0);
+  if (window == 0) return;
+  alternate_windows(source, config, window, 4);
+  for (LayerConfig& layer : config.layers) {
+    if (layer.window > 0) layer.rope_freq_scale = 1.0;
+  }
+}
+
+}  // namespace
+
+const Arch olmo2 = {.name = "olmo2", .norm_places = NormPlaces::post, .customize = customize};
 
 }  // namespace halfbyte::model::archs

@@ -5,11 +5,18 @@
 
 namespace halfbyte::model {
 
-// Norms each head where `weight` is one head long, else the whole row.
+// Norms each head where `weight` is one head long or the heads have weights of their own, else the whole row.
 void Stage::norm_heads(float* rows, int64_t stride, int64_t n, int n_heads, const Vector& weight, const Vector& bias) {
   if (weight.empty()) return;
   const Config& c = weights_.config;
   const int64_t dim = static_cast<int64_t>(weight.size()), row_dim = int64_t{n_heads} * c.head_dim_k;
+  if (c.heads_have_own_norms && dim == row_dim) {
+    for (int64_t at = 0; at < row_dim; at += c.head_dim_k) {
+      ops_.norm(context_, c.norm, rows + at, stride, rows + at, stride, n, c.head_dim_k, weight.data() + at, nullptr,
+                c.norm_eps);
+    }
+    return;
+  }
   if (dim == row_dim || stride == row_dim) {
     const int64_t n_norms = n * (row_dim / dim), norm_stride = dim == row_dim ? stride : dim;
     ops_.norm(context_, c.norm, rows, norm_stride, rows, norm_stride, n_norms, dim, weight.data(), bias.data_or_null(),
@@ -51,14 +58,18 @@ void Stage::attention(size_t index, const float* input, const Batch& batch, cach
   adapt(index, &LayerAdapter::q, input, c.n_embd, q, q_stride);
   adapt(index, &LayerAdapter::k, input, c.n_embd, k, k_stride);
   adapt(index, &LayerAdapter::v, input, c.n_embd, v, v_stride);
-  norm_heads(q, q_stride, n, shape.n_heads, w.q_norm, w.q_norm_bias);
-  norm_heads(k, k_stride, n, shape.n_kv_heads, w.k_norm, w.k_norm_bias);
+  const auto norm_q_and_k = [&] {
+    norm_heads(q, q_stride, n, shape.n_heads, w.q_norm, w.q_norm_bias);
+    norm_heads(k, k_stride, n, shape.n_kv_heads, w.k_norm, w.k_norm_bias);
+  };
+  if (!c.norm_heads_after_rope) norm_q_and_k();
   if (c.positions == PositionKind::rope && shape.uses_rope) {
     const size_t table = rope_of_[index];
     const ops::RopeArgs rope_args = {c.rope, c.rope_dim, inv_freqs_[table].as<float>(), magnitudes_[table]};
     ops_.rope(context_, rope_args, q, q_stride, n, shape.n_heads, c.head_dim_k, batch.positions.data());
     ops_.rope(context_, rope_args, k, k_stride, n, shape.n_kv_heads, c.head_dim_k, batch.positions.data());
   }
+  if (c.norm_heads_after_rope) norm_q_and_k();
   const int layer = static_cast<int>(index);
   const auto group = static_cast<size_t>(groups_.group_of[index]);
   ops_.store_kv(context_, kv.layout(layer), kv.layer_data(layer), k, k_stride, v, v_stride, n,

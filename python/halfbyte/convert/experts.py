@@ -12,19 +12,22 @@ from functools import lru_cache
 
 import numpy as np
 
-from halfbyte.convert.families import Family
+from halfbyte.convert.family import Family
 from halfbyte.convert.tensors import Array, Planned, Weight, is_plain
 from halfbyte.errors import FormatError
 
 _ONE = re.compile(r"^(.*\.experts)\.(\d+)\.(\w+\.(?:weight|bias))$")
 _PLAIN_FUSED = re.compile(r"^(.*\.experts)\.(gate_up_proj|down_proj)(_bias)?(?:\.(weight|bias))?$")
 _GRANITE = re.compile(r"^(.*\.(?:block_sparse_moe|shared_mlp))\.(input|output)_linear\.weight$")
+_CHOICE_BIAS = ".e_score_correction_bias"
+# Architectures whose stacks of halves transformers writes as (columns, rows).
+_TURNED = ("qwen3vlmoe",)
 _MAX_EXPERTS = 4096
 
 
-def as_stacks(weights: Mapping[str, Weight], family: Family) -> dict[str, Weight]:
-    """A checkpoint's weights with all experts under their plain names. Raises FormatError for experts that are missing
-    or differ."""
+def as_stacks(weights: Mapping[str, Weight], family: Family, width: int) -> dict[str, Weight]:
+    """A checkpoint's weights with all experts under their plain names; width: of the model (hidden_size). Raises
+    FormatError for experts that are missing or differ."""
     out: dict[str, Weight] = {}
     alone: dict[str, dict[int, Weight]] = {}
     for name, weight in weights.items():
@@ -32,18 +35,30 @@ def as_stacks(weights: Mapping[str, Weight], family: Family) -> dict[str, Weight
             alone.setdefault(f"{match[1]}.{match[3]}", {})[int(match[2])] = weight
         elif match := _PLAIN_FUSED.match(name):
             kind = match[4] or ("bias" if match[3] else "weight")
-            is_turned = family.experts == "turned" and kind == "weight" and is_plain(weight.format)
-            out |= _split(match[1], match[2] == "gate_up_proj", kind, weight, family, is_turned=is_turned)
+            is_gate_up = match[2] == "gate_up_proj"
+            is_turned = kind == "weight" and is_plain(weight.format) and _is_turned(weight, is_gate_up, family, width)
+            out |= _split(match[1], is_gate_up, kind, weight, family, is_turned=is_turned)
         elif match := _GRANITE.match(name):
             prefix = match[1].replace("block_sparse_moe", "block_sparse_moe.experts")
             out |= _split(prefix, match[2] == "input", "weight", weight, family)
         elif name.endswith(".sinks"):
             out[f"{name}.weight"] = weight
+        elif name.endswith(_CHOICE_BIAS):
+            n = weight.shape[-1]
+            out[f"{name.removesuffix('_bias')}.bias"] = _derived(weight, (n,), lambda rows: rows.reshape(-1))
         elif name.endswith(".shared_expert_gate.weight"):
             out[name] = _derived(weight, (weight.shape[-1],), lambda rows: rows.reshape(-1))
         else:
             out[name] = weight
     return out | {name: _stack(name, found) for name, found in alone.items()}
+
+
+def _is_turned(weight: Weight, is_gate_up: bool, family: Family, width: int) -> bool:
+    """Whether a stack is (experts, columns, rows): told by the model's width, else (square ones) by the family."""
+    columns_at = -1 if is_gate_up else -2  # where the width stands unless turned
+    if len(weight.shape) == 3 and weight.shape[-1] != weight.shape[-2]:
+        return weight.shape[columns_at] != width
+    return family.experts == "turns" or family.arch in _TURNED
 
 
 def _stack(name: str, found: dict[int, Weight]) -> Weight:
@@ -76,7 +91,7 @@ def _split(
         raise FormatError(f"{prefix}: a fused gate and up of shape {list(shape)} cannot be cut in two.")
     half = (*shape[:axis], shape[axis] // 2, *shape[axis + 1 :])
     starts = {"gate_proj": slice(0, half[axis]), "up_proj": slice(half[axis], None)}
-    if family.experts == "turned":  # rows in turns
+    if family.experts == "turns":
         starts = {"gate_proj": slice(0, None, 2), "up_proj": slice(1, None, 2)}
     lead = (slice(None),) * axis
     return {
@@ -139,6 +154,9 @@ def as_checkpoint(tensors: list[Planned], family: Family) -> list[Planned]:
 def _plain_name(t: Planned) -> Planned:
     if t.name.endswith(".sinks.weight"):
         return replace(t, name=t.name.removesuffix(".weight"))
+    if t.name.endswith(".e_score_correction.bias"):
+        is_row = ".moe_statics." in t.name
+        return replace(t, name=f"{t.name.removesuffix('.bias')}_bias", shape=(1, *t.shape) if is_row else t.shape)
     if t.name.endswith(".shared_expert_gate.weight"):
         return replace(t, shape=(1, *t.shape))
     return t
@@ -146,7 +164,7 @@ def _plain_name(t: Planned) -> Planned:
 
 def _fused(stack: _Stacked, up: _Stacked | None, family: Family, made: Callable[[str], Array]) -> Planned:
     t = stack.tensor
-    is_turned = family.experts == "turned"
+    is_turned = family.experts == "turns"
     axis = len(t.shape) - (1 if stack.kind == "bias" else 2)
     shape = t.shape
     if up is not None:

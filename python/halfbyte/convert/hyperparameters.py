@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from halfbyte.convert.families import KEYS, Config, Family
+from halfbyte.convert.family import KEYS, Config, Family
 from halfbyte.convert.transforms import Heads
 from halfbyte.errors import FormatError, UnsupportedError
 
@@ -98,12 +98,19 @@ _UNTRUNCATED = ("gpt-oss",)
 
 def _rope_metadata(family: Family, config: Config, head_dim: int) -> dict[str, Any]:
     rope = _rope_of(family, config)
-    part = rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or config.get("rotary_pct")
-    part = part or family.defaults.get("partial_rotary_factor") or family.defaults.get("rotary_pct") or 1.0
+    sources = [
+        (s, n) for s in (rope, config, family.defaults) for n in ("partial_rotary_factor", "rotary_pct", "rope_pct")
+    ]
+    part = next((s[n] for s, n in sources if s.get(n)), 1.0)
     out: dict[str, Any] = {"rope.dimension_count": int(head_dim * part), "rope.freq_base": float(rope["rope_theta"])}
     if family.arch == "gemma3":
         out["rope.freq_base_swa"] = float(_rope_of(family, config, "sliding_attention")["rope_theta"])
+    sections = rope.get("mrope_section") or family.defaults.get("mrope_section")
+    if sections and family.back_as:
+        out["rope.dimension_sections"] = [*sections, *[0] * (4 - len(sections))]
     kind = rope["rope_type"]
+    if kind == "dynamic" and rope.get("alpha"):
+        out["rope.freq_base"] *= float(rope["alpha"]) ** (head_dim / (head_dim - 2))
     factor = float(rope.get("factor") or 1.0)
     context = _required(family, config, "context_length")
     original = rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings") or context
@@ -128,7 +135,8 @@ def _rope_metadata(family: Family, config: Config, head_dim: int) -> dict[str, A
             "rope.scaling.original_context_length": int(original),
             "rope.scaling.attn_factor": float(magnitude),
         }
-    elif kind not in ("default", "llama3", "dynamic"):  # dynamic scaling begins past the trained context only
+    # Dynamic scaling begins past the trained context only; of text all positions of mrope are the same.
+    elif kind not in ("default", "llama3", "dynamic", "mrope"):
         raise UnsupportedError(
             f'config.json asks for rope of type "{kind}".', hint="Known are linear, yarn, longrope and llama3."
         )
@@ -187,6 +195,10 @@ def _refuse(family: Family, config: Config) -> None:
             raise UnsupportedError(f"config.json: {name} = {config.get(name)!r} is not supported.")
 
 
+# Architectures whose chosen experts' weights sum to 1, unless the file says otherwise.
+_NORMALIZED = ("qwen3moe", "glm4moe")
+
+
 def config_of(family: Family, metadata: dict[str, Any], *, tied: bool) -> dict[str, Any]:
     """config.json of a GGUF file's metadata: hyperparameters() backwards."""
 
@@ -200,6 +212,8 @@ def config_of(family: Family, metadata: dict[str, Any], *, tied: bool) -> dict[s
         value = get(key)
         if value is not None and key not in skipped:
             out[family.config_name(key)] = value
+    if "expert_weights_norm" in family.keys:  # which common converters leave out
+        out.setdefault(family.config_name("expert_weights_norm"), family.arch in _NORMALIZED)
     out["hidden_act" if family.rope else "activation_function"] = family.activations[0]
     if "query_pre_attn_scalar" in family.defaults:
         out["hidden_activation"] = out.pop("hidden_act")

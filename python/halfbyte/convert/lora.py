@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from halfbyte import _core
 from halfbyte.convert.checkpoint import read_json, read_safetensors
-from halfbyte.convert.families import FAMILIES, Family
+from halfbyte.convert.families import FAMILIES
+from halfbyte.convert.family import Family
 from halfbyte.convert.plan import our_name
 from halfbyte.convert.quantized.blocks import floats
 from halfbyte.convert.tensors import Stored

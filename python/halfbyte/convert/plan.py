@@ -10,7 +10,8 @@ from typing import Any
 
 from halfbyte.convert.checkpoint import Checkpoint
 from halfbyte.convert.experts import as_stacks
-from halfbyte.convert.families import FAMILIES, Family, family_of_type
+from halfbyte.convert.families import FAMILIES, family_of_type
+from halfbyte.convert.family import Family
 from halfbyte.convert.hyperparameters import heads_of, hyperparameters, rope_tensors
 from halfbyte.convert.quantized import weights_of
 from halfbyte.convert.tensors import Array, Planned, Weight, decode, encode, fits, is_plain
@@ -43,9 +44,19 @@ def plan_folder(folder: Path) -> Plan:
     heads = heads_of(family, checkpoint.config)
     tied = checkpoint.config.get("tie_word_embeddings", family.defaults.get("tie_word_embeddings", False))
     tensors: dict[str, Planned] = {}
-    for theirs, weight in as_stacks(weights_of(checkpoint), family).items():
+    metadata = {
+        "general.architecture": family.arch,
+        "general.type": "model",
+        "general.name": _name_of(checkpoint),
+        **hyperparameters(family, checkpoint.config),
+    }
+    further = _further_layers(family, metadata, checkpoint.config)
+    weights = as_stacks(weights_of(checkpoint), family, metadata[f"{family.arch}.embedding_length"])
+    for theirs, weight in weights.items():
         stem, _, kind = theirs.rpartition(".")
         stem = stem.replace("model.language_model.", "model.").removeprefix("language_model.")
+        if stem.startswith(further):
+            continue
         found = our_name(family, stem)
         if found is None:
             raise FormatError(
@@ -56,19 +67,22 @@ def plan_folder(folder: Path) -> Plan:
         if ours == "output" and tied and kind == "weight":
             continue
         name = f"{ours}.{kind}"
+        if kind == "bias" and not transform.biases:
+            transform = _NOTHING
         if name in tensors:
             raise FormatError(f"{folder}: two tensors claim the place of {name}.")
         tensors[name] = _planned(name, weight, transform, heads)
     for name, factors in rope_tensors(family, checkpoint.config).items():
         tensors[name] = Planned(name, "F32", factors.shape, lambda f=factors: f)  # type: ignore[misc]
-    metadata = {
-        "general.architecture": family.arch,
-        "general.type": "model",
-        "general.name": _name_of(checkpoint),
-        **hyperparameters(family, checkpoint.config),
-    }
     _require_whole_layers(folder, tensors, metadata)
     return Plan(folder, family, metadata, list(tensors.values()))
+
+
+def _further_layers(family: Family, metadata: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Beginnings of the names of layers past the last, which predict further tokens: speaking needs none of them."""
+    n_further = config.get("num_nextn_predict_layers")
+    first = int(metadata[f"{family.arch}.block_count"])
+    return tuple(f"model.layers.{first + i}." for i in range(n_further if isinstance(n_further, int) else 0))
 
 
 def _require_whole_layers(folder: Path, names: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:

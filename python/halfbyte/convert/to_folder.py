@@ -15,7 +15,8 @@ import numpy as np
 from halfbyte import _core
 from halfbyte.beside import written_beside
 from halfbyte.convert.experts import as_checkpoint
-from halfbyte.convert.families import FAMILIES, Family, family_of_arch
+from halfbyte.convert.families import FAMILIES, family_of_arch, family_of_type
+from halfbyte.convert.family import Family
 from halfbyte.convert.hyperparameters import config_of, heads_of
 from halfbyte.convert.plan import NUMBER, Plan
 from halfbyte.convert.tensors import Array, Planned, decode, encode, is_plain
@@ -25,6 +26,11 @@ from halfbyte.tokenizer.to_hf import write_tokenizer
 
 # Tensors that config.json says again.
 _FROM_CONFIG = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+# What configs call the presence of biases -> a matrix that then has one.
+_BIAS_FLAGS = (
+    ("attention_bias", "attn_q"), ("attention_out_bias", "attn_output"), ("use_qkv_bias", "attn_q"), ("use_bias", "attn_q"),
+    ("mlp_bias", "ffn_up"), ("bias", "ffn_up"),
+)  # fmt: skip
 _SHARD_BYTES = 5 << 30
 
 
@@ -40,8 +46,11 @@ def plan_hf(path: Path, type_name: str | None = None) -> Plan:
     metadata = file.metadata
     tensors = {t.name: t for t in file.tensors}
     family = _family_of(metadata)
+    if text := family_of_type(family.back_as):
+        metadata = {k.replace(f"{family.arch}.", f"{text.arch}.", 1): v for k, v in metadata.items()}
+        family = text
     config = config_of(family, metadata, tied="output.weight" not in tensors)
-    for flag, name in (("attention_bias", "attn_output"), ("mlp_bias", "ffn_up"), ("bias", "ffn_up")):
+    for flag, name in _BIAS_FLAGS:
         config[flag] = f"blk.0.{name}.bias" in tensors
     if family.experts:
         dense = [i for i in range(config["num_hidden_layers"]) if f"blk.{i}.ffn_gate_inp.weight" not in tensors]
@@ -60,6 +69,8 @@ def plan_hf(path: Path, type_name: str | None = None) -> Plan:
         number = NUMBER.findall(stem)
         shape = tuple(info.shape[::-1])
         transform = family.transforms.get(stem.split(".")[-1], Transform())
+        if kind == "bias" and not transform.biases:
+            transform = Transform()
         out_shape = shape[::-1] if transform.turns and len(shape) == 2 else shape
         form = wanted or (info.format if is_plain(info.format) else "BF16")
 

@@ -29,6 +29,8 @@ class Transform:
     arithmetic = False
     #: Turns the matrix: cannot be done on blocks.
     turns = False
+    #: Done to biases too.
+    biases = True
 
     def apply(self, array: Array, heads: Heads) -> Array:
         """Hugging Face's order -> GGUF's."""
@@ -43,6 +45,7 @@ class AddOne(Transform):
     """Gemma's norms multiply by 1 + w; GGUF stores the sum."""
 
     arithmetic = True
+    biases = False
 
     def apply(self, array: Array, heads: Heads) -> Array:
         return array + np.float32(1)

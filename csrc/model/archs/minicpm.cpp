@@ -1,0 +1,21 @@
+// MiniCPM 1 and 2: the llama layer with Granite's multipliers, which early files leave to their readers.
+#include "model/archs/common.h"
+#include "model/archs/list.h"
+
+namespace halfbyte::model::archs {
+
+namespace {
+
+void customize(const files::TensorSource& source, Config& config) {
+  const files::Metadata& meta = source.metadata();
+  if (!meta.has("minicpm.embedding_scale")) config.embedding_scale = 12.0f;
+  if (!meta.has("minicpm.residual_scale"))
+    config.residual_scale = 1.4f / std::sqrt(static_cast<float>(config.n_layers));
+  if (!meta.has("minicpm.logit_scale")) config.logit_scale = 256.0f / static_cast<float>(config.n_embd);
+}
+
+}  // namespace
+
+const Arch minicpm = {.name = "minicpm", .rope = ops::RopeKind::adjacent, .customize = customize};
+
+}  // namespace halfbyte::model::archs

@@ -1,0 +1,214 @@
+"""The rules of GGUF that tiny models are written by: names, and changes to weights; and the sizes of tiny models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Weights = dict[str, np.ndarray]
+
+LLAMA_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "model.layers.{}.input_layernorm": "blk.{}.attn_norm",
+    "model.layers.{}.self_attn.q_proj": "blk.{}.attn_q",
+    "model.layers.{}.self_attn.k_proj": "blk.{}.attn_k",
+    "model.layers.{}.self_attn.v_proj": "blk.{}.attn_v",
+    "model.layers.{}.self_attn.o_proj": "blk.{}.attn_output",
+    "model.layers.{}.self_attn.q_norm": "blk.{}.attn_q_norm",
+    "model.layers.{}.self_attn.k_norm": "blk.{}.attn_k_norm",
+    "model.layers.{}.post_attention_layernorm": "blk.{}.ffn_norm",
+    "model.layers.{}.mlp.gate_proj": "blk.{}.ffn_gate",
+    "model.layers.{}.mlp.up_proj": "blk.{}.ffn_up",
+    "model.layers.{}.mlp.down_proj": "blk.{}.ffn_down",
+}
+GEMMA2_NAMES = LLAMA_NAMES | {
+    "model.layers.{}.post_attention_layernorm": "blk.{}.post_attention_norm",
+    "model.layers.{}.pre_feedforward_layernorm": "blk.{}.ffn_norm",
+    "model.layers.{}.post_feedforward_layernorm": "blk.{}.post_ffw_norm",
+}
+MOE_NAMES = LLAMA_NAMES | {
+    "model.layers.{}.mlp.gate": "blk.{}.ffn_gate_inp",
+    "model.layers.{}.mlp.router": "blk.{}.ffn_gate_inp",
+    "model.layers.{}.mlp.experts": "blk.{}.ffn_exps",
+    "model.layers.{}.mlp.shared_expert_gate": "blk.{}.ffn_gate_inp_shexp",
+    "model.layers.{}.mlp.shared_expert.gate_proj": "blk.{}.ffn_gate_shexp",
+    "model.layers.{}.mlp.shared_expert.up_proj": "blk.{}.ffn_up_shexp",
+    "model.layers.{}.mlp.shared_expert.down_proj": "blk.{}.ffn_down_shexp",
+    "model.layers.{}.block_sparse_moe.router": "blk.{}.ffn_gate_inp",
+    "model.layers.{}.block_sparse_moe.experts": "blk.{}.ffn_exps",
+    "model.layers.{}.shared_mlp.input_linear": "blk.{}.ffn_shexp_gate_up",
+    "model.layers.{}.shared_mlp.output_linear": "blk.{}.ffn_down_shexp",
+    "model.layers.{}.self_attn": "blk.{}.attn",
+}
+HEAD_DIM_32 = {"attention.key_length": 32, "attention.value_length": 32}
+BASE = {
+    "vocab_size": 160,
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 96,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+GPT2_NAMES = {
+    "transformer.wte": "token_embd",
+    "transformer.wpe": "position_embd",
+    "transformer.ln_f": "output_norm",
+    "lm_head": "output",
+    "transformer.h.{}.ln_1": "blk.{}.attn_norm",
+    "transformer.h.{}.attn.c_attn": "blk.{}.attn_qkv",
+    "transformer.h.{}.attn.c_proj": "blk.{}.attn_output",
+    "transformer.h.{}.ln_2": "blk.{}.ffn_norm",
+    "transformer.h.{}.mlp.c_fc": "blk.{}.ffn_up",
+    "transformer.h.{}.mlp.c_proj": "blk.{}.ffn_down",
+}
+GATE_UP = {"model.layers.{}.mlp.gate_up_proj": "blk.{}.ffn_up"}
+POST_NORM_NAMES = LLAMA_NAMES | {
+    "model.layers.{}.post_attention_layernorm": "blk.{}.post_attention_norm",
+    "model.layers.{}.post_feedforward_layernorm": "blk.{}.post_ffw_norm",
+}
+SHARED_EXPERTS = {
+    f"model.layers.{{}}.mlp.shared_experts.{kind}_proj": f"blk.{{}}.ffn_{kind}_shexp" for kind in ("gate", "up", "down")
+}
+LANGUAGE_NAMES = MOE_NAMES | {
+    f"model.language_model.{name.removeprefix('model.')}": ours
+    for name, ours in MOE_NAMES.items()
+    if name.startswith("model.")
+}
+COHERE = BASE | {"logit_scale": 0.25, "tie_word_embeddings": True}
+COHERE_METADATA = {"logit_scale": 0.25, "attention.layer_norm_epsilon": 1e-5}
+VISION = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 32}
+
+
+def vision_too(text: dict[str, Any], sections: list[int]) -> dict[str, Any]:
+    """A config of a model that also sees; sections: of the pairs of rope."""
+    parts = text | {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default", "mrope_section": sections}}
+    return {
+        "text_config": parts,
+        "vision_config": {"depth": 1, "hidden_size": 32, "num_heads": 2, "out_hidden_size": text["hidden_size"]},
+    }
+
+
+def permute_llama(weights: Weights, config: Any) -> None:
+    """q and k rows from halves to adjacent pairs, as converters write them for the llama rope."""
+    for name, w in weights.items():
+        heads = (
+            config.num_attention_heads
+            if ".attn_q." in name
+            else config.num_key_value_heads
+            if ".attn_k." in name
+            else 0
+        )
+        if heads:
+            weights[name] = w.reshape(heads, 2, w.shape[0] // heads // 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
+
+
+def add_one_to_norms(weights: Weights, config: Any) -> None:
+    for name in weights:
+        if name.endswith("norm.weight"):
+            weights[name] = weights[name] + 1
+
+
+def transpose_conv1d(weights: Weights, config: Any) -> None:
+    for name in list(weights):
+        if name.startswith("blk.") and weights[name].ndim == 2:
+            weights[name] = np.ascontiguousarray(weights[name].T)
+
+
+def split_heads_of_three(weights: Weights, config: Any) -> None:
+    """GPT-NeoX and new Falcon: rows are [head][q k v]; files want q, then k, then v."""
+    n_heads = config.num_attention_heads
+    for name, w in weights.items():
+        if ".attn_qkv." in name:
+            weights[name] = w.reshape(n_heads, 3, -1, *w.shape[1:]).swapaxes(0, 1).reshape(w.shape)
+
+
+def llama3_factors(weights: Weights, config: Any) -> None:
+    permute_llama(weights, config)
+    r = config.rope_parameters
+    dim = config.head_dim
+    freqs = 1.0 / r["rope_theta"] ** (np.arange(0, dim, 2) / dim)
+    low, high = (
+        r["original_max_position_embeddings"] / r["low_freq_factor"],
+        r["original_max_position_embeddings"] / r["high_freq_factor"],
+    )
+    factors = []
+    for freq in freqs:
+        wavelength = 2 * np.pi / freq
+        smooth = (r["original_max_position_embeddings"] / wavelength - r["low_freq_factor"]) / (
+            r["high_freq_factor"] - r["low_freq_factor"]
+        )
+        factors.append(
+            1.0 if wavelength < high else r["factor"] if wavelength > low else 1 / ((1 - smooth) / r["factor"] + smooth)
+        )
+    weights["rope_freqs.weight"] = np.array(factors, np.float32)
+
+
+def phi3_fuse(weights: Weights, config: Any) -> None:
+    r = getattr(config, "rope_parameters", None) or {}
+    if "long_factor" in r:
+        weights["rope_factors_long.weight"] = np.array(r["long_factor"], np.float32)
+        weights["rope_factors_short.weight"] = np.array(r["short_factor"], np.float32)
+
+
+def stack_experts(weights: Weights, config: Any) -> None:
+    """Fused gate and up matrices of experts, and of shared ones, in two; other parameters under their tensors' names."""
+    for name in list(weights):
+        stem, _, kind = name.rpartition(".")
+        w = weights[name]
+        if kind in ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias"):
+            del weights[name]
+            suffix = "bias" if kind.endswith("_bias") else "weight"
+            if kind.startswith("down"):
+                weights[f"{stem.replace('exps', 'down_exps')}.{suffix}"] = w
+            else:
+                for part, half in zip(("gate", "up"), np.split(w, 2, axis=1), strict=True):
+                    weights[f"{stem.replace('exps', f'{part}_exps')}.{suffix}"] = half
+        elif stem.endswith("ffn_shexp_gate_up"):
+            del weights[name]
+            for part, half in zip(("gate", "up"), np.split(w, 2), strict=True):
+                weights[f"{stem.replace('shexp_gate_up', f'{part}_shexp')}.weight"] = half
+        elif stem.endswith("ffn_gate_inp_shexp"):
+            weights[name] = w.reshape(-1)
+
+
+def stack_experts_permuted(weights: Weights, config: Any) -> None:
+    stack_experts(weights, config)
+    permute_llama(weights, config)
+
+
+def stack_experts_in_turns(weights: Weights, config: Any) -> None:
+    """gpt-oss: matrices are (columns, rows), gate and up take turns, sinks are no module of their own."""
+    for name in list(weights):
+        stem, _, kind = name.rpartition(".")
+        w = weights[name]
+        if kind == "sinks":
+            weights[f"{stem}_sinks.weight"] = weights.pop(name)
+        elif kind in ("gate_up_proj", "down_proj"):
+            w = weights[name] = w.swapaxes(1, 2)
+        if kind.startswith("gate_up_proj"):
+            weights[name] = np.concatenate([w[:, 0::2], w[:, 1::2]], axis=1)
+    stack_experts(weights, config)
+
+
+def bias_of_choice(weights: Weights, config: Any) -> None:
+    """What takes part in the choice of experts only is no module of its own in folders."""
+    for name in list(weights):
+        if name.endswith(".e_score_correction_bias"):
+            stem = name.removesuffix("ffn_gate_inp.e_score_correction_bias").removesuffix(
+                "exp_probs_b.e_score_correction_bias"
+            )
+            weights[f"{stem}exp_probs_b.bias"] = weights.pop(name).reshape(-1)
+    stack_experts(weights, config)
+
+
+def _rope(theta: float = 10000.0, **more: Any) -> dict[str, Any]:
+    return {"rope_theta": theta, "rope_type": "default", **more}
