@@ -57,14 +57,22 @@ EXPERTS = {
     "num_experts": "num_experts_per_tok", "num_local_experts": "num_experts_per_tok",
     "n_routed_experts": "num_experts_per_tok", "moe_num_experts": "moe_k",
 }  # fmt: skip
-# What llama.cpp does not compute: windows of Mistral and EXAONE but the largest, k norms of fewer heads than q has.
+# What llama.cpp does not compute: windows of Mistral and Phi, k norms of fewer heads than q has (OLMoE), a YaRN ramp that
+# begins and ends within a pair (gpt-oss), biases of ERNIE's MLP; and its contexts are 256 long at least (LongRoPE).
 CHANGES: dict[str, dict[str, Any]] = {
     "mistral-window": {"sliding_window": 64},
-    "exaone4-window": {"sliding_window": None, "sliding_window_pattern": None},
+    "phi3": {"sliding_window": 64},
+    "phi3-longrope": {
+        "max_position_embeddings": 1024, "original_max_position_embeddings": 512,
+        "rope_parameters": FAMILIES["phi3-longrope"].arguments["rope_parameters"] | {"original_max_position_embeddings": 512},
+    },
     "olmoe": {"num_key_value_heads": 16},
-}
-# Variants that llama.cpp does not load: it wants experts in every layer.
-NOT_IN_LLAMA_CPP = {"qwen3moe-half-dense"}
+    "gpt-oss": {"rope_parameters": FAMILIES["gpt-oss"].arguments["rope_parameters"] | {"truncate": True}},
+    "ernie4_5": {"use_bias": False},
+}  # fmt: skip
+# Variants that llama.cpp does not load: it wants experts in every layer, and tells Command R+ and the large EXAONE 4 by
+# their 64 layers.
+NOT_IN_LLAMA_CPP = {"qwen3moe-half-dense", "command-r-plus", "exaone4-window"}
 CONVERTED = [name for name, family in FAMILIES.items() if family.folder]
 
 

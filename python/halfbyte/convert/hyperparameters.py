@@ -84,6 +84,8 @@ def hyperparameters(family: Family, config: Config) -> dict[str, Any]:
         value = config.get(name, family.defaults.get(name))
         if value is not None:
             out[key] = value
+    if "expert_shared_count" in out and "expert_feed_forward_length" in out:  # several shared experts are one wide one
+        out["expert_shared_feed_forward_length"] = out["expert_shared_count"] * out["expert_feed_forward_length"]
     if family.rope:
         out |= _rope_metadata(family, config, head_dim or width // heads.heads)
     scalar = config.get("query_pre_attn_scalar", family.defaults.get("query_pre_attn_scalar"))
