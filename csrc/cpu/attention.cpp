@@ -55,9 +55,15 @@ void fill_tile(const ops::AttentionArgs& args, const Item& item, Tile& tile) {
   }
 }
 
+// The queries of a tile as (key_dim, width).
+void pack_queries(const Tile& tile, int width, int key_dim, float* packed) {
+  for (int d = 0; d < key_dim; ++d)
+    for (int q = 0; q < width; ++q) *packed++ = tile.queries[q][d];
+}
+
 // highest, total and sum of each query over one segment.
-void run_segment(const Backend& b, const ops::AttentionArgs& args, const Item& item, const Tile& tile, int64_t begin,
-                 int64_t end, float* state) {
+void run_segment(const Backend& b, const ops::AttentionArgs& args, const Item& item, const Tile& tile,
+                 const float* packed, int64_t begin, int64_t end, float* state) {
   const int width = kernel_width(item.n_pairs);
   float* highest = state;
   float* total = state + kTile;
@@ -66,7 +72,7 @@ void run_segment(const Backend& b, const ops::AttentionArgs& args, const Item& i
   std::fill_n(total, kTile, 0.0f);
   std::fill_n(sum, static_cast<int64_t>(width) * args.layout.value_dim, 0.0f);
   AttentionTask task;
-  task.queries = tile.queries;
+  task.queries = packed;
   task.first = tile.first;
   task.last = tile.last;
   task.n_queries = width;
@@ -126,6 +132,7 @@ void attention(const ops::Context& context, const ops::AttentionArgs& args) {
   if (args.layout.value_dim % 16 != 0) return ops::reference::attention(context, args);
   const int group = args.n_heads / args.layout.n_kv_heads;
   const int64_t state_floats = 2 * kTile + int64_t{kTile} * args.layout.value_dim;
+  const int64_t query_floats = int64_t{kTile} * args.layout.key_dim;
 
   std::vector<Item> items;
   int64_t n_segments = 0, most_segments = 1;
@@ -149,17 +156,20 @@ void attention(const ops::Context& context, const ops::AttentionArgs& args) {
   const bool split_segments = n_items < 4 * context.pool->size() && most_segments > 1;
   if (!split_segments) {
     // Enough items for everyone: each worker takes whole items, its segments one after another.
-    float* states = b.scratch(context).partial.at_least<float>(2 * state_floats * context.pool->size());
+    float* states =
+        b.scratch(context).partial.at_least<float>((2 * state_floats + query_floats) * context.pool->size());
     const auto run_items = [&](int64_t from, int64_t to, int worker) {
-      float* state = states + 2 * state_floats * worker;
+      float* state = states + (2 * state_floats + query_floats) * worker;
+      float* packed = state + 2 * state_floats;
       for (int64_t i = from; i < to; ++i) {
         // Late rows see more positions than early ones: pair the ends, so that workers get equal sums.
         const Item& item = items[static_cast<size_t>(i % 2 == 0 ? i / 2 : n_items - 1 - i / 2)];
         Tile tile;
         fill_tile(args, item, tile);
-        run_segment(b, args, item, tile, item.begin, std::min(item.end, item.begin + kSegment), state);
+        pack_queries(tile, kernel_width(item.n_pairs), args.layout.key_dim, packed);
+        run_segment(b, args, item, tile, packed, item.begin, std::min(item.end, item.begin + kSegment), state);
         for (int64_t p = item.begin + kSegment; p < item.end; p += kSegment) {
-          run_segment(b, args, item, tile, p, std::min(item.end, p + kSegment), state + state_floats);
+          run_segment(b, args, item, tile, packed, p, std::min(item.end, p + kSegment), state + state_floats);
           merge(args, item.n_pairs, state, state + state_floats);
         }
         write_out(args, item, tile, state);
@@ -173,17 +183,20 @@ void attention(const ops::Context& context, const ops::AttentionArgs& args) {
   }
 
   // Few items over many positions (decoding at depth): segments are the unit of work.
-  float* states = b.scratch(context).partial.at_least<float>(n_segments * state_floats);
+  float* states =
+      b.scratch(context).partial.at_least<float>(n_segments * state_floats + query_floats * context.pool->size());
   std::vector<std::pair<size_t, int64_t>> work;  // item, position where the segment begins
   for (size_t i = 0; i < items.size(); ++i) {
     for (int64_t p = items[i].begin; p < items[i].end; p += kSegment) work.emplace_back(i, p);
   }
-  context.pool->parallel_for(static_cast<int64_t>(work.size()), 1, [&](int64_t from, int64_t to, int) {
+  context.pool->parallel_for(static_cast<int64_t>(work.size()), 1, [&](int64_t from, int64_t to, int worker) {
+    float* packed = states + n_segments * state_floats + query_floats * worker;
     for (int64_t i = from; i < to; ++i) {
       const auto& [index, begin] = work[static_cast<size_t>(i)];
       Tile tile;
       fill_tile(args, items[index], tile);
-      run_segment(b, args, items[index], tile, begin, std::min(items[index].end, begin + kSegment),
+      pack_queries(tile, kernel_width(items[index].n_pairs), args.layout.key_dim, packed);
+      run_segment(b, args, items[index], tile, packed, begin, std::min(items[index].end, begin + kSegment),
                   states + i * state_floats);
     }
   });

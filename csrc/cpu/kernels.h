@@ -69,8 +69,8 @@ struct MatrixUnit {
 
 // One head group's attention over KV positions [begin, end) of one segment. See attention.cpp for the scheme.
 struct AttentionTask {
-  const float* const* queries = nullptr;  // n_queries rows of key_dim
-  const int64_t* first = nullptr;         // per query: first and last visible position
+  const float* queries = nullptr;  // (key_dim, n_queries): a kernel reads them through one pointer
+  const int64_t* first = nullptr;  // per query: first and last visible position
   const int64_t* last = nullptr;
   int n_queries = 0;  // 1, 2, 3, 4, 6 or 8
   const std::byte* kv = nullptr;

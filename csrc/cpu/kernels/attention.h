@@ -36,7 +36,7 @@ inline void score_blocks(const AttentionTask& task, const uint8_t* const* tiles,
     F16x keys[B];
     for (int b = 0; b < B; ++b) keys[b] = Keys::load(tiles[b], task.key_dim, d);
     for (int q = 0; q < N; ++q) {
-      const F16x query = f_set(task.queries[q][d]);
+      const F16x query = f_set(task.queries[d * N + q]);
       for (int b = 0; b < B; ++b) sums[b][q] = f_fma(keys[b], query, sums[b][q]);
     }
   }
@@ -86,7 +86,7 @@ inline void score_quantized_blocks(const AttentionTask& task, const uint8_t* con
       for (int b = 0; b < B; ++b) Keys::load(tiles[b] + 32 * n_groups + 64 * (d / Keys::kDims), keys[b]);
       for (int i = 0; i < Keys::kDims; ++i) {
         for (int q = 0; q < N; ++q) {
-          const F16x query = f_set(task.queries[q][d + i]);
+          const F16x query = f_set(task.queries[(d + i) * N + q]);
           for (int b = 0; b < B; ++b) sums[b][q] = f_fma(keys[b][i], query, sums[b][q]);
         }
       }
@@ -155,20 +155,23 @@ inline F16x value_at(int type, const uint8_t* tile, int value_dim, int t, int di
 }
 
 // V vectors of dims from `dim` on: sum[q] += weights[q][t] * value[t] for positions begin .. end of the chunk, in
-// increasing order.
+// increasing order; begin is a block's first.
 template <int N, int Type, int V>
 inline void add_value_vectors(const AttentionTask& task, const uint8_t* const* tiles, int begin, int end,
                               float weights[N][kChunk], const bool* sees, int dim) {
   F16x acc[N][V];
   for (int q = 0; q < N; ++q)
     for (int v = 0; v < V; ++v) acc[q][v] = f_load(task.sum + q * task.value_dim + dim + 16 * v);
-  for (int t = begin; t < end; ++t) {
-    const uint8_t* tile = tiles[t / 16];
-    F16x values[V];
-    for (int v = 0; v < V; ++v) values[v] = value_at(Type, tile, task.value_dim, t % 16, dim + 16 * v);
-    for (int q = 0; q < N; ++q) {
-      const F16x weight = f_set(weights[q][t]);
-      for (int v = 0; v < V; ++v) acc[q][v] = f_fma(weight, values[v], acc[q][v]);
+  for (int first = begin; first < end; first += 16) {
+    const uint8_t* tile = tiles[first / 16];
+    const int n = end - first < 16 ? end - first : 16;
+    for (int t = 0; t < n; ++t) {
+      F16x values[V];
+      for (int v = 0; v < V; ++v) values[v] = value_at(Type, tile, task.value_dim, t, dim + 16 * v);
+      for (int q = 0; q < N; ++q) {
+        const F16x weight = f_set(weights[q][first + t]);
+        for (int v = 0; v < V; ++v) acc[q][v] = f_fma(weight, values[v], acc[q][v]);
+      }
     }
   }
   for (int q = 0; q < N; ++q) {
