@@ -1,11 +1,12 @@
-"""Each type by halfbyte and by llama.cpp's quantizer from the same F16 file: bytes, seconds, and what the model lost.
+"""Each type by halfbyte and by llama.cpp's quantizer from one F16 file: bytes, seconds, and what the model lost.
 
 python bench/quantize.py MODEL.gguf ... --llama-cpp PYTHON [--types Q4_K_M ...] [--imatrix] [--target] --out x.json
 
 MODEL is decoded to F16 first. Loss is measured by halfbyte on the same chunks for both files: perplexity, and the mean
 Kullback-Leibler divergence from the F16 model, which says the same with far less noise. The text is the documentation
 that every Python carries (pydoc_data.topics); importance matrices (--imatrix, given to both) are made of another part of
-it. --target adds, for each of the types, halfbyte's search among all types at the size of llama.cpp's file.
+it. --target adds, for each of the types, halfbyte's search among all types at the size of llama.cpp's file. --seen keeps
+what files showed, by their content, so that only what has changed is measured again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from halfbyte.quantize.search import fit_to_size
 N_CTX = 512
 #: A mean difference below this many of its standard errors is none.
 SIGMAS = 2.0
+TEXT = "\n".join(pydoc_data.topics.topics.values())
 
 
 class Peer:
@@ -56,20 +59,29 @@ class Peer:
             raise SystemExit(answer["error"])
         return answer
 
-    def quantize(self, **job: Any) -> float:
+    def quantize(self, **job: Any) -> dict[str, Any]:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
-        return float(self._answer()["seconds"])
+        return self._answer()
+
+
+@dataclass
+class Shown:
+    """What a file showed: the figures, and of each scored token the divergence and the negative log likelihood."""
+
+    facts: dict[str, float]
+    kl: Any
+    nll: Any
 
 
 class Examiner:
     """What a model file loses against the F16 file, over the scored halves of some chunks."""
 
-    def __init__(self, base: Path, chunks: int, threads: int, scratch: Path) -> None:
-        self._threads = threads
+    def __init__(self, base: Path, chunks: int, threads: int, scratch: Path, seen: Path | None) -> None:
+        self._threads, self._seen = threads, seen
         with LLM(base, n_ctx=N_CTX, n_threads=threads, prefix_cache=False) as llm:
-            tokens = llm.tokenize("\n".join(pydoc_data.topics.topics.values()))
+            tokens = llm.tokenize(TEXT)
             bos = [llm.tokenizer.bos_id] if llm.tokenizer.add_bos else []
             # Spread over the text: neighbours speak of one thing.
             starts = np.linspace(0, len(tokens) // 2 - N_CTX, chunks).astype(int)
@@ -80,9 +92,23 @@ class Examiner:
             self._base = np.lib.format.open_memmap(scratch / "base.npy", "w+", np.float32, shape)
             for saved, chunk in zip(self._base, self.chunks, strict=True):
                 saved[:] = log_softmax(llm.forward(chunk)[N_CTX // 2 : -1])
+        self._asked = hashlib.sha256(np.array(self.chunks).tobytes() + self._base[:, :4].tobytes()).hexdigest()
 
-    def examine(self, path: Path) -> tuple[dict[str, float], Any]:
-        """The figures, and the divergence at each scored token."""
+    def examine(self, path: Path) -> Shown:
+        if self._seen is None:
+            return self._examine(path)
+        with path.open("rb") as file:
+            name = hashlib.sha256(self._asked.encode() + hashlib.file_digest(file, "sha256").digest()).hexdigest()
+        kept = self._seen / f"{name}.npz"
+        if kept.exists():
+            with np.load(kept) as found:
+                return Shown(json.loads(str(found["facts"])), found["kl"], found["nll"])
+        shown = self._examine(path)
+        self._seen.mkdir(parents=True, exist_ok=True)
+        np.savez(kept, facts=json.dumps(shown.facts), kl=shown.kl, nll=shown.nll)
+        return shown
+
+    def _examine(self, path: Path) -> Shown:
         found = Divergence()
         with LLM(path, n_ctx=N_CTX, n_threads=self._threads, prefix_cache=False) as llm:
             for base, chunk in zip(self._base, self.chunks, strict=True):
@@ -95,7 +121,7 @@ class Examiner:
             "divergence": summary["mean_kl_divergence"],
             "same_top": summary["same_top_token"],
         }
-        return facts, np.concatenate(found.kl)
+        return Shown(facts, np.concatenate(found.kl), np.concatenate(found.nll))
 
 
 def importance_of(path: Path, chunks: list[list[int]], threads: int) -> Importance:
@@ -111,17 +137,24 @@ def importance_of(path: Path, chunks: list[list[int]], threads: int) -> Importan
     return found
 
 
-def write(source: Any, plan: Plan, out: Path, importance: Importance | None, threads: int) -> float:
-    start = time.perf_counter()
+def write(source: Any, plan: Plan, out: Path, importance: Importance | None, threads: int) -> dict[str, float]:
+    start, start_cpu = time.perf_counter(), time.process_time()
     write_plan(source, plan, out, importance=importance, n_threads=threads)
-    return time.perf_counter() - start
+    return {"seconds": time.perf_counter() - start, "processor_seconds": time.process_time() - start_cpu}
 
 
-def verdict(ours: Any, theirs: Any) -> str:
-    """By the divergences at the same tokens; "same" within what chance does."""
-    difference = ours.astype(np.float64) - theirs
-    margin = SIGMAS * difference.std(ddof=1) / math.sqrt(len(difference))
-    return "same" if abs(difference.mean()) <= margin else "better" if difference.mean() < 0 else "worse"
+def verdicts(ours: Shown, theirs: Shown) -> dict[str, str]:
+    """By the same tokens of both; "same" within what chance does."""
+
+    def of(differences: Any) -> str:
+        margin = SIGMAS * differences.std(ddof=1) / math.sqrt(len(differences))
+        mean = differences.mean()
+        return "same" if abs(mean) <= margin else "better" if mean < 0 else "worse"
+
+    return {
+        "verdict": of(ours.kl.astype(np.float64) - theirs.kl),
+        "perplexity_verdict": of(ours.nll.astype(np.float64) - theirs.nll),
+    }
 
 
 def suite(model: Path, arguments: argparse.Namespace, peer: Peer, scratch: Path) -> dict[str, Any]:
@@ -129,37 +162,36 @@ def suite(model: Path, arguments: argparse.Namespace, peer: Peer, scratch: Path)
     original = _core.GgufFile(str(model))
     write(original, plan_quantization(original, "F16"), base, None, arguments.threads)
     source = _core.GgufFile(str(base))
-    examiner = Examiner(base, arguments.chunks, arguments.threads, scratch)
+    examiner = Examiner(base, arguments.chunks, arguments.threads, scratch, arguments.seen)
     importance = npz = None
     if arguments.imatrix:
         importance, npz = importance_of(base, examiner.calibration, arguments.threads), scratch / "importance.npz"
         np.savez(npz, **importance.means)
     types: dict[str, Any] = {}
-    results = {"f16": examiner.examine(base)[0], "types": types}
+    results = {"f16": examiner.examine(base).facts, "types": types}
     print(f"{model.name}: F16 perplexity {results['f16']['perplexity']:.4f}")
-    print(f"{'type':8} {'bytes':>11} {'seconds':>14} {'perplexity':>20} {'divergence':>20}")
+    print(f"{'type':8} {'bytes':>11} {'processor s':>14} {'perplexity':>20} {'divergence':>20}")
     for mix in arguments.types:
         if importance is None and mix in NEED_IMPORTANCE:
             continue
         ours, theirs = scratch / "ours.gguf", scratch / "theirs.gguf"
         plan = plan_quantization(source, mix, has_importance=importance is not None)
-        seconds = write(source, plan, ours, importance, arguments.threads)
-        their_seconds = peer.quantize(
+        spent = write(source, plan, ours, importance, arguments.threads)
+        their_spent = peer.quantize(
             input=str(base), output=str(theirs), file_type=MIXES[mix].file_type, threads=arguments.threads,
             importance=str(npz) if npz else None,
         )  # fmt: skip
-        (a, kl), (b, their_kl) = examiner.examine(ours), examiner.examine(theirs)
-        row = types[mix] = {
-            "halfbyte": a | {"seconds": seconds, "verdict": verdict(kl, their_kl)},
-            "llama.cpp": b | {"seconds": their_seconds},
-        }
-        _tell(mix, row["halfbyte"], b, f"{seconds:6.2f} {their_seconds:6.2f}")
+        a, b = examiner.examine(ours), examiner.examine(theirs)
+        row = types[mix] = {"halfbyte": a.facts | spent | verdicts(a, b), "llama.cpp": b.facts | their_spent}
+        _tell(
+            mix, row["halfbyte"], b.facts, f"{spent['processor_seconds']:6.2f} {their_spent['processor_seconds']:6.2f}"
+        )
         if arguments.target:
             target = sum(t.n_bytes for t in _core.GgufFile(str(theirs)).tensors)
             write(source, fit_to_size(source, target, importance=importance), ours, importance, arguments.threads)
-            c, kl = examiner.examine(ours)
-            row["halfbyte, searched"] = c | {"verdict": verdict(kl, their_kl)}
-            _tell("  search", row["halfbyte, searched"], b, " " * 13)
+            c = examiner.examine(ours)
+            row["halfbyte, searched"] = c.facts | verdicts(c, b)
+            _tell("  search", row["halfbyte, searched"], b.facts, " " * 13)
     return results
 
 
@@ -171,7 +203,7 @@ def _tell(name: str, a: dict[str, Any], b: dict[str, Any], seconds: str) -> None
     size = f"{b['bytes']}" if a["bytes"] == b["bytes"] else f"{a['bytes'] - b['bytes']:+d}"
     print(
         f"{name:8} {size:>11} {seconds} {a['perplexity']:10.4f} {b['perplexity']:10.4f} {a['divergence']:10.6f} "
-        f"{b['divergence']:10.6f}  {a['verdict']}",
+        f"{b['divergence']:10.6f}  {a['perplexity_verdict']:6} {a['verdict']}",
         flush=True,
     )
 
@@ -185,10 +217,11 @@ def main() -> None:
     parser.add_argument("--imatrix", action="store_true", help="with an importance matrix, the same for both")
     parser.add_argument("--target", action="store_true", help="also search types at the size of each file")
     parser.add_argument("-t", "--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seen", type=Path, metavar="FOLDER", help="keep and reuse what files of a content showed")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     peer = Peer(arguments.llama_cpp)
-    text = hashlib.sha256("\n".join(pydoc_data.topics.topics.values()).encode()).hexdigest()
+    text = hashlib.sha256(TEXT.encode()).hexdigest()
     results: dict[str, Any] = {}
     for model in arguments.models:
         with tempfile.TemporaryDirectory() as folder:

@@ -6,14 +6,14 @@
 
 namespace halfbyte {
 
-// IEEE binary16 -> f32, exact (NaN payload kept).
+// IEEE binary16 -> f32, exact (NaN payload kept). Without branches: loops over it become vectors.
 inline float f16_to_f32(uint16_t h) {
-  const uint32_t sign = static_cast<uint32_t>(h & 0x8000) << 16;
-  const uint32_t exponent = h >> 10 & 31, mantissa = h & 1023;
-  if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000u | mantissa << 13);
-  if (exponent != 0) return std::bit_cast<float>(sign | (exponent + 112) << 23 | mantissa << 13);
-  const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;  // subnormal: exact in f32
-  return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(magnitude));
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000) << 16, magnitude = static_cast<uint32_t>(h & 0x7fff);
+  const uint32_t rebias = magnitude >= 0x7c00 ? 224u << 23 : 112u << 23;  // exponent 31 (no finite number) becomes 255
+  // A subnormal's mantissa, put below 0.5, has the right weight.
+  const float subnormal = std::bit_cast<float>(0x3f000000u | magnitude) - 0.5f;
+  const uint32_t bits = magnitude < 0x0400 ? std::bit_cast<uint32_t>(subnormal) : (magnitude << 13) + rebias;
+  return std::bit_cast<float>(sign | bits);
 }
 
 // f32 -> IEEE binary16, round to nearest even, overflow to infinity.

@@ -78,10 +78,10 @@ void encode_tq2_0(const Tile& tile, uint8_t* const* out) {
 }
 
 // Offset and scale as the f16 numbers that the block will hold.
-template <class L, int top, class Pack>
+template <class L, int top, int stretches, int shifts, class Pack>
 void encode_affine_block(const Tile& tile, uint8_t* const* out, Pack pack) {
   const Moments<L> m = moments<L, 32>(tile.x, tile.importance);
-  Affine<L> fit = fit_affine<L, 32, 4, 2>(tile.x, tile.importance, m, top, false), best;
+  Affine<L> fit = fit_affine<L, 32, stretches, shifts>(tile.x, tile.importance, m, top, false), best;
   L best_error = lanes_of<L>(3e38f);
   for (int round = 0; round < kRounds; ++round) {
     fit.scale = as_f16(fit.scale);
@@ -112,11 +112,11 @@ void encode_affine_block(const Tile& tile, uint8_t* const* out, Pack pack) {
 
 template <class L>
 void encode_q4_1(const Tile& tile, uint8_t* const* out) {
-  encode_affine_block<L, 15>(tile, out, formats::Q4_1::pack);
+  encode_affine_block<L, 15, 4, 2>(tile, out, formats::Q4_1::pack);
 }
 template <class L>
 void encode_q5_1(const Tile& tile, uint8_t* const* out) {
-  encode_affine_block<L, 31>(tile, out, formats::Q5_1::pack);
+  encode_affine_block<L, 31, 5, 3>(tile, out, formats::Q5_1::pack);
 }
 
 // The scale is a power of two: the one that puts the largest weight into the top octave of codes, or one of its

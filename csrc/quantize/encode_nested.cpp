@@ -165,7 +165,7 @@ Affine<L> fit_nested_minimums(const Tile& tile, float (&scales)[256 / n][kLanes]
     }
     const L det = ss * mm - sm * sm;
     const L both_min = ratio(sm * sx - ss * mx, det);
-    const auto both = (det > 0.0f) & (both_min > 0.0f);
+    const auto both = choose(det > 0.0f, both_min, L{}) > 0.0f;
     d = choose(both, ratio(sx * mm - sm * mx, det), ratio(sx, ss));
     dmin = choose(both, both_min, L{});
   }

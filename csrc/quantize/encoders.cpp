@@ -2,6 +2,8 @@
 #include "quantize/encoders.h"
 
 #include <algorithm>
+#include <cfloat>
+#include <cmath>
 
 #include "base/cpu_level.h"
 
@@ -52,6 +54,21 @@ void lay_across(const float* const* lanes, int64_t n, float (*rows)[kLanes]) {
   }
 }
 
+// Multiplies the importance of each number by 1 + its magnitude in halves of its block's mean. Plain squares spend
+// themselves on the many small weights and clip the few large ones, which outputs follow most: so weighted, models
+// diverge less.
+void weigh_by_magnitude(Tile& tile, int64_t n) {
+  alignas(64) float unit[kLanes] = {};
+  for (int64_t i = 0; i < n; ++i) {
+    for (int lane = 0; lane < kLanes; ++lane) unit[lane] += std::fabs(tile.x[i][lane]);
+  }
+  for (float& each : unit) each = std::max(each * (2.0f / static_cast<float>(n)), FLT_MIN);
+  for (int64_t i = 0; i < n; ++i) {
+    for (int lane = 0; lane < kLanes; ++lane)
+      tile.importance[i][lane] *= 1.0f + std::fabs(tile.x[i][lane]) / unit[lane];
+  }
+}
+
 auto build_for_this_cpu(const TileEncoder& encoder) {
   const CpuLevel level = cpu_level();
   return level >= CpuLevel::avx512 ? encoder.avx512 : level >= CpuLevel::avx2 ? encoder.avx2 : encoder.narrow;
@@ -73,7 +90,6 @@ void encode_rows(const formats::Format& format, const float* weights, int64_t n_
   const auto encode = build_for_this_cpu(*encoder_of(format.id));
   uint8_t* bytes = reinterpret_cast<uint8_t*>(out);
   Tile tile;
-  if (importance == nullptr) std::fill_n(&tile.importance[0][0], width * kLanes, 1.0f);
   uint8_t spare[512];  // where the lanes past the last block go
   for (int64_t first = 0; first < n_blocks; first += kLanes) {
     uint8_t* blocks[kLanes];
@@ -86,7 +102,12 @@ void encode_rows(const formats::Format& format, const float* weights, int64_t n_
       blocks[lane] = used ? bytes + block * format.block_bytes : spare;
     }
     lay_across(x, width, tile.x);
-    if (importance != nullptr) lay_across(w, width, tile.importance);
+    if (importance != nullptr) {
+      lay_across(w, width, tile.importance);
+    } else {
+      std::fill_n(&tile.importance[0][0], width * kLanes, 1.0f);
+    }
+    weigh_by_magnitude(tile, width);
     encode(tile, blocks);
   }
 }

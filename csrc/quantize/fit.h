@@ -102,8 +102,8 @@ inline PositiveFit<L> fit_positive_scale(ConstRows x, ConstRows importance, int 
       vv += wv * v;
       xv += wv * xi;
     }
-    const L scale = ratio(xv, vv), gain = scale * xv;
-    const auto better = (gain > best.gain) & (scale > 0.0f);
+    const L scale = larger(ratio(xv, vv), L{}), gain = scale * xv;
+    const auto better = gain > best.gain;
     best.gain = choose(better, gain, best.gain);
     best.scale = choose(better, scale, best.scale);
   };
@@ -175,7 +175,7 @@ inline Affine<L> fit_affine(ConstRows x, ConstRows importance, const Moments<L>&
     const Affine<L> fit = solve_affine(m, s, offset_at_most_zero);
     const L error = m.xx - fit.scale * (s.xv * 2.0f - fit.scale * s.vv - fit.offset * s.v * 2.0f) -
                     fit.offset * (m.x * 2.0f - fit.offset * m.w);
-    const auto better = (error < best_error) & (fit.scale > 0.0f);
+    const auto better = choose(fit.scale > 0.0f, error, best_error) < best_error;
     best_error = choose(better, error, best_error);
     best.scale = choose(better, fit.scale, best.scale);
     best.offset = choose(better, fit.offset, best.offset);

@@ -5,6 +5,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include "base/half.h"
 
 namespace halfbyte::quantize {
@@ -43,11 +47,6 @@ HALFBYTE_PAIR_OPERATOR(>)
 #undef HALFBYTE_PAIR_OPERATOR
 
 template <class V>
-inline Pair<V> operator&(const Pair<V>& a, const Pair<V>& b) {
-  return {a.lo & b.lo, a.hi & b.hi};
-}
-
-template <class V>
 inline V& operator+=(V& a, const V& b)
   requires requires { a.lo; }
 {
@@ -70,7 +69,8 @@ inline L lanes_of(float value) {
   return L{} + value;
 }
 
-// The second operand where the first is not a number.
+// The second operand where the first is not a number. Compilers may not make one instruction of a choice. (maskz: the
+// plain forms warn of an uninitialized operand in some compilers.)
 template <class L>
 inline L smaller(const L& a, const L& b) {
   return choose(a < b, a, b);
@@ -78,6 +78,34 @@ inline L smaller(const L& a, const L& b) {
 template <class L>
 inline L larger(const L& a, const L& b) {
   return choose(a > b, a, b);
+}
+#if defined(__x86_64__)
+inline Float4 smaller(const Float4& a, const Float4& b) {
+  return _mm_min_ps(a, b);
+}
+inline Float4 larger(const Float4& a, const Float4& b) {
+  return _mm_max_ps(a, b);
+}
+[[gnu::target("avx")]] inline Float8 smaller(const Float8& a, const Float8& b) {
+  return _mm256_min_ps(a, b);
+}
+[[gnu::target("avx")]] inline Float8 larger(const Float8& a, const Float8& b) {
+  return _mm256_max_ps(a, b);
+}
+[[gnu::target("avx512f")]] inline Float16 smaller(const Float16& a, const Float16& b) {
+  return _mm512_maskz_min_ps(0xffff, a, b);
+}
+[[gnu::target("avx512f")]] inline Float16 larger(const Float16& a, const Float16& b) {
+  return _mm512_maskz_max_ps(0xffff, a, b);
+}
+#endif
+template <class V>
+inline Pair<V> smaller(const Pair<V>& a, const Pair<V>& b) {
+  return {smaller(a.lo, b.lo), smaller(a.hi, b.hi)};
+}
+template <class V>
+inline Pair<V> larger(const Pair<V>& a, const Pair<V>& b) {
+  return {larger(a.lo, b.lo), larger(a.hi, b.hi)};
 }
 template <class L>
 inline L clamped(const L& a, float low, float high) {

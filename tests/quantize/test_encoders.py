@@ -36,12 +36,12 @@ def relative_error(name: str, blocks: bytes, weights: np.ndarray, importance: np
 
 
 @pytest.mark.parametrize("name", list(REFERENCE))
-def test_errors_are_below_llama_cpp(name: str) -> None:
+def test_errors_are_a_percent_below_llama_cpp(name: str) -> None:
     weights, importance = heavy_tails()
     plain = relative_error(name, quantize(weights, name), weights)
     weighted = relative_error(name, quantize(weights, name, importance), weights, importance)
-    assert plain < REFERENCE[name]["plain"]
-    assert weighted < REFERENCE[name]["weighted"]
+    assert plain < 0.99 * REFERENCE[name]["plain"]
+    assert weighted < 0.99 * REFERENCE[name]["weighted"]
 
 
 @pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ1_0", "TQ2_0", "MXFP4"])
@@ -160,3 +160,12 @@ def test_refusals_say_what_to_do() -> None:
         quantize(np.zeros((1, 256), np.float32), "Q8_K")
     with pytest.raises(ValueError, match=r"one number a column \(48\)"):
         quantize(weights, "F16", np.ones(47, np.float32))
+
+
+def test_large_weights_count_for_more() -> None:
+    """Of thirty ones and two twos, one scale must serve all: least squares alone gives 34/32."""
+    row = np.tile(np.r_[np.ones(30), 2.0, -2.0], 8).astype(np.float32).reshape(1, 256)
+    decoded = _core.decode("TQ2_0", quantize(row, "TQ2_0"))
+    mean = 34 / 32
+    small, large = 30 * (1 + 0.5 / mean), 2 * (1 + 0.5 * 2 / mean)
+    assert np.abs(decoded).max() == pytest.approx((small + 2 * large) / (small + large), rel=1e-3)

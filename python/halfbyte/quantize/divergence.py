@@ -99,8 +99,8 @@ class Divergence:
 
     kl: list[Floats] = field(default_factory=list)
     same_top: int = 0
-    nll: float = 0.0
-    base_nll: float = 0.0
+    nll: list[Floats] = field(default_factory=list)
+    base_nll: list[Floats] = field(default_factory=list)
     probability_changes: list[Floats] = field(default_factory=list)
 
     def add(self, base: Floats, logits: Floats, targets: npt.NDArray[np.int32]) -> None:
@@ -114,19 +114,20 @@ class Divergence:
             self.same_top += int(np.count_nonzero(p.argmax(axis=1) == q.argmax(axis=1)))
             rows = np.arange(len(q))
             ours, theirs = q[rows, targets[part]], p[rows, targets[part]]
-            self.nll -= float(ours.sum(dtype=np.float64))
-            self.base_nll -= float(theirs.sum(dtype=np.float64))
+            self.nll.append(-ours)
+            self.base_nll.append(-theirs)
             self.probability_changes.append(np.asarray(np.exp(ours) - np.exp(theirs)))
 
     def summary(self) -> dict[str, Any]:
         """The figures: perplexities, KL divergence (mean, its error, percentiles), top-1 agreement, change of p."""
         kl, change = np.concatenate(self.kl), np.concatenate(self.probability_changes)
         n = len(kl)
+        nll, base_nll = (float(np.concatenate(each).mean(dtype=np.float64)) for each in (self.nll, self.base_nll))
         percentiles = {f"{p:g}": float(np.percentile(kl, p)) for p in (0.1, 1, 5, 10, 50, 90, 95, 99, 99.9)}
         return {
             "tokens": n,
-            "perplexity": float(np.exp(self.nll / n)),
-            "base_perplexity": float(np.exp(self.base_nll / n)),
+            "perplexity": float(np.exp(nll)),
+            "base_perplexity": float(np.exp(base_nll)),
             "mean_kl_divergence": float(kl.mean()),
             "mean_kl_divergence_error": float(kl.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0,
             "max_kl_divergence": float(kl.max()),
