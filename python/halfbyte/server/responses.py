@@ -83,6 +83,8 @@ class EventStream(Response):
                 self._n_sent += 1
                 async with asyncio.timeout(_STALL_S):
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                # Neither send nor a chunk that is there already waits: that the client has gone is heard in between.
+                await asyncio.sleep(0)
         except TimeoutError:
             raise ApiError(408, "The client stopped reading.") from None
         except Exception as error:
