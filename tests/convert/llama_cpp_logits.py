@@ -14,7 +14,7 @@ for line in sys.stdin:
     job = json.loads(line)
     said.clear()
     try:
-        llama = llama_cpp.Llama(job["model"], n_ctx=64, logits_all=True, n_threads=1, verbose=False, type_k=0, type_v=0)
+        llama = llama_cpp.Llama(job["model"], n_ctx=64, logits_all=True, n_threads=1, verbose=True, type_k=0, type_v=0)
         llama_cpp.llama_log_set(listener, None)
         llama.eval(job["ids"])
         np.save(job["out"], np.array(llama.scores[: len(job["ids"])], np.float32))

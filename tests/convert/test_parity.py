@@ -66,3 +66,27 @@ def test_transformers_reads_the_folder_made_of_a_gguf_file(name: str, tmp_path: 
     with torch.no_grad():
         expected, found = model(ids).logits[0].numpy(), again(ids).logits[0].numpy()
     assert np.max(np.abs(found - expected)) <= 1e-4 * np.max(np.abs(expected))
+
+
+def made(folder: Path) -> dict[str, np.ndarray]:
+    return {tensor.name: tensor.make() for tensor in plan_folder(folder).tensors}
+
+
+def same(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> bool:
+    return one.keys() == two.keys() and all(np.array_equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", [n for n, f in FAMILIES.items() if f.folder and set(f.metadata) & {"expert_count"}])
+def test_experts_are_found_as_published_and_as_transformers_keeps_them(name: str, tmp_path: Path) -> None:
+    model = make_model(FAMILIES[name])
+    model.save_pretrained(tmp_path / "published")
+    model.save_pretrained(tmp_path / "kept", save_original_format=False)
+    assert same(made(tmp_path / "published"), made(tmp_path / "kept"))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama-tied-bias", "command-r"])
+def test_a_model_saved_without_its_head_is_found(name: str, tmp_path: Path) -> None:
+    model = make_model(FAMILIES[name])
+    model.save_pretrained(tmp_path / "whole")
+    model.base_model.save_pretrained(tmp_path / "headless")
+    assert same(made(tmp_path / "whole"), made(tmp_path / "headless"))

@@ -58,7 +58,8 @@ EXPERTS = {
     "n_routed_experts": "num_experts_per_tok", "moe_num_experts": "moe_k",
 }  # fmt: skip
 # What llama.cpp does not compute: windows of Mistral and Phi, k norms of fewer heads than q has (OLMoE), a YaRN ramp that
-# begins and ends within a pair (gpt-oss), biases of ERNIE's MLP; and its contexts are 256 long at least (LongRoPE).
+# begins and ends within a pair (gpt-oss), biases of ERNIE's MLP, norms of Qwen 2 VL with an epsilon; and its contexts are
+# 256 long at least (LongRoPE).
 CHANGES: dict[str, dict[str, Any]] = {
     "mistral-window": {"sliding_window": 64},
     "phi3": {"sliding_window": 64},
@@ -69,6 +70,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "olmoe": {"num_key_value_heads": 16},
     "gpt-oss": {"rope_parameters": FAMILIES["gpt-oss"].arguments["rope_parameters"] | {"truncate": True}},
     "ernie4_5": {"use_bias": False},
+    "qwen2vl": {"rms_norm_eps": 1e-12},
+    "qwen2.5vl": {"rms_norm_eps": 1e-12},
 }  # fmt: skip
 # Variants that llama.cpp does not load: it wants experts in every layer, and tells Command R+ and the large EXAONE 4 by
 # their 64 layers.
@@ -149,7 +152,8 @@ def llama_cpp() -> Any:
     """(file, ids) -> llama.cpp's logits, by the Python that has llama-cpp-python."""
     python = os.environ.get("HALFBYTE_LLAMA_CPP", sys.executable)
     command = [python, str(Path(__file__).with_name("llama_cpp_logits.py"))]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, text=True, **pipes) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         questions, answers = process.stdin, process.stdout

@@ -19,7 +19,7 @@ _MAX_JSON_BYTES = 256 << 20
 _IGNORED = re.compile(
     r"(rotary_emb|rotary|rope)\.(inv_freq|cos_cached|sin_cached)$|\.(attn|attention)\.(bias|masked_bias)$"
     r"|\.(q|k|v|output)_(scale|zero_point)$"
-    r"|^(model\.)?(vision_tower|vision_model|visual|multi_modal_projector|audio_tower|embed_vision|embed_audio)\."
+    r"|^(model\.)?(vision_tower|vision_model|visual|multi_modal_projector|connector|audio_tower|embed_vision|embed_audio)\."
 )
 
 

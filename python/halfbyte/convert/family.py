@@ -123,7 +123,10 @@ EXPERTS_NORMALIZED = {"expert_weights_norm": "norm_topk_prob"}
 LOCAL_EXPERTS = {"expert_count": "num_local_experts"}
 GRANITE_MOE_NAMES = (
     LLAMA_NAMES
-    | {"model.layers.{}.block_sparse_moe.router.layer": "blk.{}.ffn_gate_inp"}
+    | {
+        "model.layers.{}.block_sparse_moe.router.layer": "blk.{}.ffn_gate_inp",
+        "model.layers.{}.block_sparse_moe.router": "blk.{}.ffn_gate_inp",
+    }
     | expert_stacks("block_sparse_moe")
 )
 GELU_TANH = ("gelu_pytorch_tanh", "gelu_new")

@@ -96,6 +96,8 @@ def hyperparameters(family: Family, config: Config) -> dict[str, Any]:
 
 # Architectures whose YaRN ramp does not begin and end at whole pairs, unless the file says so.
 _UNTRUNCATED = ("gpt-oss",)
+# Architectures whose layers with a window have a rope of their own in folders.
+_WINDOWS_UNSTRETCHED = ("olmo2",)
 
 
 def _rope_metadata(family: Family, config: Config, head_dim: int) -> dict[str, Any]:
@@ -166,7 +168,8 @@ def rope_tensors(family: Family, config: Config) -> dict[str, npt.NDArray[np.flo
 def _layer_pattern(family: Family, config: Config) -> dict[str, Any]:
     """Which layers see a window, where that is not the architecture's usual order."""
     kinds, period = config.get("layer_types"), family.full_attention_every
-    if not period or not isinstance(kinds, list):
+    has_window = config.get("sliding_window", family.defaults.get("sliding_window"))
+    if not period or not has_window or not isinstance(kinds, list):
         return {}
     usual = ["full_attention" if (i + 1) % period == 0 else "sliding_attention" for i in range(len(kinds))]
     key = f"{family.arch}.attention.sliding_window_pattern"
@@ -225,6 +228,8 @@ def config_of(family: Family, metadata: dict[str, Any], *, tied: bool) -> dict[s
     pattern = get("attention.sliding_window_pattern")
     if isinstance(pattern, list):
         out["layer_types"] = ["sliding_attention" if flag else "full_attention" for flag in pattern]
+    if family.full_attention_every and not get("attention.sliding_window"):
+        out |= {"sliding_window": None, "layer_types": ["full_attention"] * get("block_count")}
     if family.rope:
         out |= _rope_config(family, metadata, out)
     for name in ("bos", "eos", "pad"):
@@ -260,4 +265,10 @@ def _rope_config(family: Family, metadata: dict[str, Any], config: dict[str, Any
     elif kind == "longrope":
         out["rope_scaling"] = {"rope_type": "longrope", "attention_factor": get("scaling.attn_factor", 1.0)}
         out["original_max_position_embeddings"] = get("scaling.original_context_length")
+    if family.arch in _WINDOWS_UNSTRETCHED and family.full_attention_every:
+        plain = {"rope_type": "default", "rope_theta": out["rope_theta"]}
+        out["rope_parameters"] = {
+            "full_attention": plain | out.pop("rope_scaling", {}),
+            "sliding_attention": plain,
+        }
     return out

@@ -47,7 +47,8 @@ MIXTURES: tuple[Family, ...] = (
         "llama",
         ("mixtral",),
         "MixtralForCausalLM",
-        LLAMA_NAMES | {"model.layers.{}.block_sparse_moe.gate": "blk.{}.ffn_gate_inp"} | expert_stacks("block_sparse_moe", "w1", "w3", "w2"),
+        LLAMA_NAMES | {"model.layers.{}.block_sparse_moe.gate": "blk.{}.ffn_gate_inp"} | expert_stacks("block_sparse_moe", "w1", "w3", "w2")
+        | ROUTER | expert_stacks("mlp"),
         PERMUTED,
         {"rms_norm_eps": 1e-5, "rope_theta": 1000000.0, "num_key_value_heads": 8, "max_position_embeddings": 131072,
          "num_local_experts": 8, "num_experts_per_tok": 2},
@@ -135,7 +136,10 @@ MIXTURES: tuple[Family, ...] = (
         ("ernie4_5_moe",),
         "Ernie4_5_MoeForCausalLM",
         LLAMA_NAMES | ROUTER | expert_stacks("mlp") | shared_expert("mlp.shared_experts")
-        | {"model.layers.{}.mlp.moe_statics.e_score_correction": "blk.{}.exp_probs_b"},
+        | {
+            "model.layers.{}.mlp.moe_statics.e_score_correction": "blk.{}.exp_probs_b",
+            "model.layers.{}.mlp.gate.moe_statics.e_score_correction": "blk.{}.exp_probs_b",
+        },
         {},
         ERNIE_DEFAULTS
         | {

@@ -19,6 +19,8 @@ from halfbyte.convert.transforms import Heads, Transform
 from halfbyte.errors import FormatError, UnsupportedError
 
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+# Where larger models keep the one that speaks.
+_SPEAKING = re.compile(r"^model\.(language_model|text_model)\.")
 # What matrices become when a format's blocks do not divide their rows.
 _FALLBACK = "F16"
 
@@ -50,14 +52,16 @@ def plan_folder(folder: Path) -> Plan:
         "general.name": _name_of(checkpoint),
         **hyperparameters(family, checkpoint.config),
     }
+    outermost = next(theirs for theirs, ours in family.names.items() if ours == "token_embd").split(".")[0]
     further = _further_layers(family, metadata, checkpoint.config)
     weights = as_stacks(weights_of(checkpoint), family, metadata[f"{family.arch}.embedding_length"])
     for theirs, weight in weights.items():
         stem, _, kind = theirs.rpartition(".")
-        stem = stem.replace("model.language_model.", "model.").removeprefix("language_model.")
+        stem = _SPEAKING.sub("model.", stem).removeprefix("language_model.")
         if stem.startswith(further):
             continue
-        found = our_name(family, stem)
+        # A model without its head is saved without its name, too.
+        found = our_name(family, stem) or our_name(family, f"{outermost}.{stem}")
         if found is None:
             raise FormatError(
                 f"{folder}: tensor {theirs} has no place in a {family.model_types[0]} model.",
