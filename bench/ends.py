@@ -25,7 +25,7 @@ from halfbyte import LLM, _core
 CHAINS = {
     "defaults": {},
     "greedy": {"temperature": 0},
-    "penalties": {"repetition_penalty": 1.1, "presence_penalty": 0.5},
+    "penalties": {"repeat_penalty": 1.1, "presence_penalty": 0.5},
     "no top-k": {"top_k": 0, "top_p": 0.9, "min_p": 0.0},
 }
 N_VOCAB = 262144

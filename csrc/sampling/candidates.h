@@ -18,6 +18,9 @@ inline bool better(const Candidate& a, const Candidate& b) {
   return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
 }
 
+// The highest of some logits, -inf of none. NaN is passed over.
+float highest_of(std::span<const float> logits);
+
 // Starts as a view of the whole vocabulary's logits; becomes a list when a stage needs one. Stages that pick few tokens
 // from many read the view directly, so a 260,000-token vocabulary is never copied or sorted whole.
 class Candidates {

@@ -78,19 +78,15 @@ void check(const Params& p, int32_t n_vocab) {
 
 // Index of the highest logit, the lowest id among equals; -1 when none can be chosen.
 int32_t argmax(std::span<const float> logits) {
-  float highest = -INFINITY;
-  int32_t best = -1;
-  for (size_t i = 0; i < logits.size(); ++i) {
-    if (logits[i] > highest) highest = logits[i], best = static_cast<int32_t>(i);
-  }
-  return best;
+  const float highest = highest_of(logits);
+  if (highest == -INFINITY) return -1;
+  return static_cast<int32_t>(std::find(logits.begin(), logits.end(), highest) - logits.begin());
 }
 
 }  // namespace
 
 float log_sum_exp(std::span<const float> logits) {
-  float highest = -INFINITY;
-  for (const float logit : logits) highest = logit > highest ? logit : highest;
+  const float highest = highest_of(logits);
   double sum = 0.0;
   for (const float logit : logits) sum += std::exp(logit - highest);
   return highest + static_cast<float>(std::log(sum));
@@ -153,9 +149,7 @@ struct Chain::State {
       return token;
     }
     Candidates candidates(logits, storage);
-    for (float& logit : logits) {
-      if (std::isnan(logit)) logit = -INFINITY;
-    }
+    for (float& logit : logits) logit = std::isnan(logit) ? -INFINITY : logit;
     require(candidates.highest_logit() != -INFINITY, "No token can be chosen: every logit is masked or not a number.");
     for (const Stage* stage : stages) stage->apply(candidates, params, history, rng);
     const size_t index = params.mirostat > 0 ? draw_mirostat(candidates, params, rng, mu) : draw(candidates, rng);
