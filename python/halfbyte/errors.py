@@ -26,6 +26,10 @@ class InvalidArgumentError(HalfbyteError, ValueError):
     """An argument is out of range or of no meaning."""
 
 
+class ConstraintError(InvalidArgumentError):
+    """An answer could not be held to its grammar any further: nothing may follow, or finding out costs too much."""
+
+
 class OutOfMemoryError(HalfbyteError, MemoryError):
     """An allocation was refused or would not fit the machine."""
 

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 Prompt = str | Sequence[int]
 Messages = Sequence[Mapping[str, Any]]
 _Request = tuple[list[int], SamplingParams, AnswerForm]
+#: Texts that embed() has the engine read at the same time.
+EMBEDDED_AT_ONCE = 16
 #: Called with bytes done and bytes in all while a model loads; return False to stop.
 Progress = Callable[[int, int], Any]
 
@@ -216,12 +219,15 @@ class LLM:
     def embed(self, texts: str | Sequence[Prompt], *, normalize: bool = True) -> npt.NDArray[np.float32]:
         """Mean of the final hidden states of each text, of length 1 unless normalize is False: (n_texts, n_embd)."""
         many: list[Prompt] = [texts] if isinstance(texts, str) else list(texts)
-        rows = []
-        for text in many:
+
+        def one(text: Prompt) -> npt.NDArray[np.float32]:
             vector = np.asarray(self.engine.forward(self._prompt_ids(text), output="hidden")).mean(axis=0)
             length = float(np.linalg.norm(vector))
-            rows.append(vector / length if normalize and length > 0 else vector)
-        return np.stack(rows).astype(np.float32)
+            return np.asarray(vector / length if normalize and length > 0 else vector, dtype=np.float32)
+
+        with ThreadPoolExecutor(EMBEDDED_AT_ONCE) as pool:  # texts that wait for the engine together share its steps
+            rows = list(pool.map(one, many))
+        return np.stack(rows) if rows else np.zeros((0, int(self.config["n_embd"])), np.float32)
 
     def tokenize(self, text: str, *, add_bos: bool = True, parse_special: bool = False) -> list[int]:
         """Token ids of a text."""

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from halfbyte import _core
 from halfbyte.chat.answer import AnswerForm, shown_text
 from halfbyte.chat.delta import Delta, Message
-from halfbyte.errors import CancelledError
+from halfbyte.errors import CancelledError, HalfbyteError
 from halfbyte.outputs import Logprob, Output, Piece, Timing, Usage
 from halfbyte.params import SamplingParams
 from halfbyte.tokenizer import Tokenizer
 
 # How long one wait for the engine may last: Ctrl-C is seen between waits.
 _WAIT_S = 0.1
+
+
+class Mask:
+    """A mask function that remembers why it failed: the engine tells the text of an error only."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._function = function
+        self.error: HalfbyteError | None = None
+
+    def __call__(self, generated: Any) -> Any:
+        try:
+            return self._function(generated)
+        except HalfbyteError as error:
+            self.error = error
+            raise
 
 
 class Running:
@@ -32,7 +47,9 @@ class Running:
         params: SamplingParams,
         tokenizer: Tokenizer,
         form: AnswerForm,
+        mask: Mask | None,
     ) -> None:
+        self._mask = mask
         self._engine, self.id, self._mailbox, self._seed = engine, request, mailbox, seed
         self._params, self._tokenizer, self._form = params, tokenizer, form
         self._text, self._done = tokenizer.stream(), False
@@ -67,6 +84,7 @@ class Running:
     ) -> Running:
         """Queues one answer. core: params as the engine takes them, with this answer's seed."""
         is_search = params.beam_width > 1
+        mask = Mask(form.plan.begin()) if form.plan is not None else None
         request, seed = engine.submit(
             ids,
             core,
@@ -87,9 +105,9 @@ class Running:
             early_stopping=params.early_stopping,
             processors=list(params.logits_processors),
             adapters=adapters,
-            mask_function=form.plan.begin() if form.plan is not None else None,
+            mask_function=mask,
         )
-        return cls(engine, request, mailbox, seed, len(ids), params, tokenizer, form)
+        return cls(engine, request, mailbox, seed, len(ids), params, tokenizer, form, mask)
 
     def cancel(self) -> None:
         if not self._done:
@@ -114,7 +132,7 @@ class Running:
         finish = event["finish"]
         self._done = self._done or bool(finish)
         if event["error"] is not None:
-            raise event["error"]
+            raise self._mask.error if self._mask is not None and self._mask.error is not None else event["error"]
         n_known = len(self._logprobs)
         if event["hypotheses"]:
             self._others = event["hypotheses"][1:]

@@ -85,7 +85,11 @@ def test_what_cannot_be_kept_to_is_named(live: Live, name: str) -> None:
 def test_what_costs_too_much_ends_there(live: Live) -> None:
     answer = ask(live, COSTLY, max_tokens=500)
     assert answer.status_code == 400, answer.text
-    assert "constraint" in answer.json()["error"]["message"]
+    assert answer.json()["error"]["param"] == "response_format"
+    assert answer.json()["error"]["message"].startswith("No answer satisfies the constraint")
+    with live.http() as http:
+        answer = http.post("/v1/completions", json={"prompt": "x", "max_tokens": 500, "guided_json": COSTLY})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "guided_json")
 
 
 @pytest.mark.parametrize("name", KEPT)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from halfbyte.errors import InvalidArgumentError
+from halfbyte.errors import ConstraintError, InvalidArgumentError
 from halfbyte.tokenizer import Tokenizer
 
 #: One bit for each token of the vocabulary, lowest first; set where the token may come.
@@ -71,6 +71,7 @@ class Matcher:
     def __init__(self, matcher: Any, tokenizer: Tokenizer, n_logits: int) -> None:
         self._matcher, self._tokenizer, self._n_logits = matcher, tokenizer, n_logits
         self._mask = np.zeros(-(-n_logits // 32), dtype=np.uint32)
+        self._is_masked = False  # _mask is that of this place
         self._ends = tokenizer.end_ids
         self._n_after_end = 0  # end tokens, and what a caller draws after one
         self._n_bytes = (tokenizer.n_vocab + 31) // 32 * 4
@@ -84,21 +85,28 @@ class Matcher:
         found = cls(LLMatcher(vocabulary_of(tokenizer), grammar, limits=limits()), tokenizer, n_logits)
         if found._matcher.is_error():
             raise InvalidArgumentError(f"The constraint cannot be used: {short(found._matcher.get_error())}")
-        found.mask()
+        try:
+            found.mask()
+        except ConstraintError as error:
+            raise InvalidArgumentError(error.message) from error
         return found
 
     def copy(self) -> Matcher:
-        """Another one at the same place."""
-        return Matcher(self._matcher.deep_copy(), self._tokenizer, self._n_logits)
+        """Another one at the same place. What was computed there, which may have taken seconds, comes along."""
+        copy = Matcher(self._matcher.deep_copy(), self._tokenizer, self._n_logits)
+        copy._mask[:], copy._is_masked = self._mask, self._is_masked
+        return copy
 
     def accepts(self, tokens: Sequence[int]) -> bool:
         """Moves over tokens if all of them may come; stays and says False if not."""
         if self._matcher.validate_tokens(list(tokens)) < len(tokens):
             return False
+        self._is_masked = False
         return bool(self._matcher.consume_tokens(list(tokens)))
 
     def consume(self, token: int) -> None:
         """Moves over a token that was drawn; past the end, any."""
+        self._is_masked = False
         if self._n_after_end or token in self._ends or self._matcher.is_stopped():
             self._n_after_end += 1
         else:
@@ -106,21 +114,25 @@ class Matcher:
 
     def rollback(self, n: int) -> bool:
         """Takes the last n tokens back; False where that cannot be."""
+        self._is_masked = False
         n_after_end = min(n, self._n_after_end)
         self._n_after_end -= n_after_end
         return n == n_after_end or bool(self._matcher.rollback(n - n_after_end))
 
     def mask(self) -> Mask:
-        """What may come next; valid until the next call. Raises InvalidArgumentError when nothing may: the answer must
-        not pass for one that satisfies the grammar."""
+        """What may come next; valid until the next call. Raises ConstraintError when nothing may: the answer must not pass
+        for one that satisfies the grammar."""
+        if self._is_masked:
+            return self._mask
         self._mask[:] = 0
         if not self._n_after_end and not self._matcher.is_stopped():
             self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._n_bytes)
         if self._matcher.is_error():
-            raise InvalidArgumentError(f"No answer satisfies the constraint: {short(self._matcher.get_error())}")
+            raise ConstraintError(f"No answer satisfies the constraint: {short(self._matcher.get_error())}")
         if self._matcher.is_accepting() or not self._mask.any():
             for token in self._ends:
                 self._mask[token // 32] |= np.uint32(1 << token % 32)
+        self._is_masked = True
         return self._mask
 
 

@@ -11,11 +11,12 @@ from typing import Any
 
 from halfbyte import _core
 from halfbyte.chat.answer import AnswerForm
-from halfbyte.errors import CancelledError
+from halfbyte.errors import CancelledError, ConstraintError
 from halfbyte.llm import LLM
 from halfbyte.outputs import Output, Piece
 from halfbyte.params import SamplingParams
 from halfbyte.running import Running
+from halfbyte.server.errors import ApiError
 
 # How long one wait for the engine lasts; closing the mailbox ends it at once.
 _WAIT_S = 3600.0
@@ -23,11 +24,13 @@ _WAIT_S = 3600.0
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids, what is asked of them, and the form of the answers (None: params.response_format's)."""
+    """Token ids, what is asked of them, the form of the answers (None: params.response_format's), and the field of the
+    request that it came from."""
 
     ids: list[int]
     params: SamplingParams
     form: AnswerForm | None = None
+    form_field: str | None = None
 
 
 #: Told of every event: index of the answer, the engine's event, and what it added to the answer.
@@ -46,6 +49,7 @@ class Job:
         self._arrived = asyncio.Event()
         self._n_open = 0
         self._error: Exception | None = None
+        self.form_field: str | None = None
         self.answers: list[Running] = []
         self.n_each = 1  # of one prompt
         self.observer: Observer | None = None
@@ -96,7 +100,7 @@ class Job:
             piece = self.answers[index].feed(event)
         except Exception as error:  # whatever the engine reports is the reader's business
             self._n_open -= 1
-            self.fail(error)
+            self.fail(ApiError.of(error, self.form_field) if isinstance(error, ConstraintError) else error)
             return
         if self.observer is not None:
             self.observer(index, event, piece)
@@ -132,7 +136,7 @@ class Bridge:
         try:
             for prompt in prompts:
                 answers = self._llm.submit(prompt.ids, prompt.params, self._mailbox, form=prompt.form, client=client)
-                job.n_each = len(answers)
+                job.n_each, job.form_field = len(answers), prompt.form_field
                 for answer in answers:
                     self._open[answer.id] = (job, len(job.answers))
                     job.add(answer)

@@ -132,7 +132,8 @@ def submit_chat(
     call: Call, model: LoadedModel, ask: ChatAsk, prompt: ChatPrompt, *, param: str = "messages"
 ) -> ChatRun:
     """The same with a prompt that is made."""
-    job = call.submit(model, [Prompt(prompt.ids, ask.params, prompt.form)], param=param)
+    field = ask.constraint[0] if ask.constraint is not None else "tools" if ask.tools else param
+    job = call.submit(model, [Prompt(prompt.ids, ask.params, prompt.form, field)], param=param)
     return ChatRun(job, [ChatAnswer() for _ in job.answers])
 
 

@@ -128,4 +128,4 @@ def constrained(
     if wanted is None:
         return [Prompt(ids, params)]
     params = dataclasses.replace(params, response_format=wanted[1])
-    return [Prompt(ids, params, llm.plain_form(params))]
+    return [Prompt(ids, params, llm.plain_form(params), wanted[0])]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from halfbyte.llm import EMBEDDED_AT_ONCE
 from halfbyte.server.call import Call
 from halfbyte.server.errors import ApiError
 from halfbyte.server.models import LoadedModel
@@ -29,11 +30,11 @@ async def embed_ids(call: Call, model: LoadedModel, texts: Sequence[str | list[i
 
 
 async def embed(call: Call, model: LoadedModel, ids: list[list[int]], param: str) -> npt.NDArray[np.float32]:
-    """One row for each text, of length 1: float32, shape (n_texts, n_embd). Between texts others have their turn."""
+    """One row for each text, of length 1: float32, shape (n_texts, n_embd). A client that goes away leaves the rest."""
     rows = []
     call.watch()
-    for one in ids:
-        rows.append(await call.work(param, model.llm.embed, [one]))
+    for i in range(0, len(ids), EMBEDDED_AT_ONCE):
+        rows.append(await call.work(param, model.llm.embed, ids[i : i + EMBEDDED_AT_ONCE]))
         if call.client_gone:
             raise ApiError(499, "The client has gone.")
     return np.concatenate(rows)

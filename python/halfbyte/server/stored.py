@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,39 +18,40 @@ class Stored:
     response: dict[str, Any]
     asked: list[dict[str, Any]]
     messages: Sequence[Mapping[str, Any]]
-    n_bytes: int = 0
 
 
 class ResponseStore:
-    """Keeps the latest responses, in memory, up to max_bytes of JSON; each client sees its own."""
+    """Keeps the latest responses, in memory, up to max_bytes; each client sees its own. They are kept as JSON: as objects
+    they would take ten times their share."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[tuple[str, str], Stored] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._n_bytes = 0
 
     def put(
         self, client: str, response: dict[str, Any], asked: list[dict[str, Any]], messages: Sequence[Mapping[str, Any]]
     ) -> None:
         """Keeps a response; those that were used longest ago make room. One that is too large by itself is not kept."""
-        n_bytes = sum(len(dumps(part)) for part in (response, asked, messages))
-        if n_bytes > self._max_bytes:
+        data = dumps([response, asked, messages])
+        if len(data) > self._max_bytes:
             return
-        self._kept[client, response["id"]] = Stored(response, asked, messages, n_bytes)
-        self._n_bytes += n_bytes
+        self._kept[client, response["id"]] = data
+        self._n_bytes += len(data)
         while self._n_bytes > self._max_bytes:
             _, oldest = self._kept.popitem(last=False)
-            self._n_bytes -= oldest.n_bytes
+            self._n_bytes -= len(oldest)
 
     def get(self, client: str, name: str) -> Stored | None:
         """A client's response of that id."""
         found = self._kept.get((client, name))
-        if found is not None:
-            self._kept.move_to_end((client, name))
-        return found
+        if found is None:
+            return None
+        self._kept.move_to_end((client, name))
+        return Stored(*json.loads(found))
 
     def remove(self, client: str, name: str) -> bool:
         """Whether there was one to forget."""
         found = self._kept.pop((client, name), None)
-        self._n_bytes -= found.n_bytes if found is not None else 0
+        self._n_bytes -= len(found) if found is not None else 0
         return found is not None
