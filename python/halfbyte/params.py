@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from numbers import Real
 from typing import Any
 
 from halfbyte import _core
@@ -24,6 +25,36 @@ _ALIASES = {
 }
 
 
+_LARGE = 1 << 30
+#: Least and greatest values, for SamplingParams, the command line and HTTP alike.
+RANGES: dict[str, tuple[float, float]] = {
+    "temperature": (0, 100),
+    "dynatemp_range": (0, 100),
+    "dynatemp_exponent": (0, 100),
+    "top_k": (-1, _LARGE),
+    "top_p": (1e-6, 1),
+    "min_p": (0, 1),
+    "typical_p": (1e-6, 1),
+    "top_n_sigma": (-1, 1000),
+    "xtc_probability": (0, 1),
+    "xtc_threshold": (0, 1),
+    "min_keep": (1, _LARGE),
+    "repeat_penalty": (0.01, 100),
+    "frequency_penalty": (-2, 2),
+    "presence_penalty": (-2, 2),
+    "repeat_last_n": (-1, _LARGE),
+    "dry_multiplier": (0, 100),
+    "dry_base": (1, 100),
+    "dry_allowed_length": (0, _LARGE),
+    "dry_penalty_last_n": (-1, _LARGE),
+    "mirostat": (0, 2),
+    "mirostat_tau": (0, 100),
+    "mirostat_eta": (0, 1),
+    "length_penalty": (-100, 100),
+    "min_tokens": (0, _LARGE),
+}
+
+
 @dataclass(frozen=True)
 class SamplingParams:
     """Sampling and stopping of one request. Neutral values switch a stage off.
@@ -34,8 +65,8 @@ class SamplingParams:
     and stop, and takes no other sampling parameters. Requests may say so as vLLM's do: use_beam_search with best_of beams
     (replace(), generate() and the server).
 
-    temperature <= 0 is greedy. top_k <= 0, top_p >= 1, min_p <= 0, typical_p >= 1, top_n_sigma <= 0,
-    xtc_probability <= 0, dry_multiplier <= 0, mirostat 0 are off. max_tokens None means until the model stops or the
+    temperature 0 is greedy. top_k <= 0, top_p 1, min_p 0, typical_p 1, top_n_sigma <= 0, xtc_probability 0,
+    dry_multiplier 0, mirostat 0 are off; RANGES says what else is allowed. max_tokens None means until the model stops or the
     context is full. seed None draws one; the result reports it. logprobs n gives the n most likely tokens beside the
     chosen one's. overflow "slide" drops the oldest tokens (after the first n_keep) when the context is full; "error"
     ends the answer there. response_format is what the answer must look like (halfbyte.grammar.constraint_of says in
@@ -94,6 +125,11 @@ class SamplingParams:
     lora: str | Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not least <= float(value) <= most:
+                span = f"{least:g} or more" if most == _LARGE else f"{least:g} to {most:g}"
+                raise InvalidArgumentError(f"{name} is {value!r}; {span} was expected.")
         if self.n < 1:
             raise InvalidArgumentError(f"n is {self.n}; at least 1 was expected.")
         if self.best_of is not None and self.best_of < self.n:
@@ -115,7 +151,11 @@ class SamplingParams:
     def from_generation_config(cls, config: Mapping[str, Any]) -> SamplingParams:
         """What a model's makers recommend (generation_config.json); keys that mean nothing here are left out."""
         names = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
-        found = {key: config[key] for key in names if isinstance(config.get(key), (int, float))}
+        found = {}
+        for key in names:
+            least, most = RANGES[_ALIASES.get(key, key)]
+            if isinstance(value := config.get(key), (int, float)) and least <= value <= most:
+                found[key] = value
         if config.get("do_sample") is False:
             found["temperature"] = 0.0
         return cls(**resolve_names(found))

@@ -116,6 +116,10 @@ def test_a_lower_level_can_be_forced(model: str) -> None:
 
 BAD = [
     (["run", "-m", "missing.gguf", "-p", "x"], 1, "no such file"),
+    (["run", "-m", "missing.gguf", "-p", "x", "--temp", "-1"], 2, "temperature is -1.0; 0 to 100 was expected"),
+    (["run", "-m", "missing.gguf", "-p", "x", "--top-p", "7"], 2, "top_p is 7.0; 1e-06 to 1 was expected"),
+    (["run", "-m", "missing.gguf", "-p", "x", "--min-p", "nan"], 2, "min_p is nan"),
+    (["run", "-m", "missing.gguf", "-p", "x", "--repeat-last-n", "-2"], 2, "-1 or more"),
     (["run", "-m", "/", "-p", "x"], 1, "folder"),
     (["run", "-m", "{text}", "-p", "x"], 1, "not a GGUF file"),
     (["run", "-m", "{cut}", "-p", "x"], 1, "past the end"),
@@ -124,7 +128,7 @@ BAD = [
     (["run", "-m", "{model}", "-p", ""], 1, "empty"),
     (["run", "-m", "{model}", "-p", "x" * 600], 1, "context holds"),
     (["run", "-m", "{model}", "-p", "x", "--temp", "hot"], 2, "invalid float"),
-    (["run", "-m", "{model}", "-p", "x", "--top-p", "0"], 1, "top_p"),
+    (["run", "-m", "{model}", "-p", "x", "--top-p", "0"], 2, "top_p"),
     (["run", "-m", "{model}", "-p", "x", "--samplers", "magic"], 1, "no sampler named magic"),
     (["run", "-m", "{model}", "-p", "x", "-f", "{text}"], 1, "More than one prompt"),
     (["run", "-m", "{model}", "-p", "x", "--grammar", "root ::= ("], 1, "grammar"),

@@ -245,6 +245,12 @@ def test_embeddings(llm: LLM) -> None:
     vectors = llm.embed(["one", "another text"])
     assert vectors.shape == (2, 64)
     assert np.linalg.norm(vectors, axis=1) == pytest.approx([1, 1], abs=1e-5)
+    texts = [f"text {i} " * (i % 5 + 1) for i in range(40)]
+    together = llm.embed(texts)
+    assert all(np.array_equal(llm.embed(text)[0], row) for text, row in zip(texts, together, strict=True))
+    assert llm.embed([]).shape == (0, 64)
+    with pytest.raises(InvalidArgumentError):
+        llm.embed(["one", [-1], "two"])
 
 
 def test_processors_and_their_failures(llm: LLM) -> None:

@@ -93,7 +93,10 @@ def sampling_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     out["seed"] = None if arguments.seed < 0 else arguments.seed
     out["stop"] = arguments.stop
     out["ignore_eos"] = arguments.ignore_eos
-    SamplingParams(**out)  # bad values are refused before a model is loaded
+    try:
+        SamplingParams(**out)  # bad values are refused before a model is loaded
+    except InvalidArgumentError as error:
+        raise UsageError(error.message, hint=error.hint) from None
     return out
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from halfbyte.errors import HalfbyteError
-from halfbyte.params import SamplingParams
+from halfbyte.params import RANGES, SamplingParams
 from halfbyte.server.config import ServerConfig
 from halfbyte.server.errors import ApiError
 from halfbyte.server.models import LoadedModel
@@ -52,36 +52,42 @@ class AdapterChoice(Body):
     scale: Annotated[float, Field(ge=-1000, le=1000)] = 1.0
 
 
+def within(name: str) -> Any:
+    """The range of a field of SamplingParams, for pydantic."""
+    least, most = RANGES[name]
+    return Field(ge=least, le=most)
+
+
 class SamplingFields(Body):
     """Null means the model's default."""
 
-    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    temperature: Annotated[float, within("temperature")] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, le=1 << 30)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    typical_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_n_sigma: float | None = None
-    xtc_probability: Annotated[float, Field(ge=0, le=1)] | None = None
-    xtc_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    repeat_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
-    repeat_last_n: Annotated[int, Field(ge=-1, le=1 << 30)] | None = None
-    dry_multiplier: Annotated[float, Field(ge=0, le=100)] | None = None
-    dry_base: Annotated[float, Field(ge=1, le=100)] | None = None
-    dry_allowed_length: Annotated[int, Field(ge=0, le=1 << 30)] | None = None
-    dry_penalty_last_n: Annotated[int, Field(ge=-1, le=1 << 30)] | None = None
-    mirostat: Annotated[int, Field(ge=0, le=2)] | None = None
-    mirostat_tau: Annotated[float, Field(ge=0, le=100)] | None = None
-    mirostat_eta: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, within("top_k")] | None = None
+    min_p: Annotated[float, within("min_p")] | None = None
+    typical_p: Annotated[float, within("typical_p")] | None = None
+    top_n_sigma: Annotated[float, within("top_n_sigma")] | None = None
+    xtc_probability: Annotated[float, within("xtc_probability")] | None = None
+    xtc_threshold: Annotated[float, within("xtc_threshold")] | None = None
+    presence_penalty: Annotated[float, within("presence_penalty")] | None = None
+    frequency_penalty: Annotated[float, within("frequency_penalty")] | None = None
+    repeat_penalty: Annotated[float, within("repeat_penalty")] | None = None
+    repetition_penalty: Annotated[float, within("repeat_penalty")] | None = None
+    repeat_last_n: Annotated[int, within("repeat_last_n")] | None = None
+    dry_multiplier: Annotated[float, within("dry_multiplier")] | None = None
+    dry_base: Annotated[float, within("dry_base")] | None = None
+    dry_allowed_length: Annotated[int, within("dry_allowed_length")] | None = None
+    dry_penalty_last_n: Annotated[int, within("dry_penalty_last_n")] | None = None
+    mirostat: Annotated[int, within("mirostat")] | None = None
+    mirostat_tau: Annotated[float, within("mirostat_tau")] | None = None
+    mirostat_eta: Annotated[float, within("mirostat_eta")] | None = None
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 64)] | None = None
     stop: Stop | None = None
     stop_token_ids: Annotated[list[Token], Field(max_length=1024)] | None = None
     logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = None
     bad_words: Annotated[list[str], Field(max_length=1024)] | None = None
     ignore_eos: bool | None = None
-    min_tokens: Annotated[int, Field(ge=0, le=1 << 30)] | None = None
+    min_tokens: Annotated[int, within("min_tokens")] | None = None
     reasoning_budget: Annotated[int, Field(ge=0, le=1 << 30)] | None = None
     priority: Annotated[int, Field(ge=-(1 << 30), le=1 << 30)] | None = None
     lora: Annotated[list[AdapterChoice], Field(max_length=64)] | None = None
@@ -93,7 +99,7 @@ class SamplingFields(Body):
         if fields["seed"] is not None:
             fields["seed"] %= 1 << 64
         if fields["top_p"] == 0:
-            fields["top_p"] = 1e-6  # OpenAI's way to say: the likeliest token
+            fields["top_p"] = RANGES["top_p"][0]  # OpenAI's way to say: the likeliest token
         for token in fields["logit_bias"] or ():
             if not _TOKEN_ID.fullmatch(token):
                 raise ApiError(400, "logit_bias maps token ids (as text) to numbers.", param="logit_bias")
@@ -116,7 +122,7 @@ class ChoiceFields(Body):
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     best_of: Annotated[int, Field(ge=1, le=128)] | None = None
     use_beam_search: bool | None = None
-    length_penalty: Annotated[float, Field(ge=-100, le=100)] | None = None
+    length_penalty: Annotated[float, within("length_penalty")] | None = None
     early_stopping: bool | None = None
 
     def choice(self, *, stream: bool) -> dict[str, Any]:
