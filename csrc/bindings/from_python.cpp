@@ -42,9 +42,18 @@ std::shared_ptr<const MetaArray> array_from_python(const std::string& key, const
 // Python ints become u32/u64 in a scalar (what readers expect of counts) when not negative, and signed inside arrays.
 files::MetaValue value_from_python(const std::string& key, const py::handle& value) {
   if (py::isinstance<py::bool_>(value)) return value.cast<bool>();
-  if (py::isinstance<py::int_>(value)) return value.cast<int64_t>();
+  if (py::isinstance<py::int_>(value)) {
+    int overflow = 0;
+    const int64_t number = PyLong_AsLongLongAndOverflow(value.ptr(), &overflow);
+    require(overflow == 0, "Metadata key %s: %s does not fit 64 bits.", key.c_str(),
+            py::str(value).cast<std::string>().substr(0, 40).c_str());
+    return number;
+  }
   if (py::isinstance<py::float_>(value)) return value.cast<double>();
-  if (py::isinstance<py::str>(value)) return value.cast<std::string>();
+  if (py::isinstance<py::str>(value)) {
+    const auto bytes = py::reinterpret_steal<py::object>(PyUnicode_AsEncodedString(value.ptr(), "utf-8", "replace"));
+    return std::string(bytes.cast<py::bytes>());
+  }
   if (py::isinstance<py::bytes>(value)) return std::string(value.cast<py::bytes>());
   if (py::isinstance<py::sequence>(value)) return array_from_python(key, value.cast<py::sequence>());
   throw Error(ErrorKind::invalid_argument,

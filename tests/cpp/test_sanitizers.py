@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ..conftest import write_tiny_llama
+from ..convert.folders import write_folder
 from .building import build
 
 pytestmark = [pytest.mark.sanitizer, pytest.mark.timeout(2400)]
@@ -17,12 +18,19 @@ pytestmark = [pytest.mark.sanitizer, pytest.mark.timeout(2400)]
 
 def test_mutated_files_under_address_and_undefined_behaviour_sanitizers(tmp_path: Path) -> None:
     program = build(
-        tmp_path / "build", "mutate_gguf", "-DHALFBYTE_SANITIZE=address,undefined", build_type="RelWithDebInfo"
+        tmp_path / "build", "mutate_files", "-DHALFBYTE_SANITIZE=address,undefined", build_type="RelWithDebInfo"
     )
-    for format_name in ("Q4_0", "F16"):
-        model = write_tiny_llama(tmp_path / f"{format_name}.gguf", n_layers=1, format_name=format_name)
+    models = [write_tiny_llama(tmp_path / f"{name}.gguf", n_layers=1, format_name=name) for name in ("Q4_0", "F16")]
+    write_folder(tmp_path / "folder")
+    for model in (*models, *(tmp_path / "folder").glob("*.safetensors")):
         environment = {**os.environ, "ASAN_OPTIONS": "allocator_may_return_null=1:max_allocation_size_mb=2048"}
-        result = subprocess.run([program, model, "1000"], capture_output=True, text=True, env=environment, check=False)
+        result = subprocess.run(
+            [program, model, os.environ.get("HALFBYTE_MUTANTS", "1000")],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+        )
         assert result.returncode == 0, result.stderr[-3000:]
 
 

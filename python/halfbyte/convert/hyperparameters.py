@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,20 @@ import numpy.typing as npt
 
 from halfbyte.convert.family import KEYS, Config, Family
 from halfbyte.convert.transforms import Heads
-from halfbyte.errors import FormatError, UnsupportedError
+from halfbyte.errors import FormatError, HalfbyteError, UnsupportedError
+
+
+@contextmanager
+def config_values() -> Iterator[None]:
+    """Around what reads config.json: a value of a kind that it cannot have is the file's fault."""
+    try:
+        yield
+    except HalfbyteError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise FormatError(
+            f"config.json holds a value that it cannot have: {error}.", hint="Fetch the model again."
+        ) from error
 
 
 def value_of(family: Family, config: Config, key: str) -> Any:

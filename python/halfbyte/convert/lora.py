@@ -26,6 +26,8 @@ from halfbyte.errors import FormatError, ModelNotFoundError, UnsupportedError
 Floats = npt.NDArray[np.float32]
 
 _PEFT = re.compile(r"^(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.[\w-]+)?\.weight$")
+# Real ones are a few units, and some hundreds.
+_MAX_SCALING, _MAX_RANK = 1e6, 1 << 20
 _GGUF = re.compile(r"^(.+)\.weight\.lora_([ab])$")
 
 
@@ -72,7 +74,7 @@ def _from_gguf(path: Path, metadata: Mapping[str, Any]) -> list[Change]:
     if arch != wanted:
         raise FormatError(f"{path} is an adapter for {arch} models; this one is {wanted}.")
     alpha = about.get("adapter.lora.alpha", 0)
-    if not isinstance(alpha, (int, float)):
+    if not isinstance(alpha, (int, float)) or not abs(alpha) < _MAX_SCALING:
         raise FormatError(f"{path}: adapter.lora.alpha is {alpha!r}; a number was expected.")
     changes: dict[str, dict[str, Floats]] = {}
     for tensor in file.tensors:
@@ -144,6 +146,8 @@ def _scaling(config: Mapping[str, Any], stem: str) -> np.float32:
     rank, alpha = (_for_layer(config, key, stem) for key in ("r", "lora_alpha"))
     if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)):
         raise FormatError(f"adapter_config.json: r is {rank!r} and lora_alpha {alpha!r}; numbers were expected.")
+    if not abs(alpha) < _MAX_SCALING * rank or rank > _MAX_RANK:
+        raise FormatError(f"adapter_config.json: lora_alpha {alpha!r} over r {rank} is no strength of an adapter.")
     return np.float32(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 

@@ -12,7 +12,7 @@ from halfbyte.convert.checkpoint import Checkpoint
 from halfbyte.convert.experts import as_stacks
 from halfbyte.convert.families import FAMILIES, family_of_type
 from halfbyte.convert.family import Family
-from halfbyte.convert.hyperparameters import heads_of, hyperparameters, rope_tensors
+from halfbyte.convert.hyperparameters import config_values, heads_of, hyperparameters, rope_tensors
 from halfbyte.convert.quantized import weights_of
 from halfbyte.convert.tensors import Array, Planned, Weight, decode, encode, fits, is_plain
 from halfbyte.convert.transforms import Heads, Transform
@@ -43,17 +43,21 @@ def plan_folder(folder: Path) -> Plan:
     """
     checkpoint = Checkpoint(folder)
     family = family_of_config(checkpoint.config)
-    heads = heads_of(family, checkpoint.config)
+    with config_values():
+        heads = heads_of(family, checkpoint.config)
+        numbers = hyperparameters(family, checkpoint.config)
+        ropes = rope_tensors(family, checkpoint.config)
     tied = checkpoint.config.get("tie_word_embeddings", family.defaults.get("tie_word_embeddings", False))
     tensors: dict[str, Planned] = {}
     metadata = {
         "general.architecture": family.arch,
         "general.type": "model",
         "general.name": _name_of(checkpoint),
-        **hyperparameters(family, checkpoint.config),
+        **numbers,
     }
     outermost = next(theirs for theirs, ours in family.names.items() if ours == "token_embd").split(".")[0]
-    further = _further_layers(family, metadata, checkpoint.config)
+    with config_values():
+        further = _further_layers(family, metadata, checkpoint.config)
     weights = as_stacks(weights_of(checkpoint), family, metadata[f"{family.arch}.embedding_length"])
     for theirs, weight in weights.items():
         stem, _, kind = theirs.rpartition(".")
@@ -76,7 +80,7 @@ def plan_folder(folder: Path) -> Plan:
         if name in tensors:
             raise FormatError(f"{folder}: two tensors claim the place of {name}.")
         tensors[name] = _planned(name, weight, transform, heads)
-    for name, factors in rope_tensors(family, checkpoint.config).items():
+    for name, factors in ropes.items():
         tensors[name] = Planned(name, "F32", factors.shape, lambda f=factors: f)  # type: ignore[misc]
     _require_whole_layers(folder, tensors, metadata)
     return Plan(folder, family, metadata, list(tensors.values()))
@@ -98,7 +102,10 @@ def _require_whole_layers(folder: Path, names: Mapping[str, Any], metadata: Mapp
         # Of models with experts the first layers may have none.
         if found and not (metadata.get(f"{arch}.expert_count") and found.group(2).startswith("ffn_")):
             layers.setdefault(found.group(2), set()).add(int(found.group(1)))
-    every = range(int(metadata[f"{arch}.block_count"]))
+    n_layers = int(metadata[f"{arch}.block_count"])
+    if n_layers > len(names):
+        raise FormatError(f"{folder} does not hold {n_layers} layers.", hint="Fetch the model again.")
+    every = range(n_layers)
     expected = [f"blk.{i}.{stem}.weight" for stem in layers for i in every if i not in layers[stem]]
     missing = [n for n in ("token_embd.weight", "output_norm.weight", *expected) if n not in names]
     if missing:

@@ -150,7 +150,7 @@ def _instructions(text: str) -> list[tuple[int, str, str]]:
 
 def _word(line: str) -> tuple[str, str]:
     """The first word of a line, and what follows the space after it."""
-    word, *rest = line.split(maxsplit=1)
+    word, *rest = line.split(maxsplit=1) or [""]
     return word, rest[0] if rest else ""
 
 

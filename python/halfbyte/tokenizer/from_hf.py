@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,21 @@ from halfbyte.tokenizer.vocabulary import BYTE, CONTROL, NORMAL, USER_DEFINED, V
 
 # Decoders of tokenizer.json -> the vocabulary kind whose pieces they spell.
 _KIND_OF_DECODER = {"ByteLevel": "gpt2", "WordPiece": "bert", "Metaspace": "t5", "Sequence": "llama"}
+
+
+# Ids that no token has, beyond as many as there are tokens.
+_MAX_HOLES = 1 << 16
+
+
+@contextmanager
+def library_errors(problem: str) -> Iterator[None]:
+    """What the library raises about a file is the file's fault: plain exceptions, and panics, which are none."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise FormatError(f"{problem}: {error}") from None
 
 
 def read_folder(folder: Path) -> tuple[Vocabulary, Path | None]:
@@ -44,7 +60,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} is no JSON: {error}") from None
     if not isinstance(value, dict):
         raise FormatError(f"{path} holds no JSON object.")
@@ -53,17 +69,21 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _from_tokenizer_json(path: Path, config: dict[str, Any]) -> Vocabulary:
     data = _read_json(path)
-    try:
+    with library_errors(f"{path} is no tokenizer"):
         pipeline = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain exceptions
-        raise FormatError(f"{path} is no tokenizer: {error}") from None
-    ids = pipeline.get_vocab(with_added_tokens=True)
-    tokens = [""] * (max(ids.values(), default=-1) + 1)
+        ids = pipeline.get_vocab(with_added_tokens=True)
+        added = pipeline.get_added_tokens_decoder()
+        ends = pipeline.encode("", add_special_tokens=True).ids
+    n_tokens = max(ids.values(), default=-1) + 1
+    if n_tokens > _MAX_HOLES + 2 * len(ids):
+        raise FormatError(f"{path} has {len(ids)} tokens, one of them with the id {n_tokens - 1}.")
+    tokens = [""] * n_tokens
     for token, i in ids.items():
         tokens[i] = token
     kinds = [BYTE if len(t) == 6 and t.startswith("<0x") and t.endswith(">") else NORMAL for t in tokens]
-    for added in data.get("added_tokens") or []:
-        kinds[added["id"]] = CONTROL if added.get("special") else USER_DEFINED
+    for i, added_token in added.items():
+        if i < n_tokens:
+            kinds[i] = CONTROL if added_token.special else USER_DEFINED
     decoder = (data.get("decoder") or {}).get("type", "ByteLevel")
     metadata: dict[str, Any] = {
         "tokenizer.ggml.model": _KIND_OF_DECODER.get(decoder, "llama"),
@@ -74,7 +94,6 @@ def _from_tokenizer_json(path: Path, config: dict[str, Any]) -> Vocabulary:
     }
     metadata |= _special_ids(path.parent, tokens, config)
     # What the pipeline itself puts around a text counts where tokenizer_config.json is silent.
-    ends = pipeline.encode("", add_special_tokens=True).ids
     for flag, name, at in (("add_bos_token", "bos", 0), ("add_eos_token", "eos", -1)):
         special = metadata.get(f"tokenizer.ggml.{name}_token_id")
         if special is not None:
@@ -106,13 +125,14 @@ def _special_ids(folder: Path, tokens: list[str], config: dict[str, Any]) -> dic
 def _chat_templates(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """chat_template.jinja and additional_chat_templates/, else chat_template.json, else tokenizer_config.json's."""
     found: Any = config.get("chat_template") or _read_json(folder / "chat_template.json").get("chat_template")
-    named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)} if isinstance(found, list) else {}
+    listed = [t for t in found if isinstance(t, dict)] if isinstance(found, list) else []
+    named = {t["name"]: t.get("template") for t in listed if isinstance(t.get("name"), str)}
     if isinstance(found, str):
         named["default"] = found
     for path in (folder / "chat_template.jinja", *sorted((folder / "additional_chat_templates").glob("*.jinja"))):
         if path.is_file():
             named["default" if path.parent == folder else path.stem] = path.read_text(encoding="utf-8")
-    named = {k: v for k, v in named.items() if isinstance(k, str) and isinstance(v, str)}
+    named = {k: v for k, v in named.items() if isinstance(v, str)}
     out: dict[str, Any] = {f"tokenizer.chat_template.{k}": v for k, v in named.items() if k != "default"}
     if out:
         out["tokenizer.chat_templates"] = sorted(k for k in named if k != "default")
@@ -170,7 +190,8 @@ def read_sentencepiece(path: Path) -> dict[str, Any]:
             piece, score = fields.get(1, b""), fields.get(2, b"")
             tokens.append(piece.decode("utf-8", "replace") if isinstance(piece, bytes) else "")
             scores.append(struct.unpack("<f", score)[0] if isinstance(score, bytes) and len(score) == 4 else 0.0)
-            kinds.append(int(fields.get(3, NORMAL)))
+            kind = fields.get(3, NORMAL)
+            kinds.append(kind if isinstance(kind, int) else NORMAL)
         elif number == 2:
             is_unigram = fields.get(3, 1) == 1
         elif number == 3:

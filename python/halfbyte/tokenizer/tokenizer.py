@@ -7,9 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import tokenizers
+
 from halfbyte import _core
-from halfbyte.errors import FormatError, InvalidArgumentError
-from halfbyte.tokenizer.from_hf import load_pipeline, read_folder
+from halfbyte.errors import InvalidArgumentError
+from halfbyte.tokenizer.from_hf import library_errors, load_pipeline, read_folder
 from halfbyte.tokenizer.models import SPACE, build, pretokenizer_of
 from halfbyte.tokenizer.pretokenizers import PreTokenizer
 from halfbyte.tokenizer.stream import TextStream
@@ -111,7 +113,7 @@ class Tokenizer:
         text = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
         ids: list[int] = []
         if self._own_pipelines:
-            ids = self._own_pipelines[parse_special].encode(text, add_special_tokens=False).ids
+            ids = self._words(text, self._own_pipelines[parse_special])
             return self._with_ends(ids) if add_bos else ids
         at_start = True  # of the text, or just after a special token
         for part in self._partition(text, parse_special):
@@ -121,18 +123,13 @@ class Tokenizer:
                 continue
             if self._space_prefix and at_start:
                 part = " " + part
-            ids += self._words(part)
+            ids += self._words(part, self._pipeline)
             at_start = False
         return self._with_ends(ids) if add_bos else ids
 
-    def _words(self, text: str) -> list[int]:
-        try:
-            return list(self._pipeline.encode(text, add_special_tokens=False).ids)
-        except BaseException as error:
-            # The library panics on a damaged precompiled_charsmap, with an exception that is no Exception.
-            if type(error).__name__ != "PanicException":
-                raise
-            raise FormatError("The vocabulary's tables (tokenizer.ggml.precompiled_charsmap) are damaged.") from None
+    def _words(self, text: str, pipeline: tokenizers.Tokenizer) -> list[int]:
+        with library_errors("The vocabulary's tables are damaged"):  # a precompiled_charsmap, say: the library panics
+            return list(pipeline.encode(text, add_special_tokens=False).ids)
 
     def _with_ends(self, ids: list[int]) -> list[int]:
         bos, eos, sep = self.bos_id, self.eos_id, self._vocabulary.special("seperator")

@@ -1,0 +1,228 @@
+"""Whatever a stranger's file holds, every reader gives a result or a HalfbyteError, and takes no more memory than that.
+
+HALFBYTE_EXAMPLES raises how many damaged files each reader is given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from halfbyte import LLM
+from halfbyte.chat.template import ChatTemplate
+from halfbyte.convert.lora import read_adapter
+from halfbyte.errors import HalfbyteError, OutOfMemoryError
+from halfbyte.hub.headers import NeedMoreError, header_end
+from halfbyte.hub.modelfile import parse_modelfile
+from halfbyte.quantize import Importance
+from halfbyte.tokenizer import Tokenizer
+
+from ..convert.folders import write_folder
+from ..lora.test_lora import write_peft
+from .damage import damaged_bytes, damaged_json
+
+often = settings(
+    max_examples=int(os.environ.get("HALFBYTE_EXAMPLES", "60")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+# Of address space, beyond what the process has: small files justify no more.
+_ROOM = 1 << 30
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Lets errors of the family through, but for memory, which must not be what stopped a reader."""
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + _ROOM, before[1]))
+    try:
+        yield
+    except OutOfMemoryError:
+        raise
+    except HalfbyteError:
+        pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("hostile") / "model")
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> dict[str, Any]:
+    """What the folder's JSON files hold before they are damaged."""
+    return {path.name: json.loads(path.read_text()) for path in folder.glob("*.json")}
+
+
+@pytest.fixture
+def written(folder: Path) -> Iterator[Callable[[str, str | bytes], Path]]:
+    """written(name, content): a file of the model's folder with other content, until the test is over."""
+    before: dict[Path, bytes | None] = {}
+
+    def write(name: str, content: str | bytes) -> Path:
+        path = folder / name
+        before.setdefault(path, path.read_bytes() if path.exists() else None)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
+        return path
+
+    yield write
+    for path, content in before.items():
+        path.unlink() if content is None else path.write_bytes(content)
+
+
+def use(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("Hello <s> é\n", parse_special=True) + tokenizer.encode("Hello </s>")
+    tokenizer.decode(ids)
+    assert len(tokenizer.output_bytes) == tokenizer.n_vocab
+
+
+@often
+@given(data=st.data())
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "generation_config.json"])
+def test_tokenizer_json(
+    name: str, folder: Path, whole: dict[str, Any], written: Callable[..., Path], data: st.DataObject
+) -> None:
+    document = {
+        "generation_config.json": {"eos_token_id": [257, 259], "bos_token_id": 256, "temperature": 0.5, "top_k": 5},
+        "tokenizer_config.json": {
+            "bos_token": {"content": "<s>", "special": True},
+            "eos_token": "</s>",
+            "unk_token": None,
+            "add_bos_token": True,
+            "chat_template": [{"name": "default", "template": "{{ messages }}"}, {"name": "rag", "template": "x"}],
+        },
+    }.get(name) or whole[name]
+    text = data.draw(damaged_json(document))
+    if data.draw(st.integers(0, 3)) == 0:
+        text = data.draw(damaged_bytes(text.encode())).decode("utf-8", "replace")
+    written(name, text)
+    with refusals():
+        use(Tokenizer.from_hf(folder))
+
+
+def sentencepiece() -> bytes:
+    model = b""
+    for piece, score, kind in [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), ("▁he", -1.0, 1), ("l", -2.0, 1)]:
+        text = piece.encode()
+        body = b"\x0a" + bytes([len(text)]) + text + b"\x15" + struct.pack("<f", score) + b"\x18" + bytes([kind])
+        model += b"\x0a" + bytes([len(body)]) + body
+    return model + b"\x12\x02\x18\x01" + b"\x1a\x0c\x0a\x04nmt_\x12\x00\x18\x01\x20\x00"
+
+
+@often
+@given(content=damaged_bytes(sentencepiece()))
+def test_tokenizer_model(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    place = tmp_path_factory.mktemp("spm")
+    (place / "tokenizer.model").write_bytes(content)
+    with refusals():
+        use(Tokenizer.from_hf(place))
+
+
+@often
+@given(data=st.data())
+def test_config_json(folder: Path, whole: dict[str, Any], written: Callable[..., Path], data: st.DataObject) -> None:
+    more = {
+        "rope_scaling": {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 256},
+        "head_dim": 16,
+    }
+    document = whole["config.json"] | data.draw(st.sampled_from([{}, more]))
+    written("config.json", data.draw(damaged_json(document)))
+    with refusals(), LLM(folder, n_threads=1, n_ctx=64) as llm:
+        llm.generate("x", max_tokens=1)
+
+
+@often
+@given(data=st.data())
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_adapters(name: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    place = write_peft(tmp_path_factory.mktemp("peft") / "adapter", 1)
+    content = (place / name).read_bytes()
+    if name.endswith("json"):
+        (place / name).write_text(data.draw(damaged_json(json.loads(content))))
+    else:
+        head = data.draw(damaged_bytes(content[:2000]))
+        (place / name).write_bytes(head + content[2000:])
+    metadata = {"general.architecture": "llama", "llama.attention.head_count": 4, "llama.attention.head_count_kv": 2}
+    with refusals():
+        read_adapter(place, metadata)
+
+
+@often
+@given(data=st.data())
+@pytest.mark.parametrize("form", ["gguf", "binary"])
+def test_importance_matrices(form: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    import numpy as np
+
+    path = tmp_path_factory.mktemp("imatrix") / "im"
+    if form == "gguf":
+        one = np.ones((1, 32), np.float32)
+        Importance({"blk.0.attn_q.weight": one}, {"blk.0.attn_q.weight": one[:, 0]}, ["text"], 3).save(path)
+        content = path.read_bytes()
+    else:
+        name = b"blk.0.attn_q.weight"
+        content = struct.pack("<ii", 1, len(name)) + name + struct.pack("<ii32f", 3, 32, *[1.0] * 32)
+        content += struct.pack("<ii4s", 3, 4, b"text")
+    path.write_bytes(data.draw(damaged_bytes(content)))
+    with refusals():
+        assert Importance.load(path).means is not None
+
+
+MODELFILE = b'''FROM ./in.gguf
+# a comment
+PARAMETER temperature 0.5
+PARAMETER stop "<|im_end|>"
+SYSTEM """You are
+brief."""
+TEMPLATE "{{ .Prompt }}"
+MESSAGE user Hi
+LICENSE MIT
+ADAPTER a.gguf
+'''
+
+
+@often
+@given(content=damaged_bytes(MODELFILE))
+def test_modelfiles(content: bytes) -> None:
+    with refusals():
+        parse_modelfile(content.decode("utf-8", "replace"))
+
+
+TEMPLATES = [
+    b"{%- set ns = namespace(found=false) -%}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}"
+    b"{% if m.tool_calls %}{{ m.tool_calls[0].function | tojson(indent=2) }}{% endif %}<|im_end|>{% endfor %}",
+    b"{% macro f(x) %}{{ x ~ '%s' % x }}{% endmacro %}{{ f(messages[0]['content'][:5]) | upper }}{{ range(3) | list }}"
+    b"{% if tools is defined and tools %}{{ tools | map(attribute='name') | join(', ') }}{% endif %}",
+]
+
+
+@often
+@given(data=st.data())
+@pytest.mark.parametrize("source", TEMPLATES)
+def test_chat_templates(source: bytes, data: st.DataObject) -> None:
+    messages: list[dict[str, Any]] = [{"role": "system", "content": "s"}, {"role": "user", "content": "Hello"}]
+    with refusals():
+        ChatTemplate(data.draw(damaged_bytes(source)).decode("utf-8", "replace")).render(messages)
+
+
+@often
+@given(data=st.data())
+def test_headers_on_a_server(data: st.DataObject, tiny_model: Callable[..., Path]) -> None:
+    content = tiny_model().read_bytes()[:3000]
+    with refusals():
+        damaged = data.draw(damaged_bytes(content))
+        with contextlib.suppress(NeedMoreError):
+            header_end(damaged)
