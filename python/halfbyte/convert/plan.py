@@ -90,7 +90,7 @@ def _further_layers(family: Family, metadata: Mapping[str, Any], config: Mapping
     """Beginnings of the names of layers past the last, which predict further tokens: speaking needs none of them."""
     n_further = config.get("num_nextn_predict_layers")
     first = int(metadata[f"{family.arch}.block_count"])
-    return tuple(f"model.layers.{first + i}." for i in range(n_further if isinstance(n_further, int) else 0))
+    return tuple(f"model.layers.{first + i}." for i in range(min(n_further, 64) if isinstance(n_further, int) else 0))
 
 
 def _require_whole_layers(folder: Path, names: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
