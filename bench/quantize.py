@@ -21,7 +21,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +159,10 @@ def verdicts(ours: Shown, theirs: Shown) -> dict[str, str]:
     }
 
 
-def suite(model: Path, arguments: argparse.Namespace, peer: Peer, scratch: Path) -> dict[str, Any]:
+def suite(
+    model: Path, arguments: argparse.Namespace, peer: Peer, scratch: Path, tell: Callable[[dict[str, Any]], None]
+) -> None:
+    """Calls tell with the results so far after each type."""
     base = scratch / "f16.gguf"
     original = _core.GgufFile(str(model))
     write(original, plan_quantization(original, "F16"), base, None, arguments.threads)
@@ -192,7 +197,7 @@ def suite(model: Path, arguments: argparse.Namespace, peer: Peer, scratch: Path)
             c = examiner.examine(ours)
             row["halfbyte, searched"] = c.facts | verdicts(c, b)
             _tell("  search", row["halfbyte, searched"], b.facts, " " * 13)
-    return results
+        tell(results)
 
 
 #: What llama.cpp refuses to write without an importance matrix.
@@ -222,16 +227,22 @@ def main() -> None:
     arguments = parser.parse_args()
     peer = Peer(arguments.llama_cpp)
     text = hashlib.sha256(TEXT.encode()).hexdigest()
+    facts = {
+        "command": " ".join(["python", *sys.argv]),
+        "machine": machine(),
+        "peer": peer.version,
+        "text_sha256": text,
+    }
     results: dict[str, Any] = {}
+
+    def keep(model: Path, found: dict[str, Any]) -> None:
+        results[model.name] = found
+        if arguments.out:
+            arguments.out.write_text(json.dumps(facts | {"results": results}, indent=2) + "\n")
+
     for model in arguments.models:
         with tempfile.TemporaryDirectory() as folder:
-            results[model.name] = suite(model, arguments, peer, Path(folder))
-    if arguments.out:
-        facts = {
-            "command": " ".join(["python", *sys.argv]), "machine": machine(), "peer": peer.version,
-            "text_sha256": text, "results": results,
-        }  # fmt: skip
-        arguments.out.write_text(json.dumps(facts, indent=2) + "\n")
+            suite(model, arguments, peer, Path(folder), partial(keep, model))
 
 
 if __name__ == "__main__":

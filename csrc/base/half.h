@@ -6,13 +6,15 @@
 
 namespace halfbyte {
 
-// IEEE binary16 -> f32, exact (NaN payload kept). Without branches: loops over it become vectors.
+// IEEE binary16 -> f32, exact (NaN payload kept). Both cases are computed and one is masked out: loops become vectors.
 inline float f16_to_f32(uint16_t h) {
   const uint32_t sign = static_cast<uint32_t>(h & 0x8000) << 16, magnitude = static_cast<uint32_t>(h & 0x7fff);
   const uint32_t rebias = magnitude >= 0x7c00 ? 224u << 23 : 112u << 23;  // exponent 31 (no finite number) becomes 255
   // A subnormal's mantissa, put below 0.5, has the right weight.
   const float subnormal = std::bit_cast<float>(0x3f000000u | magnitude) - 0.5f;
-  const uint32_t bits = magnitude < 0x0400 ? std::bit_cast<uint32_t>(subnormal) : (magnitude << 13) + rebias;
+  const uint32_t is_subnormal = 0u - static_cast<uint32_t>(magnitude < 0x0400);
+  const uint32_t bits =
+      (std::bit_cast<uint32_t>(subnormal) & is_subnormal) | (((magnitude << 13) + rebias) & ~is_subnormal);
   return std::bit_cast<float>(sign | bits);
 }
 
