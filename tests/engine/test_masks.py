@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -96,3 +97,55 @@ def test_a_request_that_goes_while_its_mask_is_computed(llm: LLM) -> None:
     while not any(event["finish"] for event in mailbox.take(30)):
         pass
     assert len(run(llm._engine, lambda generated: None, 5)) == 5
+
+
+def test_others_go_on_while_a_mask_is_computed(llm: LLM) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow(generated: np.ndarray) -> np.ndarray:
+        entered.set()
+        leave.wait(60)
+        return mask_of([66])
+
+    late = _core.Mailbox()
+    llm._engine.submit([65], _core.SamplingParams(temperature=0), late, max_tokens=5, mask_function=slow)
+    assert entered.wait(30)
+    assert len(run(llm._engine, None, 60, temperature=0)) == 60
+    assert not any(event["samples"] for event in late.take(0))
+    leave.set()
+    found: list[int] = []
+    while len(found) < 5:
+        found += [sample["token"] for event in late.take(30) for sample in event["samples"]]
+    assert found == [66] * 5
+
+
+@pytest.mark.parametrize("options", [{}, {"prompt_lookup": False}, {"n_ctx": 64, "max_sequences": 4, "kv_tokens": 80}])
+def test_late_masks_change_no_answer(tiny_model: Callable[..., Path], options: dict[str, Any]) -> None:
+    """Also where sequences give way to others, and are computed again, while their masks are late."""
+    weights = _core.Model.load(str(tiny_model(format_name="Q4_0")))
+
+    def answers(pause_s: float) -> list[list[int]]:
+        engine = _core.Engine(weights, **{"n_ctx": 256, "n_threads": 1, **options})
+        mailbox, found = _core.Mailbox(), {}
+
+        def letters(generated: np.ndarray) -> np.ndarray | None:
+            time.sleep(pause_s if len(generated) % 4 == 1 else 0)
+            return None if len(generated) % 7 == 6 else mask_of([65 + len(generated) % 3, 90])
+
+        for i in range(5):
+            prompt = [65 + i, 66, 67] * 7
+            function = letters if i % 2 else None
+            params = _core.SamplingParams(temperature=1.0, seed=i)
+            request, _ = engine.submit(prompt, params, mailbox, max_tokens=40, mask_function=function)
+            found[request] = []
+        n_open = len(found)
+        while n_open:
+            for event in mailbox.take(30):
+                found[event["id"]] += [sample["token"] for sample in event["samples"]]
+                assert event["error"] is None
+                n_open -= bool(event["finish"])
+        engine.check_integrity()
+        assert options.get("kv_tokens") is None or engine.stats()["n_preemptions"] > 0
+        return list(found.values())
+
+    assert answers(0.03) == answers(0)
