@@ -1,4 +1,4 @@
-// GLM 4.5 to 4.7 (Air, Flash's elders): experts by sigmoids and a bias that takes part in the choice, a shared one,
+// GLM 4.5 to 4.7 (Air and the large ones): experts by sigmoids and a bias that takes part in the choice, a shared one,
 // dense layers first. The last layers predict further tokens and are left out.
 #include "base/error.h"
 #include "model/archs/list.h"
