@@ -25,6 +25,7 @@ using namespace halfbyte;
 constexpr size_t kHead = 4000;
 
 std::string mutated(std::string data, Rng& rng, int kind) {
+  if (data.size() < 16) return data;
   const size_t head = std::min(kHead, data.size() - 8);
   const auto below = [&](size_t n) { return static_cast<size_t>(rng.next() % (n == 0 ? 1 : n)); };
   switch (kind % 6) {
