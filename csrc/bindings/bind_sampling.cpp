@@ -115,7 +115,19 @@ void register_sampling(py::module_& m) {
           },
           py::arg("logits"), py::arg("prompt") = std::vector<int32_t>(), py::arg("generated") = std::vector<int32_t>(),
           py::arg("mask") = py::none(),
-          "Draws a token from float32 logits (n_vocab); returns token, logprob, top_logprobs.");
+          "Draws a token from float32 logits (n_vocab); returns token, logprob, top_logprobs.")
+      .def_property_readonly("n_deciding", &sampling::Chain::n_deciding,
+                             "How many of the most likely tokens decide the draw; 0: only all logits do.")
+      .def(
+          "sample_among",
+          [](sampling::Chain& chain, const std::vector<std::pair<int32_t, float>>& best,
+             const std::vector<int32_t>& prompt, const std::vector<int32_t>& generated) {
+            std::vector<sampling::Candidate> candidates;
+            for (const auto& [token, logit] : best) candidates.push_back({token, logit});
+            return sample_to_python(chain.sample_among(candidates, prompt, generated));
+          },
+          py::arg("best"), py::arg("prompt") = std::vector<int32_t>(), py::arg("generated") = std::vector<int32_t>(),
+          "sample() from the (token, logit) of at least n_deciding most likely tokens, best first.");
   py::list names;
   for (const std::string_view name : sampling::stage_names()) names.append(std::string(name));
   m.attr("SAMPLER_STAGES") = py::tuple(names);

@@ -11,6 +11,7 @@
 #include "bindings/bind.h"
 #include "engine/stop.h"
 #include "formats/registry.h"
+#include "ops/fused.h"
 #include "ops/kv_layout.h"
 
 namespace halfbyte::bindings {
@@ -214,6 +215,72 @@ Floats rope(const std::string& level, bool adjacent, const Floats& x, const Floa
   return run.download(rows, {x.shape(0), x.shape(1), x.shape(2)});
 }
 
+// x + scale * norm(y), all (n_rows, dim).
+Floats norm_add(const std::string& level, bool layer, const Floats& y, const Floats& x, const Floats& weight,
+                float scale, float eps) {
+  Run run(level, 1);
+  Buffer branch = run.upload(y), stream = run.upload(x);
+  const Buffer factors = run.upload(weight);
+  ops::norm_add(run.ops, run.context, layer ? ops::NormKind::layer : ops::NormKind::rms, branch.as<float>(),
+                stream.as<float>(), scale, x.shape(0), x.shape(1), factors.as<float>(), nullptr, eps);
+  return run.download(stream, {x.shape(0), x.shape(1)});
+}
+
+// Norms heads (n_tokens, n_heads, dim) where there are weights, rotates them, and writes keys and values into `slots`
+// of 16 * n_blocks: (the queries, the blocks' bytes, zero where nothing was written).
+py::tuple store_heads(const std::string& level, const std::string& kv_type, const Floats& q, const Floats& k,
+                      const Floats& v, const std::optional<Floats>& q_norm, const std::optional<Floats>& k_norm,
+                      bool adjacent, const Floats& inv_freq, const Ints& positions, const std::vector<int64_t>& slots,
+                      int64_t n_blocks) {
+  ops::KvType type;
+  require(ops::parse_kv_type(kv_type, type), "There is no KV type %s.", kv_type.c_str());
+  for (const int64_t slot : slots) require(slot < 16 * n_blocks, "Slot %lld.", static_cast<long long>(slot));
+  Run run(level, 1);
+  Buffer queries = run.upload(q), keys = run.upload(k);
+  const Buffer values = run.upload(v), frequencies = run.upload(inv_freq);
+  const Buffer q_factors = q_norm ? run.upload(*q_norm) : Buffer(), k_factors = k_norm ? run.upload(*k_norm) : Buffer();
+  const auto n_heads = static_cast<int>(q.shape(1)), n_kv_heads = static_cast<int>(k.shape(1));
+  const ops::KvLayout layout = {type, type, n_kv_heads, static_cast<int>(k.shape(2)), static_cast<int>(v.shape(2))};
+  py::array_t<uint8_t> blocks(n_blocks * layout.block_bytes());
+  std::memset(blocks.mutable_data(), 0, static_cast<size_t>(blocks.nbytes()));
+  Buffer kv = run.ops.memory->allocate(static_cast<size_t>(blocks.nbytes()), "A test's KV cache");
+  run.ops.memory->upload(kv.data(), blocks.data(), kv.size());
+  ops::store_heads(run.ops, run.context,
+                   {.query = {queries.as<float>(), q.shape(1) * q.shape(2), n_heads, q_factors.as<float>(), nullptr},
+                    .key = {keys.as<float>(), k.shape(1) * k.shape(2), n_kv_heads, k_factors.as<float>(), nullptr},
+                    .value = values.as<float>(),
+                    .value_stride = v.shape(1) * v.shape(2),
+                    .n_tokens = q.shape(0),
+                    .norm = ops::NormKind::rms,
+                    .norm_eps = 1e-5f,
+                    .rope = {adjacent ? ops::RopeKind::adjacent : ops::RopeKind::halves,
+                             static_cast<int>(2 * inv_freq.size()), frequencies.as<float>(), 1.0f},
+                    .positions = positions.data(),
+                    .layout = layout,
+                    .kv = kv.data(),
+                    .slots = slots.data()});
+  run.ops.memory->download(blocks.mutable_data(), kv.data(), kv.size());
+  return py::make_tuple(run.download(queries, {q.shape(0), q.shape(1), q.shape(2)}), blocks);
+}
+
+// The n most likely tokens of each row: (tokens, logits), both (n_rows, n).
+std::pair<Ints, Floats> likely(const std::string& level, const Floats& logits, int n) {
+  Run run(level, 1);
+  require(n >= 1 && n <= ops::kMostLikely, "%d most likely tokens.", n);
+  const Buffer in = run.upload(logits);
+  std::vector<ops::Likely> found(static_cast<size_t>(logits.shape(0) * n));
+  Buffer out = run.ops.memory->allocate(found.size() * sizeof(ops::Likely), "A test's result");
+  run.ops.likely(run.context, in.as<float>(), logits.shape(0), logits.shape(1), n, out.as<ops::Likely>());
+  run.ops.memory->download(found.data(), out.data(), out.size());
+  Ints tokens(std::vector<py::ssize_t>{logits.shape(0), n});
+  Floats values(std::vector<py::ssize_t>{logits.shape(0), n});
+  for (size_t i = 0; i < found.size(); ++i) {
+    tokens.mutable_data()[i] = found[i].token;
+    values.mutable_data()[i] = found[i].logit;
+  }
+  return {tokens, values};
+}
+
 // Stores k, v (n_kv, n_kv_heads, dim) at positions 0.. of a sequence whose blocks are `table`, then runs queries
 // (n_rows, n_heads, dim) at first_position.. over them.
 py::tuple attention(const std::string& level, const std::string& kv_type, const Floats& q, const Floats& k,
@@ -282,6 +349,12 @@ void register_testing(py::module_& m) {
   t.def("linear_glu", &linear_glu, py::arg("level"), py::arg("gate_format"), py::arg("gate_blocks"),
         py::arg("up_format"), py::arg("up_blocks"), py::arg("x"), py::arg("activation"));
   t.def("rope", &rope, py::arg("level"), py::arg("adjacent"), py::arg("x"), py::arg("inv_freq"), py::arg("positions"));
+  t.def("norm_add", &norm_add, py::arg("level"), py::arg("layer"), py::arg("y"), py::arg("x"), py::arg("weight"),
+        py::arg("scale"), py::arg("eps"));
+  t.def("store_heads", &store_heads, py::arg("level"), py::arg("kv_type"), py::arg("q"), py::arg("k"), py::arg("v"),
+        py::arg("q_norm"), py::arg("k_norm"), py::arg("adjacent"), py::arg("inv_freq"), py::arg("positions"),
+        py::arg("slots"), py::arg("n_blocks"), "(queries, bytes of the KV blocks)");
+  t.def("likely", &likely, py::arg("level"), py::arg("logits"), py::arg("n"), "(tokens, logits), best first");
   t.def("open_gpu_library", &open_device_library, py::arg("path"),
         "Takes the GPU backend from another file from now on; an empty path: from the installed one.");
   t.def(

@@ -1,4 +1,4 @@
-// Attention on the tensor cores with an online softmax, and the writing of keys and values.
+// Attention on the tensor cores with an online softmax.
 //
 // A warp takes 16 (row, query head) pairs that share a kv head. Prompt rows: four warps walk over all positions
 // together, sharing the keys and values that they bring into shared memory. Decoding: one warp takes the heads of one
@@ -7,15 +7,15 @@
 #include <cmath>
 
 #include "cuda/attention.h"
-#include "cuda/device.h"
+#include "cuda/heads.h"
 #include "cuda/kv_tiles.cuh"
-#include "ops/kv_element.h"
 
 namespace halfbyte::cuda {
 
 namespace {
 
 constexpr int kPairs = 16;  // of a warp
+constexpr int kMergeThreads = 128;
 constexpr float kLog2E = 1.44269504088896f;
 
 struct AttentionJob {
@@ -41,31 +41,33 @@ struct AttentionJob {
 struct Work {
   const Span* span;
   int first, end;
-  int row;  // decoding: counted over all spans
 };
 
-__device__ inline bool find_work(const AttentionJob& job, bool is_decode, int index, int pairs_per_block, Work& work) {
-  int rows_before = 0;
+// The span of a decoding row, counted over all spans: every lane of a warp looks at another one.
+__device__ inline const Span& span_of_row(const AttentionJob& job, int row, int lane) {
+  int n_before = 0;
+  for (int first = 0; first < job.n_spans; first += kWarp) {
+    const int n = count_bits(ballot(first + lane < job.n_spans && job.spans[first + lane].decode_rows_end <= row));
+    n_before += n;
+    if (n < kWarp) break;
+  }
+  return job.spans[n_before];
+}
+
+__device__ inline int row_in_span(const Span& span, int row) {
+  return row - (span.decode_rows_end - span.n_rows);
+}
+
+__device__ inline bool find_prompt_work(const AttentionJob& job, int index, int pairs_per_block, Work& work) {
   for (int i = 0; i < job.n_spans; ++i) {
     const Span& span = job.spans[i];
-    if ((span.is_decode != 0) != is_decode) continue;
-    if (is_decode) {
-      const int per_row = (job.group + pairs_per_block - 1) / pairs_per_block;
-      if (index < span.n_rows * per_row) {
-        const int row = index / per_row;
-        work = {&span, row * job.group + index % per_row * pairs_per_block, (row + 1) * job.group, rows_before + row};
-        return true;
-      }
-      index -= span.n_rows * per_row;
-      rows_before += span.n_rows;
-    } else {
-      const int n_blocks = (span.n_rows * job.group + pairs_per_block - 1) / pairs_per_block;
-      if (index < n_blocks) {
-        work = {&span, index * pairs_per_block, span.n_rows * job.group, 0};
-        return true;
-      }
-      index -= n_blocks;
+    if (span.is_decode != 0) continue;
+    const int n_blocks = (span.n_rows * job.group + pairs_per_block - 1) / pairs_per_block;
+    if (index < n_blocks) {
+      work = {&span, index * pairs_per_block, span.n_rows * job.group};
+      return true;
     }
+    index -= n_blocks;
   }
   return false;
 }
@@ -97,7 +99,16 @@ __global__ void __launch_bounds__(kWarps * 32) attend(const AttentionJob job) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp, warp = thread / kWarp;
   const int g = lane / 4, t = lane % 4, kv_head = static_cast<int>(blockIdx.y);
   Work work;
-  if (!find_work(job, kDecode, static_cast<int>(blockIdx.x), kPairs * kWarps, work)) return;
+  int decode_row = 0;
+  if constexpr (kDecode) {
+    const int per_row = (job.group + kPairs - 1) / kPairs, index = static_cast<int>(blockIdx.x);
+    decode_row = index / per_row;
+    const Span& span = span_of_row(job, decode_row, lane);
+    const int row = row_in_span(span, decode_row);
+    work = {&span, row * job.group + index % per_row * kPairs, (row + 1) * job.group};
+  } else if (!find_prompt_work(job, static_cast<int>(blockIdx.x), kPairs * kWarps, work)) {
+    return;
+  }
   const Span& span = *work.span;
 
   // The block's positions: from the first row's first to the last row's own.
@@ -223,7 +234,7 @@ __global__ void __launch_bounds__(kWarps * 32) attend(const AttentionJob job) {
     float scale = 1.0f;
     float* to = nullptr;
     if (kDecode) {
-      to = partial_of(job, work.row, heads[r], static_cast<int>(blockIdx.z));
+      to = partial_of(job, decode_row, heads[r], static_cast<int>(blockIdx.z));
       if (t == 0) to[0] = highest[r], to[1] = total[r];
       to += 2;
     } else {
@@ -246,31 +257,31 @@ __global__ void __launch_bounds__(kWarps * 32) attend(const AttentionJob job) {
   }
 }
 
-// A block a (row, head): merges the row's chunks in order.
-__global__ void merge(const AttentionJob job) {
-  const int head = static_cast<int>(blockIdx.y);
-  Work work;
-  // One index a row here: as if all heads were one group.
-  AttentionJob rows_only = job;
-  rows_only.group = 1;
-  if (!find_work(rows_only, true, static_cast<int>(blockIdx.x), 1, work)) return;
-  const int row = work.first;
-  const int64_t position = work.span->first_position + row;
+// A block a (row, head): merges the row's chunks in order. All warps find out the same weights.
+__global__ void __launch_bounds__(kMergeThreads) merge(const AttentionJob job) {
+  const int head = static_cast<int>(blockIdx.y), row = static_cast<int>(blockIdx.x);
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const Span& span = span_of_row(job, row, lane);
+  const int in_span = row_in_span(span, row);
+  const int64_t position = span.first_position + in_span;
   const int first = static_cast<int>(first_visible(job, position) / kChunk), last = static_cast<int>(position / kChunk);
-  float highest = job.sinks != nullptr ? job.sinks[head] * kLog2E : -INFINITY;
-  for (int chunk = first; chunk <= last; ++chunk) highest = fmaxf(highest, partial_of(job, work.row, head, chunk)[0]);
-  float total = job.sinks != nullptr ? exp2f(job.sinks[head] * kLog2E - highest) : 0.0f;
-  for (int chunk = first; chunk <= last; ++chunk) {
-    const float* from = partial_of(job, work.row, head, chunk);
-    total += from[1] * exp2f(from[0] - highest);
-  }
-  float* out = job.out + (work.span->first_row + row) * job.out_stride + static_cast<int64_t>(head) * job.value_dim;
-  for (int d = static_cast<int>(threadIdx.x); d < job.value_dim; d += static_cast<int>(blockDim.x)) {
+  const float* partial = partial_of(job, row, head, 0);
+  const int64_t stride = job.value_dim + 2;
+  const float sink = job.sinks != nullptr ? job.sinks[head] * kLog2E : -INFINITY;
+  float highest = sink;
+  for (int chunk = first + lane; chunk <= last; chunk += kWarp) highest = fmaxf(highest, partial[chunk * stride]);
+  for (int mask = 16; mask > 0; mask /= 2) highest = fmaxf(highest, shuffle_xor(highest, mask));
+  float total = 0.0f;
+  for (int chunk = first + lane; chunk <= last; chunk += kWarp)
+    total += partial[chunk * stride + 1] * exp2f(partial[chunk * stride] - highest);
+  for (int mask = 16; mask > 0; mask /= 2) total += shuffle_xor(total, mask);
+  total += exp2f(sink - highest);
+  float* out = job.out + (span.first_row + in_span) * job.out_stride + static_cast<int64_t>(head) * job.value_dim;
+  for (int d = static_cast<int>(threadIdx.x); d < job.value_dim; d += kMergeThreads) {
     float sum = 0.0f;
-    for (int chunk = first; chunk <= last; ++chunk) {
-      const float* from = partial_of(job, work.row, head, chunk);
-      sum = fmaf(from[2 + d], exp2f(from[0] - highest), sum);
-    }
+#pragma unroll 8
+    for (int chunk = first; chunk <= last; ++chunk)
+      sum = fmaf(partial[chunk * stride + 2 + d], exp2f(partial[chunk * stride] - highest), sum);
     out[d] = sum / total;
   }
 }
@@ -288,83 +299,9 @@ void launch_attention(const AttentionJob& job, int n_kv_heads, int prompt_blocks
   if (decode_blocks > 0) {
     launch(stream, dim3(static_cast<unsigned>(decode_blocks), heads, static_cast<unsigned>(job.n_chunks)), dim3(32),
            kShared, attend<kDim, kTokens, 1, true>, job);
-    launch(stream, dim3(static_cast<unsigned>(decode_rows), static_cast<unsigned>(job.n_heads)), dim3(128), 0, merge,
-           job);
+    launch(stream, dim3(static_cast<unsigned>(decode_rows), static_cast<unsigned>(job.n_heads)), dim3(kMergeThreads), 0,
+           merge, job);
   }
-}
-
-// A warp a (token, kv head): lane l writes dims l, l + 32, ... of the key and the value.
-struct StoreJob {
-  ops::KvLayout layout;
-  int64_t block_bytes, head_bytes, key_tile_bytes;
-  std::byte* kv;
-  const float* k;
-  const float* v;
-  int64_t k_stride, v_stride;
-  const int64_t* slots;
-};
-
-// Where dim d of position t lies among 16-bit or 32-bit numbers: keys have positions side by side, values dims.
-template <bool kKey>
-__device__ inline int number_at(int d, int t, int dim) {
-  return kKey ? d * ops::kKvBlockTokens + t : t * dim + d;
-}
-
-template <bool kKey>
-__device__ inline void store_row(ops::KvType type, int dim, std::byte* tile, int t, const float* from, int lane) {
-  constexpr int kT = ops::kKvBlockTokens;
-  if (type == ops::KvType::f16 || type == ops::KvType::bf16 || type == ops::KvType::f32) {
-    for (int d = lane; d < dim; d += kWarp) {
-      const int at = number_at<kKey>(d, t, dim);
-      if (type == ops::KvType::f32)
-        reinterpret_cast<float*>(tile)[at] = from[d];
-      else
-        reinterpret_cast<uint16_t*>(tile)[at] =
-            type == ops::KvType::f16 ? float_to_half(from[d]) : float_to_bfloat(from[d]);
-    }
-    return;
-  }
-  auto* scales = reinterpret_cast<uint16_t*>(tile);
-  auto* codes = reinterpret_cast<uint8_t*>(tile + 2 * (dim / 32) * kT);
-  for (int group = 0; group < dim / 32; ++group) {
-    const float x = from[32 * group + lane];
-    // The first number of largest magnitude, with its sign.
-    float extreme = fabsf(x) > 0.0f ? x : 0.0f;
-    int at = lane;
-    for (int mask = 1; mask < kWarp; mask *= 2) {
-      const float other = shuffle_xor(extreme, mask);
-      const int other_at = shuffle_xor(at, mask);
-      if (fabsf(other) > fabsf(extreme) || (fabsf(other) == fabsf(extreme) && other_at < at)) {
-        extreme = other;
-        at = other_at;
-      }
-    }
-    const float scale = type == ops::KvType::q8_0 ? fabsf(extreme) / 127.0f : extreme / -8.0f;
-    const int code = ops::kv_code(type, x, scale != 0.0f ? 1.0f / scale : 0.0f);
-    if (lane == 0) scales[kKey ? group * kT + t : t * (dim / 32) + group] = float_to_half(scale);
-    const int d = 32 * group + lane;
-    if (type == ops::KvType::q8_0) {
-      codes[kKey ? (d / 4 * kT + t) * 4 + d % 4 : t * dim + d] = static_cast<uint8_t>(code);
-      continue;
-    }
-    const int high = shuffle_xor(code, kKey ? 4 : 16);
-    const auto both = static_cast<uint8_t>(code | high << 4);
-    if (kKey && d % 8 < 4) codes[(d / 8 * kT + t) * 4 + d % 4] = both;
-    if (!kKey && lane < 16) codes[t * (dim / 2) + 16 * group + lane] = both;
-  }
-}
-
-__global__ void store_rows(const StoreJob job) {
-  const int token = static_cast<int>(blockIdx.x), head = static_cast<int>(blockIdx.y),
-            lane = static_cast<int>(threadIdx.x);
-  const int64_t slot = job.slots[token];
-  if (slot < 0) return;
-  const int t = static_cast<int>(slot % ops::kKvBlockTokens);
-  std::byte* tile = job.kv + slot / ops::kKvBlockTokens * job.block_bytes + head * job.head_bytes;
-  store_row<true>(job.layout.k_type, job.layout.key_dim, tile, t,
-                  job.k + token * job.k_stride + static_cast<int64_t>(head) * job.layout.key_dim, lane);
-  store_row<false>(job.layout.v_type, job.layout.value_dim, tile + job.key_tile_bytes, t,
-                   job.v + token * job.v_stride + static_cast<int64_t>(head) * job.layout.value_dim, lane);
 }
 
 }  // namespace
@@ -372,12 +309,7 @@ __global__ void store_rows(const StoreJob job) {
 void attention(const ops::Context& context, const ops::AttentionArgs& args) {
   Session& session = session_of(context);
   const ops::KvLayout& layout = args.layout;
-  if (layout.key_dim > 256 || layout.value_dim > 256) {
-    throw Error(ErrorKind::unsupported,
-                format_string("Attention heads of %d and %d dimensions; the GPU computes up to 256.", layout.key_dim,
-                              layout.value_dim),
-                "Use the CPU with -ngl 0.");
-  }
+  check_heads(layout);
   AttentionJob job = {};
   job.query = args.query;
   job.query_stride = args.query_stride;
@@ -424,17 +356,6 @@ void attention(const ops::Context& context, const ops::AttentionArgs& args) {
     run(launch_attention<128, 64>);
   else
     run(launch_attention<256, 32>);
-}
-
-void store_kv(const ops::Context& context, const ops::KvLayout& layout, std::byte* kv, const float* k, int64_t k_stride,
-              const float* v, int64_t v_stride, int64_t n_tokens, const int64_t* slots) {
-  Session& session = session_of(context);
-  if (n_tokens == 0) return;
-  const StoreJob job = {
-      layout,   layout.block_bytes(),          layout.head_bytes(), layout.key_tile_bytes(), kv, k, v, k_stride,
-      v_stride, session.slots(slots, n_tokens)};
-  launch(session.stream(), dim3(static_cast<unsigned>(n_tokens), static_cast<unsigned>(layout.n_kv_heads)), dim3(kWarp),
-         0, store_rows, job);
 }
 
 }  // namespace halfbyte::cuda

@@ -4,6 +4,8 @@
 #include "cuda/device.h"
 #include "cuda/elementwise.h"
 #include "cuda/experts.h"
+#include "cuda/heads.h"
+#include "cuda/likely.h"
 #include "cuda/linear.h"
 #include "cuda/pack.h"
 
@@ -37,6 +39,9 @@ const ops::Ops& device_ops() {
     o.glu = glu;
     o.add = add;
     o.softcap = softcap;
+    o.norm_add = norm_add;
+    o.store_heads = store_heads;
+    o.likely = likely;
     return o;
   }();
   return table;

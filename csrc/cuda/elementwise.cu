@@ -4,6 +4,7 @@
 
 #include "cuda/device.h"
 #include "cuda/elementwise.h"
+#include "cuda/rows.cuh"
 #include "ops/activation.h"
 
 namespace halfbyte::cuda {
@@ -11,87 +12,43 @@ namespace halfbyte::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kWideRow = 1024;  // threads that share a long row
 
 unsigned blocks_for(int64_t n) {
   return static_cast<unsigned>((n + kThreads - 1) / kThreads);
 }
 
 __device__ inline int64_t thread_index() {
-  return static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
 }
 
-// The sum over kWide threads (a warp, or the block) of one number each, in a fixed order.
-template <int kWide>
-__device__ inline float sum_over(float x, float* shared) {
-  for (int mask = 16; mask > 0; mask /= 2) x += shuffle_xor(x, mask);
-  if constexpr (kWide > kWarp) {
-    __syncthreads();
-    if (threadIdx.x % kWarp == 0) shared[threadIdx.x / kWarp] = x;
-    __syncthreads();
-    x = 0.0f;
-    for (int i = 0; i < kWide / kWarp; ++i) x += shared[i];
-  }
-  return x;
-}
-
+// A row: norm(x) is written to out, or a multiple of it added to sum.
 struct NormJob {
-  bool is_layer;
+  Norm norm;
   const float* x;
   int64_t x_stride;
   float* out;
   int64_t out_stride, n_rows;
-  int dim;
-  const float* weight;
-  const float* bias;
-  float eps;
+  float* sum;
+  float scale;
 };
 
 template <int kWide>
-__global__ void norm_rows(const NormJob job) {
-  __shared__ float shared[kThreads / kWarp];
-  const int thread = static_cast<int>(threadIdx.x) % kWide;
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / kWide) + threadIdx.x / kWide;
+__global__ void __launch_bounds__(kWide > kWarp ? kWide : kThreads) norm_rows(const NormJob job) {
+  __shared__ float shared[kWide / kWarp];
+  const int64_t row = thread_index() / kWide;
   if (row >= job.n_rows) return;
-  const float* x = job.x + row * job.x_stride;
-  float* out = job.out + row * job.out_stride;
-  float mean = 0.0f, squares = 0.0f;
-  if (job.is_layer) {
-    for (int i = thread; i < job.dim; i += kWide) mean += x[i];
-    mean = sum_over<kWide>(mean, shared) / static_cast<float>(job.dim);
-  }
-  for (int i = thread; i < job.dim; i += kWide) squares = fmaf(x[i] - mean, x[i] - mean, squares);
-  squares = sum_over<kWide>(squares, shared) / static_cast<float>(job.dim);
-  const float scale = 1.0f / sqrtf(squares + job.eps);
-  for (int i = thread; i < job.dim; i += kWide) {
-    const float value = (x[i] - mean) * scale * (job.weight != nullptr ? job.weight[i] : 1.0f);
-    out[i] = job.bias != nullptr ? value + job.bias[i] : value;
-  }
+  float* out = job.sum != nullptr ? job.sum + row * job.norm.dim : job.out + row * job.out_stride;
+  norm_row<kWide>(job.norm, job.x + row * job.x_stride, static_cast<int>(threadIdx.x) % kWide, shared,
+                  [&](int i, float value) { out[i] = job.sum != nullptr ? fmaf(job.scale, value, out[i]) : value; });
 }
 
-struct RopeJob {
-  bool is_adjacent;
-  int half;
-  const float* inv_freq;
-  float magnitude;
-  float* x;
-  int64_t x_stride;
-  int n_tokens, n_heads, head_dim;
-  const int32_t* positions;
-};
-
-__global__ void rotate(const RopeJob job) {
-  const int64_t index = thread_index();
-  const int pair = static_cast<int>(index % job.half);
-  const int head = static_cast<int>(index / job.half % job.n_heads);
-  const auto token = static_cast<int>(index / job.half / job.n_heads);
-  if (token >= job.n_tokens) return;
-  const float angle = static_cast<float>(job.positions[token]) * job.inv_freq[pair];
-  const float c = cosf(angle) * job.magnitude, s = sinf(angle) * job.magnitude;
-  float* x = job.x + token * job.x_stride + static_cast<int64_t>(head) * job.head_dim;
-  const int first = job.is_adjacent ? 2 * pair : pair, second = job.is_adjacent ? first + 1 : pair + job.half;
-  const float a = x[first], b = x[second];
-  x[first] = a * c - b * s;
-  x[second] = a * s + b * c;
+__global__ void rotate(const Rotation rotation, float* x, int64_t x_stride, int64_t n_tokens, int n_heads, int head_dim,
+                       const int32_t* positions) {
+  const int64_t index = thread_index(), head = index / rotation.half, token = head / n_heads;
+  if (token < n_tokens)
+    rotation.rotate(x + token * x_stride + head % n_heads * head_dim, static_cast<int>(index % rotation.half),
+                    positions[token]);
 }
 
 __global__ void gate(ops::Activation act, const float* x, int64_t x_stride, const float* up, int64_t up_stride,
@@ -149,36 +106,38 @@ void embed(const ops::Context& context, const ops::Matrix& table, std::span<cons
   device_memory().upload(out, rows.data(), rows.size() * sizeof(float));
 }
 
+namespace {
+
+void run_norm(const ops::Context& context, const NormJob& job) {
+  if (job.n_rows == 0) return;
+  const cudaStream_t stream = session_of(context).stream();
+  if (job.norm.dim <= 512)
+    launch(stream, dim3(blocks_for(job.n_rows * kWarp)), dim3(kThreads), 0, norm_rows<kWarp>, job);
+  else
+    launch(stream, dim3(static_cast<unsigned>(job.n_rows)), dim3(kWideRow), 0, norm_rows<kWideRow>, job);
+}
+
+}  // namespace
+
 void norm(const ops::Context& context, ops::NormKind kind, const float* x, int64_t x_stride, float* out,
           int64_t out_stride, int64_t n_rows, int64_t dim, const float* weight, const float* bias, float eps) {
-  if (n_rows == 0) return;
-  const NormJob job = {kind == ops::NormKind::layer, x,      x_stride, out, out_stride, n_rows,
-                       static_cast<int>(dim),        weight, bias,     eps};
-  const cudaStream_t stream = session_of(context).stream();
-  if (dim <= 512) {
-    const int64_t per_block = kThreads / kWarp;
-    launch(stream, dim3(static_cast<unsigned>((n_rows + per_block - 1) / per_block)), dim3(kThreads), 0,
-           norm_rows<kWarp>, job);
-  } else {
-    launch(stream, dim3(static_cast<unsigned>(n_rows)), dim3(kThreads), 0, norm_rows<kThreads>, job);
-  }
+  const Norm norm = {kind == ops::NormKind::layer, static_cast<int>(dim), weight, bias, eps};
+  run_norm(context, {norm, x, x_stride, out, out_stride, n_rows, nullptr, 1.0f});
+}
+
+void norm_add(const ops::Context& context, ops::NormKind kind, float* y, float* x, float scale, int64_t n_rows,
+              int64_t dim, const float* weight, const float* bias, float eps) {
+  const Norm norm = {kind == ops::NormKind::layer, static_cast<int>(dim), weight, bias, eps};
+  run_norm(context, {norm, y, dim, nullptr, 0, n_rows, x, scale});
 }
 
 void rope(const ops::Context& context, const ops::RopeArgs& args, float* x, int64_t x_stride, int64_t n_tokens,
           int n_heads, int head_dim, const int32_t* positions) {
-  if (args.kind == ops::RopeKind::none || n_tokens == 0 || args.rope_dim < 2) return;
+  const Rotation rotation(args);
+  if (n_tokens == 0 || rotation.half == 0) return;
   Session& session = session_of(context);
-  const RopeJob job = {args.kind == ops::RopeKind::adjacent,
-                       args.rope_dim / 2,
-                       args.inv_freq,
-                       args.magnitude,
-                       x,
-                       x_stride,
-                       static_cast<int>(n_tokens),
-                       n_heads,
-                       head_dim,
-                       session.positions(positions, n_tokens)};
-  launch(session.stream(), dim3(blocks_for(n_tokens * n_heads * job.half)), dim3(kThreads), 0, rotate, job);
+  launch(session.stream(), dim3(blocks_for(n_tokens * n_heads * rotation.half)), dim3(kThreads), 0, rotate, rotation, x,
+         x_stride, n_tokens, n_heads, head_dim, session.positions(positions, n_tokens));
 }
 
 void glu(const ops::Context& context, ops::Activation act, const float* gate_rows, int64_t gate_stride, const float* up,

@@ -42,6 +42,9 @@ __device__ inline uint16_t float_to_bfloat(float x) {
 __device__ inline float bits_to_float(uint32_t bits) {
   return __uint_as_float(bits);
 }
+__device__ inline uint32_t float_to_bits(float x) {
+  return __float_as_uint(x);
+}
 
 // Sixteen bytes of weights: read once a step, so they should not push anything else out of the first-level cache.
 __device__ inline uint4 load_streaming(const uint4* p) {

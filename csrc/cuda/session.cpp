@@ -74,11 +74,18 @@ const Span* Session::put_spans(Arena& arena, std::span<const ops::AttentionSpan>
   auto* host = reinterpret_cast<Span*>(arena.host.data() + arena.used);
   const auto* device = reinterpret_cast<const Span*>(arena.device.data() + arena.used);
   arena.used += aligned(spans.size() * sizeof(Span));
+  int64_t n_decode_rows = 0;
   for (size_t i = 0; i < spans.size(); ++i) {
     const ops::AttentionSpan& s = spans[i];
+    const bool is_decode = s.role == ops::Role::decode;
+    n_decode_rows += is_decode ? s.n_rows : 0;
     const int32_t* table = put(arena, std::span(s.block_table, static_cast<size_t>(table_entries(s))));
-    host[i] = {s.first_position, table, static_cast<int32_t>(s.first_row), static_cast<int32_t>(s.n_rows),
-               s.role == ops::Role::decode ? 1 : 0};
+    host[i] = {s.first_position,
+               table,
+               static_cast<int32_t>(s.first_row),
+               static_cast<int32_t>(s.n_rows),
+               is_decode ? 1 : 0,
+               static_cast<int32_t>(n_decode_rows)};
   }
   return device;
 }
@@ -97,35 +104,35 @@ size_t Session::arena_bytes(const ops::StepInputs& inputs) const {
 }
 
 template <class T>
-const T* Session::put_alone(std::span<const T> values) {
+const T* Session::put_alone(Arena& arena, std::span<const T> values) {
   check(cudaStreamSynchronize(stream_), "waiting for an op");  // it may still read the last one
-  reserve(alone_, aligned(values.size_bytes()));
-  const T* at = put(alone_, values);
-  upload(alone_);
+  reserve(arena, aligned(values.size_bytes()));
+  const T* at = put(arena, values);
+  upload(arena);
   return at;
 }
 
 const int32_t* Session::positions(const int32_t* host, int64_t n) {
   if (mode_ != Mode::idle && host == inputs_.positions.data()) return positions_;
-  return put_alone(std::span(host, static_cast<size_t>(n)));
+  return put_alone(alone_positions_, std::span(host, static_cast<size_t>(n)));
 }
 
 const int64_t* Session::slots(const int64_t* host, int64_t n) {
   if (mode_ != Mode::idle && lies_in(inputs_.slots, host)) return slots_ + (host - inputs_.slots.data());
-  return put_alone(std::span(host, static_cast<size_t>(n)));
+  return put_alone(alone_slots_, std::span(host, static_cast<size_t>(n)));
 }
 
 const int32_t* Session::rows(std::span<const int32_t> host) {
   if (mode_ != Mode::idle && host.data() == inputs_.picked.data()) return picked_;
-  return put_alone(host);
+  return put_alone(alone_rows_, host);
 }
 
 const Span* Session::spans(std::span<const ops::AttentionSpan> host) {
   if (mode_ != Mode::idle && lies_in(inputs_.spans, host.data())) return spans_ + (host.data() - inputs_.spans.data());
   check(cudaStreamSynchronize(stream_), "waiting for an op");
-  reserve(alone_, arena_bytes({.spans = host}));
-  const Span* at = put_spans(alone_, host);
-  upload(alone_);
+  reserve(alone_spans_, arena_bytes({.spans = host}));
+  const Span* at = put_spans(alone_spans_, host);
+  upload(alone_spans_);
   return at;
 }
 

@@ -17,6 +17,7 @@ struct Span {
   const int32_t* table;
   int32_t first_row, n_rows;
   int32_t is_decode;
+  int32_t decode_rows_end;  // decoding rows of this span and those before it
 };
 
 // Positions that one block of a decoding attention takes: fixed, so that a row's result depends on its position alone.
@@ -33,7 +34,17 @@ class Session {
 
   // Memory for one purpose, kept and grown. What an earlier call of the same purpose returned stays valid as memory (a
   // recorded step may use it) until the session ends.
-  enum class Purpose : uint8_t { codes, numbers, gated, partial, expert_counts, expert_slots, expert_tiles, count };
+  enum class Purpose : uint8_t {
+    codes,
+    numbers,
+    gated,
+    partial,
+    likely,
+    expert_counts,
+    expert_slots,
+    expert_tiles,
+    count
+  };
   std::byte* scratch(Purpose purpose, int64_t n_bytes);
 
   // The device's copy of a step's input, found by its host address; outside of a step, uploaded on the spot.
@@ -67,13 +78,14 @@ class Session {
   const Span* put_spans(Arena& arena, std::span<const ops::AttentionSpan> spans);
   void upload(Arena& arena);
   template <class T>
-  const T* put_alone(std::span<const T> values);
+  const T* put_alone(Arena& arena, std::span<const T> values);
   void forget_recordings();
 
   cudaStream_t stream_ = nullptr;
   std::vector<Buffer> scratch_[static_cast<int>(Purpose::count)];
-  Arena step_, alone_;
-  ops::StepInputs inputs_;  // of the running step, and their copies
+  Arena step_;
+  Arena alone_positions_, alone_slots_, alone_rows_, alone_spans_;  // outside of steps
+  ops::StepInputs inputs_;                                          // of the running step, and their copies
   const int32_t* positions_ = nullptr;
   const int64_t* slots_ = nullptr;
   const int32_t* picked_ = nullptr;

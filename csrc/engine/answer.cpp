@@ -51,7 +51,20 @@ int32_t Answer::advance(std::span<float> logits, Event& event) {
       if (token >= 0 && static_cast<size_t>(token) < logits.size()) logits[static_cast<size_t>(token)] = -INFINITY;
     }
   }
-  sampling::Sample sample = chain_.sample(logits, request_.prompt, generated_, mask.empty() ? nullptr : mask.data());
+  return take(chain_.sample(logits, request_.prompt, generated_, mask.empty() ? nullptr : mask.data()), event);
+}
+
+int64_t Answer::n_deciding() const {
+  const bool bans_stops =
+      !request_.stop_tokens.empty() && static_cast<int64_t>(generated_.size()) < request_.min_tokens;
+  return request_.processor || request_.mask || bans_stops ? 0 : chain_.n_deciding();
+}
+
+int32_t Answer::advance_among(std::span<const sampling::Candidate> best, Event& event) {
+  return take(chain_.sample_among(best, request_.prompt, generated_), event);
+}
+
+int32_t Answer::take(sampling::Sample sample, Event& event) {
   const int32_t token = sample.token;
   generated_.push_back(token);
   event.samples.push_back(std::move(sample));

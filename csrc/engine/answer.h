@@ -32,6 +32,10 @@ class Answer {
   // Draws the next token from its logits (n_vocab, changed in place) and adds it and its text to `event`;
   // event.finish is set when the answer ends with it. Throws what processors and the sampler throw.
   int32_t advance(std::span<float> logits, Event& event);
+  // How many of the most likely tokens decide the next draw; 0: only all logits do.
+  int64_t n_deciding() const;
+  // The same told only so many of them, or more, best first.
+  int32_t advance_among(std::span<const sampling::Candidate> best, Event& event);
 
   // Ends the answer: text that was held back for a stop string comes out.
   void end(FinishReason reason, Event& event);
@@ -46,6 +50,7 @@ class Answer {
   std::deque<MaskWords> masks_;  // of the next token, and of those after it if they are what was guessed
 
   MaskWords next_mask();
+  int32_t take(sampling::Sample sample, Event& event);
 };
 
 }  // namespace halfbyte::engine

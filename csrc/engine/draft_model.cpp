@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 #include "base/error.h"
 #include "engine/batch.h"
@@ -54,23 +55,29 @@ std::vector<std::vector<int32_t>> DraftModel::guess(std::span<const uint64_t> id
   return guesses;
 }
 
+int32_t DraftModel::likeliest(std::span<const ops::Likely> likely, int64_t logit_row) {
+  if (!likely.empty()) return std::max(0, likely.front().token);
+  const std::span<const float> logits = decoder_.logits(logit_row, 1);
+  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
 // One pass of the model: one more guess for each stream whose tokens are all computed. False when nothing can run.
 bool DraftModel::pass(std::span<const uint64_t> ids, std::vector<std::vector<int32_t>>& guesses, int64_t n) {
   const auto start = std::chrono::steady_clock::now();
   const std::vector<PlannedRows> plan = scheduler_.plan(kPromptRows);
   if (plan.empty()) return false;
-  const std::span<const float> logits = decoder_.forward(make_batch(scheduler_, plan), kv_).logits;
+  model::Batch batch = make_batch(scheduler_, plan);
+  batch.n_likely = 1;
+  const model::StepOutput output = decoder_.forward(batch, kv_);
   scheduler_.complete(plan);
-  const auto n_vocab = static_cast<size_t>(decoder_.config().n_vocab);
-  size_t row = 0;
+  int64_t next_logit = 0;
   for (const PlannedRows& rows : plan) {
-    const std::span<const float> last = logits.subspan(row * n_vocab, rows.n_logits > 0 ? n_vocab : 0);
-    row += static_cast<size_t>(rows.n_logits);
+    const int64_t row = std::exchange(next_logit, next_logit + rows.n_logits);
     const auto found = std::find(ids.begin(), ids.end(), rows.id);
     if (!rows.is_newest || found == ids.end()) continue;
     std::vector<int32_t>& guess = guesses[static_cast<size_t>(found - ids.begin())];
     if (static_cast<int64_t>(guess.size()) >= n) continue;
-    guess.push_back(static_cast<int32_t>(std::max_element(last.begin(), last.end()) - last.begin()));
+    guess.push_back(likeliest(output.likely_of(row, 1), row));
     scheduler_.draft(rows.id, std::span(guess).last(1));
   }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

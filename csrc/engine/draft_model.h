@@ -32,6 +32,7 @@ class DraftModel {
 
  private:
   bool pass(std::span<const uint64_t> ids, std::vector<std::vector<int32_t>>& guesses, int64_t n);
+  int32_t likeliest(std::span<const ops::Likely> likely, int64_t logit_row);
 
   model::Decoder decoder_;
   cache::KvStore kv_;

@@ -2,10 +2,12 @@
 #include "engine/runner.h"
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <functional>
 #include <new>
 #include <set>
+#include <utility>
 
 #include "base/error.h"
 #include "engine/batch.h"
@@ -192,21 +194,19 @@ void Runner::step(FunctionRef<void(std::vector<uint64_t>)> planned, const bool* 
   Clock::duration spent = Clock::now() - start;
   masks_due_ = start + spent + std::max<Clock::duration>(spent, kMaskPatience);
   scheduler_.complete(rows_of_step);
-  // The decoder's buffer is overwritten by the next step anyway: the chain may edit it in place.
-  float* at = const_cast<float*>(output.logits.data());
   const float* hidden = output.hidden.data();
+  int64_t next_logit = 0;
   for (const PlannedRows& rows : rows_of_step) {
-    const std::span<float> logits(at, static_cast<size_t>(rows.n_logits * weights_->config.n_vocab));
-    at += logits.size();
+    const int64_t first_logit = std::exchange(next_logit, next_logit + rows.n_logits);
     Active& a = owner(rows.id);
     if (!a.pass) {
-      take_rows(rows, logits);
+      take_rows(rows, first_logit, output);
       continue;
     }
     // What a pass does with its rows belongs to their cost: streams wait for it.
     const Clock::time_point taken = Clock::now();
     if (a.pass->output() != ForwardOutput::hidden) {
-      take_pass(a, rows, logits);
+      take_pass(a, rows, decoder_.logits(first_logit, rows.n_logits));
     } else {
       const std::span<const float> states(hidden, static_cast<size_t>(rows.n_rows * weights_->config.n_embd));
       hidden += states.size();
@@ -223,6 +223,10 @@ model::Batch Runner::batch_of(const std::vector<PlannedRows>& plan) {
     const Active& a = owner(plan[i].id);
     model::SequenceRows& rows = batch.sequences[i];
     rows.adapters = a.answer.request().adapters.get();
+    const int64_t n_deciding = a.pass || a.beams || plan[i].n_logits == 0 ? 0 : a.answer.n_deciding();
+    // Few different sizes: a device records steps of each.
+    if (n_deciding > 0 && n_deciding <= ops::kMostLikely)
+      batch.n_likely = std::max(batch.n_likely, static_cast<int32_t>(std::bit_ceil(static_cast<uint64_t>(n_deciding))));
     if (!a.pass || a.pass->output() != ForwardOutput::hidden) continue;
     for (int64_t row = rows.first_row; row < rows.first_row + rows.n_rows; ++row)
       batch.hidden_rows.push_back(static_cast<int32_t>(row));
@@ -246,13 +250,18 @@ void Runner::observe(const std::vector<PlannedRows>& plan, double seconds) {
   (n_prefill > n_decode ? stats_.prefill_seconds : stats_.decode_seconds) += seconds;
 }
 
-// What the computed rows of one sequence bring: a token, or progress. logits: (rows.n_logits, n_vocab).
-void Runner::take_rows(const PlannedRows& rows, std::span<float> logits) {
+// What the computed rows of one sequence bring: a token, or progress.
+void Runner::take_rows(const PlannedRows& rows, int64_t first_logit, const model::StepOutput& output) {
   Active& a = owner(rows.id);
   a.n_prompt_cached = scheduler_.n_cached(rows.id);
-  const auto n_vocab = static_cast<size_t>(weights_->config.n_vocab);
-  if (a.answer.request().prompt_logprobs && rows.role == ops::Role::prefill) score_prompt(a, rows, logits);
-  if (rows.is_newest) return take_newest(a, rows.id, rows.role == ops::Role::prefill ? logits.last(n_vocab) : logits);
+  const bool is_prompt = rows.role == ops::Role::prefill;
+  if (a.answer.request().prompt_logprobs && is_prompt)
+    score_prompt(a, rows, decoder_.logits(first_logit, rows.n_logits));
+  if (rows.is_newest) {
+    const int64_t n_newest = is_prompt ? 1 : rows.n_logits, first = first_logit + rows.n_logits - n_newest;
+    const auto logits = [&](int64_t row, int64_t n) { return decoder_.logits(first + row, n); };
+    return take_newest(a, rows.id, {n_newest, output.likely_of(first, n_newest), logits});
+  }
   Event event;
   report_progress(a, rows.id, event);
   post(a, std::move(event));
@@ -265,27 +274,34 @@ bool Runner::has_mask(uint64_t sequence) {
   return !masks.valid() || masks.wait_for(Clock::duration::zero()) == std::future_status::ready;
 }
 
-// The logits of a sequence's newest token, and of its drafts; they are kept where the masks are late.
-void Runner::take_newest(Active& a, uint64_t sequence, std::span<float> logits) {
+// The rows' logits are kept where the masks are late.
+void Runner::take_newest(Active& a, uint64_t sequence, const NewestRows& rows) {
   if (!has_mask(sequence) && !masks_.wait([&] { return has_mask(sequence); }, masks_due_)) {
+    const std::span<const float> logits = rows.logits(0, rows.n_rows);
     late_[sequence].assign(logits.begin(), logits.end());
     return;
   }
   late_.erase(sequence);  // of before a preemption
   if (a.beams)
-    search(a, sequence, logits);
+    search(a, sequence, rows.logits(0, rows.n_rows));
   else
-    draw(a, logits);
+    draw(a, rows);
 }
 
 // Goes on with sequences whose masks have come since. No rows of theirs were planned meanwhile.
 void Runner::take_late() {
+  const auto n_vocab = static_cast<size_t>(weights_->config.n_vocab);
   std::vector<uint64_t> ready;
   for (const auto& [sequence, logits] : late_) {
     if (has_mask(sequence)) ready.push_back(sequence);
   }
   for (const uint64_t sequence : ready) {
-    if (auto kept = late_.extract(sequence)) take_newest(owner(sequence), sequence, kept.mapped());
+    auto kept = late_.extract(sequence);
+    if (!kept) continue;
+    const auto logits = [&](int64_t row, int64_t n) {
+      return std::span(kept.mapped()).subspan(static_cast<size_t>(row) * n_vocab, static_cast<size_t>(n) * n_vocab);
+    };
+    take_newest(owner(sequence), sequence, {static_cast<int64_t>(kept.mapped().size() / n_vocab), {}, logits});
   }
 }
 
@@ -310,9 +326,22 @@ void Runner::report_progress(Active& a, uint64_t sequence, Event& event) {
   event.n_prompt_cached = a.n_prompt_cached;
 }
 
+// Draws from the likely tokens of a row if they decide, else from its logits.
+int32_t Runner::next_token(Active& a, const NewestRows& rows, int64_t row, Event& event) {
+  const int64_t n_deciding = a.answer.n_deciding();
+  const std::span<const ops::Likely> likely = rows.likely_of(row);
+  if (n_deciding > 0 && n_deciding <= static_cast<int64_t>(likely.size())) {
+    std::vector<sampling::Candidate> best;
+    for (const ops::Likely& each : likely) {
+      if (each.token >= 0) best.push_back({each.token, each.logit});
+    }
+    if (n_deciding <= static_cast<int64_t>(best.size())) return a.answer.advance_among(best, event);
+  }
+  return a.answer.advance(rows.logits(row, 1), event);
+}
+
 // Draws tokens from the rows of the newest token and its drafts, as long as the drafts are what is drawn.
-void Runner::draw(Active& a, std::span<float> logits) {
-  const auto n_vocab = static_cast<size_t>(weights_->config.n_vocab);
+void Runner::draw(Active& a, const NewestRows& rows) {
   const bool slides = a.answer.request().overflow == Overflow::slide;
   Event event;
   report_progress(a, a.id, event);
@@ -325,12 +354,12 @@ void Runner::draw(Active& a, std::span<float> logits) {
     a.answer.end(FinishReason::length, event);
     return finish(a, std::move(event));
   }
-  const auto n_drafts = static_cast<int64_t>(logits.size() / n_vocab) - 1;
-  int64_t n_right = 0;
-  for (bool goes_on = true; goes_on; logits = logits.subspan(n_vocab)) {
+  const int64_t n_drafts = rows.n_rows - 1;
+  int64_t n_right = 0, row = 0;
+  for (bool goes_on = true; goes_on; ++row) {
     int32_t token = -1;
     try {
-      token = a.answer.advance(logits.first(n_vocab), event);
+      token = next_token(a, rows, row, event);
     } catch (const std::exception& error) {
       return fail(a, error, std::move(event));
     }

@@ -46,6 +46,19 @@ struct Active {
   std::unique_ptr<ForwardPass> pass;  // instead of an answer; nobody reads its events
 };
 
+// What a step gives for a sequence's newest token and for its drafts.
+struct NewestRows {
+  int64_t n_rows = 0;
+  std::span<const ops::Likely> likely;  // of each row as many, or none
+  // Brings logits of n rows from the first on, (n, n_vocab), to be changed in place; valid until the next call.
+  FunctionRef<std::span<float>(int64_t first, int64_t n)> logits;
+
+  std::span<const ops::Likely> likely_of(int64_t row) const {
+    const size_t n = likely.size() / static_cast<size_t>(n_rows);
+    return likely.subspan(static_cast<size_t>(row) * n, n);
+  }
+};
+
 // Not thread-safe. Events are collected until deliver().
 class Runner {
  public:
@@ -79,11 +92,12 @@ class Runner {
   void propose(int64_t n_streams);
   void observe(const std::vector<PlannedRows>& plan, double seconds);
   model::Batch batch_of(const std::vector<PlannedRows>& plan);
-  void take_rows(const PlannedRows& rows, std::span<float> logits);
-  void take_newest(Active& a, uint64_t sequence, std::span<float> logits);
+  void take_rows(const PlannedRows& rows, int64_t first_logit, const model::StepOutput& output);
+  void take_newest(Active& a, uint64_t sequence, const NewestRows& rows);
   void take_late();
   void take_pass(Active& a, const PlannedRows& rows, std::span<const float> values);
-  void draw(Active& a, std::span<float> logits);
+  void draw(Active& a, const NewestRows& rows);
+  int32_t next_token(Active& a, const NewestRows& rows, int64_t row, Event& event);
   void slide(Active& a);
   void search(Active& a, uint64_t sequence, std::span<float> logits);
   bool has_mask(uint64_t sequence);

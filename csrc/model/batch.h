@@ -30,6 +30,9 @@ struct Batch {
   std::vector<SequenceRows> sequences;  // cover 0..n_rows in order
   std::vector<int32_t> logit_rows;      // rows whose logits are wanted, ascending
   std::vector<int32_t> hidden_rows;     // rows whose final hidden states are wanted
+  // > 0: that many most likely tokens of each logit row will do at first (StepOutput::likely). At most
+  // ops::kMostLikely.
+  int32_t n_likely = 0;
 
   int64_t n_rows() const { return static_cast<int64_t>(tokens.size()); }
 
@@ -50,8 +53,13 @@ inline void want_last(const Batch& batch, int64_t n, std::vector<int32_t>& rows)
 
 // What a step gives; valid until the next.
 struct StepOutput {
-  std::span<const float> logits;  // (logit rows, n_vocab) f32
-  std::span<const float> hidden;  // (hidden rows, n_embd) f32: final hidden states, normalized
+  std::span<const float> hidden;        // (hidden rows, n_embd) f32: final hidden states, normalized
+  std::span<const ops::Likely> likely;  // (logit rows, n_likely)
+  int32_t n_likely = 0;                 // the batch's, where that spares time; else 0
+
+  std::span<const ops::Likely> likely_of(int64_t first_row, int64_t n) const {
+    return likely.subspan(static_cast<size_t>(first_row * n_likely), static_cast<size_t>(n * n_likely));
+  }
 };
 
 }  // namespace halfbyte::model

@@ -69,6 +69,8 @@ void Decoder::State::check(const Batch& batch, const cache::KvStore& kv) const {
     for (const int32_t row : *rows)
       require(row >= 0 && row < n, "Output of row %d of %lld.", row, static_cast<long long>(n));
   }
+  require(batch.n_likely >= 0 && batch.n_likely <= ops::kMostLikely, "%d most likely tokens of a row; at most %d.",
+          batch.n_likely, ops::kMostLikely);
   require(batch.logit_rows.size() + batch.hidden_rows.size() <= static_cast<size_t>(max_rows),
           "More outputs were asked for than there are rows.");
   int64_t next = 0;
@@ -195,6 +197,10 @@ void Decoder::set_observer(LinearObserver* observer) {
 
 StepOutput Decoder::forward(const Batch& batch, cache::KvStore& kv, const bool* cancelled) {
   return state_->run(batch, kv, cancelled);
+}
+
+std::span<float> Decoder::logits(int64_t first_row, int64_t n) {
+  return state_->stages.back()->logits(first_row, n);
 }
 
 }  // namespace halfbyte::model

@@ -37,6 +37,8 @@ class Decoder {
   // Runs the batch, writing K and V of its rows into `kv`. `cancelled`, when given, is asked between layers; true ends
   // the call with Error(cancelled).
   StepOutput forward(const Batch& batch, cache::KvStore& kv, const bool* cancelled = nullptr);
+  // Logits of n of the last step's logit rows, (n, n_vocab) f32: valid until the next call of either.
+  std::span<float> logits(int64_t first_row, int64_t n);
 
  private:
   struct State;

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "ops/fused.h"
 
 namespace halfbyte::model {
 
@@ -82,6 +83,13 @@ void Stage::norm(const float* in, float* out, int64_t n_rows, const Vector& weig
             c.norm_eps);
 }
 
+// The residual stream (n_rows, n_embd) += the norm of a block's output.
+void Stage::norm_add(float* branch, int64_t n_rows, const Vector& weight) {
+  const Config& c = weights_.config;
+  ops::norm_add(ops_, context_, c.norm, branch, x_.as<float>(), c.residual_scale, n_rows, c.n_embd,
+                weight.data_or_null(), nullptr, c.norm_eps);
+}
+
 void Stage::embed(const Batch& batch) {
   const Config& c = weights_.config;
   const int64_t n = batch.n_rows();
@@ -112,20 +120,16 @@ void Stage::layer(size_t index, const Batch& batch, cache::KvStore& kv) {
     case NormPlaces::pre_and_post:
       norm(stream, input, n, w.attn_norm, w.attn_norm_bias);
       attention(index, input, batch, kv, output, false);
-      norm(output, output, n, w.attn_post_norm, {});
-      ops_.add(context_, stream, output, c.residual_scale, n, c.n_embd);
+      norm_add(output, n, w.attn_post_norm);
       norm(stream, input, n, w.mlp_norm, w.mlp_norm_bias);
       feed_forward(index, input, output, false);
-      norm(output, output, n, w.mlp_post_norm, {});
-      ops_.add(context_, stream, output, c.residual_scale, n, c.n_embd);
+      norm_add(output, n, w.mlp_post_norm);
       return;
     case NormPlaces::post:
       attention(index, stream, batch, kv, output, false);
-      norm(output, output, n, w.attn_post_norm, {});
-      ops_.add(context_, stream, output, c.residual_scale, n, c.n_embd);
+      norm_add(output, n, w.attn_post_norm);
       feed_forward(index, stream, output, false);
-      norm(output, output, n, w.mlp_post_norm, {});
-      ops_.add(context_, stream, output, c.residual_scale, n, c.n_embd);
+      norm_add(output, n, w.mlp_post_norm);
       return;
     case NormPlaces::parallel: {
       // The MLP reads the stream before attention adds to it.
@@ -161,6 +165,12 @@ void Stage::finish(const Batch& batch) {
                                    .scale = c.logit_scale}};
   ops_.linear(context_, rows, c.n_embd, plan_->logit_runs, std::span(head));
   if (c.final_softcap > 0) ops_.softcap(context_, logits_.as<float>(), n * c.n_vocab, c.final_softcap);
+  if (finds_likely(batch))
+    ops_.likely(context_, logits_.as<float>(), n, c.n_vocab, batch.n_likely, likely_.as<ops::Likely>());
+}
+
+bool Stage::finds_likely(const Batch& batch) const {
+  return batch.n_likely > 0 && !batch.logit_rows.empty() && ops_.likely != nullptr;
 }
 
 // Steps that only decode, one row a sequence, repeat: everything that the ops are called with is told by these numbers.
@@ -171,9 +181,12 @@ uint64_t Stage::step_key(const Batch& batch, cache::KvStore& kv, bool is_last) c
   uint64_t key = 1469598103934665603u;  // FNV-1a over the numbers
   const uint64_t numbers[] = {
       static_cast<uint64_t>(batch.n_rows()),
-      is_last ? batch.logit_rows.size() + 1 : 0,
+      is_last ? 1u : 0u,
+      batch.logit_rows.size(),
       batch.hidden_rows.size(),
+      static_cast<uint64_t>(batch.n_likely),
       reinterpret_cast<uintptr_t>(logits_.data()),
+      reinterpret_cast<uintptr_t>(likely_.data()),
   };
   const auto add = [&](uint64_t number) { key = (key ^ number) * 1099511628211u ^ key >> 29; };
   for (const uint64_t number : numbers) add(number);
@@ -196,6 +209,9 @@ void Stage::run(const Batch& batch, const StepPlan& plan, cache::KvStore& kv, bo
   const bool has_output = is_last && !plan.picked.empty();
   const size_t logit_bytes = batch.logit_rows.size() * static_cast<size_t>(weights_.config.n_vocab) * sizeof(float);
   if (has_output && logits_.size() < logit_bytes) logits_ = ops_.memory->allocate(logit_bytes, "The logits of a step");
+  const size_t likely_bytes = batch.logit_rows.size() * static_cast<size_t>(batch.n_likely) * sizeof(ops::Likely);
+  if (has_output && finds_likely(batch) && likely_.size() < likely_bytes)
+    likely_ = ops_.memory->allocate(likely_bytes, "The likely tokens of a step");
 
   // Tells the backend where a step begins and ends, also when it is left by an error.
   struct Step {
@@ -227,22 +243,34 @@ void Stage::run(const Batch& batch, const StepPlan& plan, cache::KvStore& kv, bo
   step.complete();
 }
 
-// n floats from the first on; `copy` is where a device's come to.
-std::span<const float> Stage::in_host(const Buffer& values, int64_t first, int64_t n, Buffer& copy) const {
-  const float* from = values.as<float>() + first;
+// n values from the first on; `copy` is where a device's come to.
+template <class T>
+std::span<T> Stage::in_host(Buffer& values, int64_t first, int64_t n, Buffer& copy) {
+  T* from = values.as<T>() + first;
   const auto size = static_cast<size_t>(n);
   if (n == 0 || ops_.memory->is_host) return {from, size};
-  if (copy.size() < size * sizeof(float)) copy = Buffer(size * sizeof(float), "The output of a step");
-  ops_.memory->download(copy.data(), from, size * sizeof(float));
-  return {copy.as<float>(), size};
+  if (copy.size() < size * sizeof(T)) copy = Buffer(size * sizeof(T), "The output of a step");
+  ops_.memory->download(copy.data(), from, size * sizeof(T));
+  return {copy.as<T>(), size};
 }
 
 StepOutput Stage::output(const Batch& batch) {
   const Config& c = weights_.config;
   const auto n_logits = static_cast<int64_t>(batch.logit_rows.size());
   const auto n_hidden = static_cast<int64_t>(batch.hidden_rows.size());
-  return {in_host(logits_, 0, n_logits * c.n_vocab, host_logits_),
-          in_host(picked_, n_logits * c.n_embd, n_hidden * c.n_embd, host_hidden_)};
+  const int32_t n_likely = finds_likely(batch) ? batch.n_likely : 0;
+  are_logits_in_host_ = ops_.memory->is_host || n_likely == 0;
+  if (are_logits_in_host_) in_host<float>(logits_, 0, n_logits * c.n_vocab, host_logits_);
+  return {.hidden = in_host<float>(picked_, n_logits * c.n_embd, n_hidden * c.n_embd, host_hidden_),
+          .likely = in_host<ops::Likely>(likely_, 0, n_logits * n_likely, host_likely_),
+          .n_likely = n_likely};
+}
+
+std::span<float> Stage::logits(int64_t first_row, int64_t n) {
+  const int64_t n_vocab = weights_.config.n_vocab, first = first_row * n_vocab;
+  if (!are_logits_in_host_) return in_host<float>(logits_, first, n * n_vocab, host_logits_);
+  Buffer& from = ops_.memory->is_host ? logits_ : host_logits_;
+  return {from.as<float>() + first, static_cast<size_t>(n * n_vocab)};
 }
 
 }  // namespace halfbyte::model

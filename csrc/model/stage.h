@@ -51,13 +51,16 @@ class Stage {
 
   // In host memory, valid until the next run().
   StepOutput output(const Batch& batch);
+  // Likewise; of a device's logits those that output() left there are fetched, into the place of those fetched before.
+  std::span<float> logits(int64_t first_row, int64_t n);
 
  private:
   Buffer floats(int64_t n) const;
   uint64_t step_key(const Batch& batch, cache::KvStore& kv, bool is_last) const;
   void project(const float* in, int64_t in_stride, std::initializer_list<ops::Projection> projections);
   void norm(const float* in, float* out, int64_t n_rows, const Vector& weight, const Vector& bias);
-  void norm_heads(float* rows, int64_t stride, int64_t n, int n_heads, const Vector& weight, const Vector& bias);
+  ops::HeadRows heads(float* rows, int64_t stride, int64_t n, int n_heads, const Vector& norm, const Vector& norm_bias);
+  void norm_add(float* branch, int64_t n_rows, const Vector& weight);
   void attention(size_t index, const float* input, const Batch& batch, cache::KvStore& kv, float* out, bool accumulate);
   void adapt(size_t index, LowRank LayerAdapter::* which, const float* in, int64_t in_stride, float* out,
              int64_t out_stride, float scale = 1.0f);
@@ -69,7 +72,9 @@ class Stage {
   void feed_forward(size_t index, const float* input, float* out, bool accumulate);
   void layer(size_t index, const Batch& batch, cache::KvStore& kv);
   void finish(const Batch& batch);
-  std::span<const float> in_host(const Buffer& values, int64_t first, int64_t n, Buffer& copy) const;
+  bool finds_likely(const Batch& batch) const;
+  template <class T>
+  std::span<T> in_host(Buffer& values, int64_t first, int64_t n, Buffer& copy);
 
   const Weights& weights_;
   const ops::Ops& ops_;
@@ -99,8 +104,10 @@ class Stage {
   Buffer ones_;           // (n_ff), made when an adapter needs it
   Buffer picked_;         // (picked rows, n_embd)
   Buffer logits_;         // (logit rows, n_vocab), grown on demand
-  mutable Buffer moved_;  // what passes through the host on its way from a device
-  Buffer host_logits_, host_hidden_;  // of a device's
+  Buffer likely_;         // (logit rows, n_likely) of ops::Likely, where the backend finds them
+  Buffer moved_;          // what passes through the host on its way from a device
+  Buffer host_logits_, host_hidden_, host_likely_;  // of a device's
+  bool are_logits_in_host_ = true;                  // all of the step's
 };
 
 }  // namespace halfbyte::model

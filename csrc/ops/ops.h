@@ -111,6 +111,35 @@ struct RopeArgs {
   float magnitude = 1.0f;
 };
 
+// Heads on their way to the cache: norm() of each, rope(), and for keys and values store_kv().
+struct HeadRows {
+  float* rows = nullptr;  // row t at rows + t * stride
+  int64_t stride = 0;     // floats
+  int n_heads = 0;
+  const float* norm_weight = nullptr;  // (key_dim) for the norm of each head; nullptr: none
+  const float* norm_bias = nullptr;
+};
+struct HeadArgs {
+  HeadRows query, key;
+  const float* value = nullptr;  // (n_tokens, n_kv_heads, value_dim)
+  int64_t value_stride = 0;
+  int64_t n_tokens = 0;
+  NormKind norm = NormKind::rms;
+  float norm_eps = 0.0f;
+  RopeArgs rope;
+  const int32_t* positions = nullptr;  // (n_tokens), in host memory
+  KvLayout layout;
+  std::byte* kv = nullptr;
+  const int64_t* slots = nullptr;  // (n_tokens), in host memory; see store_kv()
+};
+
+// A token that may be chosen: its index in a row of logits; -1: none.
+struct Likely {
+  int32_t token = -1;
+  float logit = 0.0f;
+};
+inline constexpr int kMostLikely = 256;
+
 // What a call runs on. Backends keep scratch memory behind `scratch`.
 struct Context {
   ThreadPool* pool = nullptr;
@@ -206,6 +235,21 @@ struct Ops {
 
   // x[i] = cap * tanh(x[i] / cap).
   void (*softcap)(const Context&, float* x, int64_t n, float cap) = nullptr;
+
+  // The rest may be left out.
+
+  // Fused ops; ops/fused.h makes them of others.
+  // norm() of y in place, then add(): x[r, :] += scale * y[r, :]. Rows of dim floats; y may be left as it was.
+  void (*norm_add)(const Context&, NormKind kind, float* y, float* x, float scale, int64_t n_rows, int64_t dim,
+                   const float* weight, const float* bias, float eps) = nullptr;
+  // Queries are changed in place; keys may be.
+  void (*store_heads)(const Context&, const HeadArgs&) = nullptr;
+
+  // out[r, :] = the n_likely highest of each row of logits (n_rows, n_vocab), the highest first, the lower token first
+  // among equals. Minus infinity and what is not a number are left out: rows with fewer end in tokens -1.
+  // 1 <= n_likely <= kMostLikely. For backends whose logits cost time to get at.
+  void (*likely)(const Context&, const float* logits, int64_t n_rows, int64_t n_vocab, int n_likely,
+                 Likely* out) = nullptr;
 };
 
 // Plain f32 C++: the definition of every op (ops/reference). Runs panels of no kind: its pack() keeps raw.

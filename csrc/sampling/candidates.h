@@ -26,6 +26,8 @@ float highest_of(std::span<const float> logits);
 class Candidates {
  public:
   explicit Candidates(std::span<float> logits, std::vector<Candidate>& storage);
+  // A list from the start: the best of a vocabulary, best first.
+  explicit Candidates(std::vector<Candidate>& sorted) : list_(sorted), is_view_(false), n_sorted_(sorted.size()) {}
 
   // While nothing has asked for a list, edits to logits() still count.
   std::span<float> logits() { return logits_; }

@@ -137,9 +137,30 @@ struct Chain::State {
     }
   }
 
+  bool is_greedy() const { return params.temperature <= 0 && params.mirostat == 0; }
+
+  int64_t n_deciding() const {
+    const bool changes_logits =
+        !params.logit_bias.empty() || !params.allowed_token_ids.empty() || !params.bad_words.empty();
+    if (changes_logits || params.n_logprobs >= 0 || params.mirostat > 0) return 0;
+    const auto is_active = [&](const Stage& stage) { return std::ranges::find(stages, &stage) != stages.end(); };
+    auto first = stages.begin();
+    int64_t n_lowered = 0;
+    if (is_active(penalties_stage)) {
+      // Tokens of the window are only lowered: no more than as many others can come up in their place.
+      const bool only_lowers =
+          params.repeat_penalty >= 1 && params.frequency_penalty >= 0 && params.presence_penalty >= 0;
+      if (!only_lowers || params.repeat_last_n < 0) return 0;
+      n_lowered = params.repeat_last_n;
+      first += *first == &penalties_stage ? 1 : 0;
+    }
+    if (is_greedy()) return is_active(dry_stage) ? 0 : n_lowered + 1;
+    const bool is_cut = first != stages.end() && *first == &top_k_stage;
+    return is_cut ? n_lowered + std::max(params.top_k, params.min_keep) : 0;
+  }
+
   int32_t choose(std::span<float> logits, const History& history) {
-    const bool greedy = params.temperature <= 0 && params.mirostat == 0;
-    if (greedy) {
+    if (is_greedy()) {
       Candidates view(logits, storage);
       for (const Stage* stage : stages) {
         if (stage == &penalties_stage || stage == &dry_stage) stage->apply(view, params, history, rng);
@@ -151,6 +172,21 @@ struct Chain::State {
     Candidates candidates(logits, storage);
     for (float& logit : logits) logit = std::isnan(logit) ? -INFINITY : logit;
     require(candidates.highest_logit() != -INFINITY, "No token can be chosen: every logit is masked or not a number.");
+    return draw_from(candidates, history);
+  }
+
+  int32_t choose_among(std::span<const Candidate> best, const History& history) {
+    storage.assign(best.begin(), best.end());
+    Candidates candidates(storage);
+    if (!is_greedy()) return draw_from(candidates, history);
+    for (const Stage* stage : stages) {
+      if (stage == &penalties_stage) stage->apply(candidates, params, history, rng);
+    }
+    candidates.sort_front(1);
+    return candidates.list().front().token;
+  }
+
+  int32_t draw_from(Candidates& candidates, const History& history) {
     for (const Stage* stage : stages) stage->apply(candidates, params, history, rng);
     const size_t index = params.mirostat > 0 ? draw_mirostat(candidates, params, rng, mu) : draw(candidates, rng);
     return candidates.list()[index].token;
@@ -180,6 +216,18 @@ Sample Chain::sample(std::span<float> logits, std::span<const int32_t> prompt, s
   sample.token = s.choose(logits, history);
   if (!raw.empty()) sample.logprob = raw[static_cast<size_t>(sample.token)] - normalizer;
   return sample;
+}
+
+int64_t Chain::n_deciding() const {
+  return state_->n_deciding();
+}
+
+Sample Chain::sample_among(std::span<const Candidate> best, std::span<const int32_t> prompt,
+                           std::span<const int32_t> generated) {
+  const int64_t n = state_->n_deciding();
+  require(n > 0 && static_cast<int64_t>(best.size()) >= n, "%zu candidates; this chain decides by %lld.", best.size(),
+          static_cast<long long>(n));
+  return {.token = state_->choose_among(best, {prompt, generated}), .logprob = 0.0f, .top_logprobs = {}};
 }
 
 std::span<const std::string_view> stage_names() {

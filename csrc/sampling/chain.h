@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/rng.h"
+#include "sampling/candidates.h"
 #include "sampling/params.h"
 
 namespace halfbyte::sampling {
@@ -48,6 +49,13 @@ class Chain {
   // NaN or masked.
   Sample sample(std::span<float> logits, std::span<const int32_t> prompt, std::span<const int32_t> generated,
                 const uint32_t* mask = nullptr);
+
+  // How many of the most likely tokens decide what sample() draws without a mask, whatever the logits of the others
+  // are. 0: what it returns depends on all of them.
+  int64_t n_deciding() const;
+  // sample() told only the n_deciding() most likely tokens of a row, or more of them: none at -inf, best first.
+  Sample sample_among(std::span<const Candidate> best, std::span<const int32_t> prompt,
+                      std::span<const int32_t> generated);
 
  private:
   struct State;

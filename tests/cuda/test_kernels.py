@@ -128,3 +128,47 @@ def test_norms_gates_and_rope() -> None:
     for adjacent in (True, False):
         exact = testing.rope("reference", adjacent, x, frequencies, positions)
         assert np.allclose(testing.rope("cuda", adjacent, x, frequencies, positions), exact, atol=2e-6)
+
+
+def test_norms_are_added_to_the_stream() -> None:
+    draw = np.random.default_rng(4)
+    for dim in (5, 257, 1500):
+        y, x, w = (draw.normal(size=shape).astype(np.float32) for shape in ((3, dim), (3, dim), dim))
+        for layer in (False, True):
+            exact = testing.norm_add("reference", layer, 10 * y, x, w, 0.5, 1e-5)
+            assert np.allclose(testing.norm_add("cuda", layer, 10 * y, x, w, 0.5, 1e-5), exact, rtol=3e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("adjacent", [False, True])
+@pytest.mark.parametrize(("n_heads", "n_kv_heads", "dim", "n_pairs"), [(6, 2, 64, 24), (3, 3, 80, 40), (8, 1, 256, 1)])
+def test_heads_are_normed_rotated_and_stored(
+    n_heads: int, n_kv_heads: int, dim: int, n_pairs: int, adjacent: bool
+) -> None:
+    draw = np.random.default_rng(dim)
+    q, k, v = (draw.normal(size=(4, n, dim)).astype(np.float32) for n in (n_heads, n_kv_heads, n_kv_heads))
+    frequencies = (10000 ** (-np.arange(n_pairs) / n_pairs)).astype(np.float32)
+    positions = np.array([0, 5, 100, 4000], np.int32)
+    norms = [draw.normal(size=dim).astype(np.float32) for _ in range(2)]
+    for q_norm, k_norm in ([None, None], norms, [None, norms[1]]):
+        args = ("f32", q, k, v, q_norm, k_norm, adjacent, frequencies, positions, [33, -1, 5, 16], 3)
+        (found, kv), (exact, exact_kv) = (testing.store_heads(level, *args) for level in ("cuda", "reference"))
+        assert np.allclose(found, exact, atol=1e-5)
+        assert np.allclose(kv.view(np.float32), exact_kv.view(np.float32), atol=1e-5)
+        assert np.count_nonzero(exact_kv.view(np.float32)) == 3 * 2 * n_kv_heads * dim
+
+
+@pytest.mark.parametrize("n_vocab", [1, 260, 2048, 2049, 40000])
+def test_likely_tokens_are_found_in_order(n_vocab: int) -> None:
+    draw = np.random.default_rng(n_vocab)
+    # Few different values: most are decided by the lower token. Both zeros are one value.
+    rows = draw.choice(np.array([-3.5, -0.0, 0.0, 1.0, 1e-30, 7.25], np.float32), size=(3, n_vocab))
+    rows[1] = draw.normal(size=n_vocab)
+    rows[2] = np.where(draw.random(n_vocab) < 0.999, draw.choice([-np.inf, np.nan], size=n_vocab), -5)
+    rows[0, n_vocab // 2] = np.inf
+    for n in (1, 2, 40, 64, 65, 256):
+        found, exact = (testing.likely(level, rows, n) for level in ("cuda", "reference"))
+        assert np.array_equal(found[0], exact[0]), n
+        assert np.array_equal(found[1], exact[1]), n
+    order = sorted(range(n_vocab), key=lambda token: (-rows[1, token], token))[:256]
+    assert list(exact[0][1, : len(order)]) == order
+    assert np.all(exact[0][1, len(order) :] == -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,45 @@ def test_greedy_text_is_that_of_the_cpu_for_any_batch(model: Path) -> None:
             # They part where the CPU itself holds two tokens for equally likely, up to rounding.
             row = llm.forward([*prompt, *expected[:same]])[-1]
             assert abs(row[expected[same]] - row[found[same]]) < 0.05 * row.std()
+
+
+SEEDED = SamplingParams(temperature=0.9, seed=5, max_tokens=8, ignore_eos=True)
+CHAINS = [
+    SEEDED,
+    SEEDED.replace(temperature=0),
+    SEEDED.replace(top_k=7, min_p=0, min_tokens=3),
+    SEEDED.replace(repeat_penalty=1.2, frequency_penalty=0.2),
+    SEEDED.replace(temperature=0, presence_penalty=1.0),
+    SEEDED.replace(top_k=0, top_p=0.9),
+]
+
+
+@pytest.mark.usefixtures("gpu")
+def test_the_likely_tokens_decide_as_all_logits_would(model: Path) -> None:
+    # Log probabilities are made of all logits, which cross then: the chain is the CPU's.
+    with LLM(model, n_gpu_layers=2, n_ctx=128) as llm:
+        few = llm.generate([PROMPT] * len(CHAINS), CHAINS)
+        for params, found in zip(CHAINS, few, strict=True):
+            assert llm.generate(PROMPT, params.replace(logprobs=0)).token_ids == found.token_ids
+            assert llm.generate(PROMPT, params).token_ids == found.token_ids
+
+
+def test_only_candidates_cross_the_bus(emulated_library: str, model: Path) -> None:
+    testing.open_gpu_library(emulated_library)
+    device = ctypes.CDLL(emulated_library)
+    device.bytes_downloaded.restype = ctypes.c_int64
+    try:
+        with LLM(model, n_gpu_layers=2, n_ctx=128) as llm:
+
+            def bytes_a_token(params: SamplingParams) -> float:
+                before = device.bytes_downloaded()
+                return (llm.generate(PROMPT, params) and device.bytes_downloaded() - before) / SEEDED.max_tokens
+
+            assert bytes_a_token(SEEDED.replace(temperature=0)) == 8
+            assert bytes_a_token(SEEDED) == 64 * 8
+            assert bytes_a_token(SEEDED.replace(logprobs=0)) == 4 * llm._weights.n_vocab
+    finally:
+        testing.open_gpu_library("")
 
 
 @pytest.mark.usefixtures("gpu")

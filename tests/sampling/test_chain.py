@@ -214,3 +214,56 @@ def test_bad_parameters() -> None:
         _core.SamplingParams(bogus=1)
     with pytest.raises(TypeError):
         _core.SamplingParams(top_k="many")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.0},
+        {"temperature": 0.0, "repeat_penalty": 1.3, "repeat_last_n": 9},
+        {},
+        {"top_k": 3, "min_keep": 5, "top_p": 1.0},
+        {"top_k": 12, "typical_p": 0.8, "xtc_probability": 0.5, "dynatemp_range": 0.4},
+        {"top_k": 8, "presence_penalty": 0.7, "frequency_penalty": 0.3, "repeat_penalty": 1.2, "repeat_last_n": 16},
+        {"top_k": 8, "frequency_penalty": 0.3, "dry_multiplier": 1.0, "order": ["top_k", "penalties", "dry"]},
+    ],
+)
+def test_few_tokens_decide_as_all_would(options: dict) -> None:
+    draw = np.random.default_rng(len(str(options)))
+    whole, few = (_core.Chain(_core.SamplingParams(seed=11, **options), 700) for _ in range(2))
+    n = few.n_deciding
+    assert 0 < n <= 80
+    history: list[int] = []
+    for step in range(200):
+        logits = (2 * draw.normal(size=700)).astype(np.float32)
+        if step % 2:
+            logits = np.round(logits)  # many equals
+            logits[draw.integers(700, size=5)] = -np.inf
+        order = sorted(range(700), key=lambda token: (-logits[token], token))[: n + step % 3]
+        best = [(token, float(logits[token])) for token in order]
+        found = few.sample_among(best, [5, 6], history)["token"]
+        assert found == whole.sample(logits, [5, 6], history)["token"], step
+        history.append(int(draw.choice([found, *order])))
+    with pytest.raises(InvalidArgumentError, match="candidates"):
+        few.sample_among(best[: n - 1])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_k": 0},
+        {"n_logprobs": 0},
+        {"logit_bias": [(3, -1.0)]},
+        {"allowed_token_ids": [4]},
+        {"bad_words": [[4]]},
+        {"mirostat": 2},
+        {"repeat_penalty": 0.9},
+        {"repeat_penalty": 1.1, "repeat_last_n": -1},
+        {"dry_multiplier": 1.0},
+        {"temperature": 0.0, "dry_multiplier": 1.0},
+        {"order": ["temperature", "top_k"]},
+        {"top_n_sigma": 1.0},
+    ],
+)
+def test_chains_that_look_at_all_logits_say_so(options: dict) -> None:
+    assert _core.Chain(_core.SamplingParams(seed=1, **options), 100).n_deciding == 0

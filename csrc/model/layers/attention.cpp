@@ -2,31 +2,25 @@
 #include <cmath>
 
 #include "model/stage.h"
+#include "ops/fused.h"
 
 namespace halfbyte::model {
 
-// Norms each head where `weight` is one head long or the heads have weights of their own, else the whole row.
-void Stage::norm_heads(float* rows, int64_t stride, int64_t n, int n_heads, const Vector& weight, const Vector& bias) {
-  if (weight.empty()) return;
+// One norm of all heads goes with the heads. Others are done at once: heads with weights of their own, a whole row.
+ops::HeadRows Stage::heads(float* rows, int64_t stride, int64_t n, int n_heads, const Vector& weight,
+                           const Vector& bias) {
   const Config& c = weights_.config;
-  const int64_t dim = static_cast<int64_t>(weight.size()), row_dim = int64_t{n_heads} * c.head_dim_k;
-  if (c.heads_have_own_norms && dim == row_dim) {
-    for (int64_t at = 0; at < row_dim; at += c.head_dim_k) {
+  const auto dim = static_cast<int64_t>(weight.size());
+  if (dim == c.head_dim_k) return {rows, stride, n_heads, weight.data(), bias.data_or_null()};
+  if (c.heads_have_own_norms) {
+    for (int64_t at = 0; at < dim; at += c.head_dim_k) {
       ops_.norm(context_, c.norm, rows + at, stride, rows + at, stride, n, c.head_dim_k, weight.data() + at, nullptr,
                 c.norm_eps);
     }
-    return;
+  } else if (dim > 0) {
+    ops_.norm(context_, c.norm, rows, stride, rows, stride, n, dim, weight.data(), bias.data_or_null(), c.norm_eps);
   }
-  if (dim == row_dim || stride == row_dim) {
-    const int64_t n_norms = n * (row_dim / dim), norm_stride = dim == row_dim ? stride : dim;
-    ops_.norm(context_, c.norm, rows, norm_stride, rows, norm_stride, n_norms, dim, weight.data(), bias.data_or_null(),
-              c.norm_eps);
-    return;
-  }
-  for (int64_t t = 0; t < n; ++t) {
-    float* row = rows + t * stride;
-    ops_.norm(context_, c.norm, row, dim, row, dim, n_heads, dim, weight.data(), bias.data_or_null(), c.norm_eps);
-  }
+  return {.rows = rows, .stride = stride, .n_heads = n_heads};
 }
 
 // out (+)= attention of `input` (n, n_embd), its keys and values written to the cache.
@@ -58,22 +52,31 @@ void Stage::attention(size_t index, const float* input, const Batch& batch, cach
   adapt(index, &LayerAdapter::q, input, c.n_embd, q, q_stride);
   adapt(index, &LayerAdapter::k, input, c.n_embd, k, k_stride);
   adapt(index, &LayerAdapter::v, input, c.n_embd, v, v_stride);
-  const auto norm_q_and_k = [&] {
-    norm_heads(q, q_stride, n, shape.n_heads, w.q_norm, w.q_norm_bias);
-    norm_heads(k, k_stride, n, shape.n_kv_heads, w.k_norm, w.k_norm_bias);
-  };
-  if (!c.norm_heads_after_rope) norm_q_and_k();
+  ops::RopeArgs rope;
   if (c.positions == PositionKind::rope && shape.uses_rope) {
     const size_t table = rope_of_[index];
-    const ops::RopeArgs rope_args = {c.rope, c.rope_dim, inv_freqs_[table].as<float>(), magnitudes_[table]};
-    ops_.rope(context_, rope_args, q, q_stride, n, shape.n_heads, c.head_dim_k, batch.positions.data());
-    ops_.rope(context_, rope_args, k, k_stride, n, shape.n_kv_heads, c.head_dim_k, batch.positions.data());
+    rope = {c.rope, c.rope_dim, inv_freqs_[table].as<float>(), magnitudes_[table]};
   }
-  if (c.norm_heads_after_rope) norm_q_and_k();
+  if (c.norm_heads_after_rope && rope.kind != ops::RopeKind::none) {
+    ops_.rope(context_, rope, q, q_stride, n, shape.n_heads, c.head_dim_k, batch.positions.data());
+    ops_.rope(context_, rope, k, k_stride, n, shape.n_kv_heads, c.head_dim_k, batch.positions.data());
+    rope = {};
+  }
   const int layer = static_cast<int>(index);
   const auto group = static_cast<size_t>(groups_.group_of[index]);
-  ops_.store_kv(context_, kv.layout(layer), kv.layer_data(layer), k, k_stride, v, v_stride, n,
-                plan_->slots.data() + group * static_cast<size_t>(n));
+  const ops::HeadArgs args = {.query = heads(q, q_stride, n, shape.n_heads, w.q_norm, w.q_norm_bias),
+                              .key = heads(k, k_stride, n, shape.n_kv_heads, w.k_norm, w.k_norm_bias),
+                              .value = v,
+                              .value_stride = v_stride,
+                              .n_tokens = n,
+                              .norm = c.norm,
+                              .norm_eps = c.norm_eps,
+                              .rope = rope,
+                              .positions = batch.positions.data(),
+                              .layout = kv.layout(layer),
+                              .kv = kv.layer_data(layer),
+                              .slots = plan_->slots.data() + group * static_cast<size_t>(n)};
+  ops::store_heads(ops_, context_, args);
   ops_.attention(
       context_,
       {.query = q,

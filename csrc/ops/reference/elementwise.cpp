@@ -70,4 +70,19 @@ void softcap(const Context&, float* x, int64_t n, float cap) {
   for (int64_t i = 0; i < n; ++i) x[i] = cap * std::tanh(x[i] / cap);
 }
 
+void likely(const Context&, const float* logits, int64_t n_rows, int64_t n_vocab, int n_likely, Likely* out) {
+  std::vector<Likely> all;
+  for (int64_t r = 0; r < n_rows; ++r) {
+    all.clear();
+    for (int64_t i = 0; i < n_vocab; ++i) {
+      const float logit = logits[r * n_vocab + i];
+      if (logit > -INFINITY) all.push_back({static_cast<int32_t>(i), logit});
+    }
+    // Stable: among equals the lower token stays first.
+    std::stable_sort(all.begin(), all.end(), [](const Likely& a, const Likely& b) { return a.logit > b.logit; });
+    all.resize(static_cast<size_t>(n_likely));
+    out = std::copy(all.begin(), all.end(), out);
+  }
+}
+
 }  // namespace halfbyte::ops::reference

@@ -29,5 +29,6 @@ void glu(const Context&, Activation act, const float* gate, int64_t gate_stride,
          float* out, int64_t out_stride, int64_t n_tokens, int64_t n);
 void add(const Context&, float* x, const float* y, float scale, int64_t n_tokens, int64_t n);
 void softcap(const Context&, float* x, int64_t n, float cap);
+void likely(const Context&, const float* logits, int64_t n_rows, int64_t n_vocab, int n_likely, Likely* out);
 
 }  // namespace halfbyte::ops::reference

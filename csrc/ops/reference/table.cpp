@@ -25,6 +25,7 @@ const Ops& reference_ops() {
     ops.glu = reference::glu;
     ops.add = reference::add;
     ops.softcap = reference::softcap;
+    ops.likely = reference::likely;
     return ops;
   }();
   return table;

@@ -248,6 +248,22 @@ class Chain:
         """
         Draws a token from float32 logits (n_vocab); returns token, logprob, top_logprobs.
         """
+    def sample_among(
+        self,
+        best: collections.abc.Sequence[
+            tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]
+        ],
+        prompt: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [],
+        generated: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [],
+    ) -> dict:
+        """
+        sample() from the (token, logit) of at least n_deciding most likely tokens, best first.
+        """
+    @property
+    def n_deciding(self) -> int:
+        """
+        How many of the most likely tokens decide the draw; 0: only all logits do.
+        """
 
 class Model:
     """

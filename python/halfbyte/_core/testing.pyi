@@ -19,13 +19,16 @@ __all__: list[str] = [
     "attention",
     "experts",
     "glu",
+    "likely",
     "linear",
     "linear_glu",
     "norm",
+    "norm_add",
     "open_gpu_library",
     "rope",
     "route",
     "set_cpu_level",
+    "store_heads",
 ]
 
 class BlockPool:
@@ -185,6 +188,15 @@ def glu(
     gate: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
     up: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
 ) -> numpy.typing.NDArray[numpy.float32]: ...
+def likely(
+    level: str,
+    logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    n: typing.SupportsInt | typing.SupportsIndex,
+) -> tuple[numpy.typing.NDArray[numpy.int32], numpy.typing.NDArray[numpy.float32]]:
+    """
+    (tokens, logits), best first
+    """
+
 def linear(
     level: str,
     format: str,
@@ -212,6 +224,15 @@ def norm(
     layer: bool,
     x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
     weight: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+) -> numpy.typing.NDArray[numpy.float32]: ...
+def norm_add(
+    level: str,
+    layer: bool,
+    y: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    weight: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    scale: typing.SupportsFloat | typing.SupportsIndex,
     eps: typing.SupportsFloat | typing.SupportsIndex,
 ) -> numpy.typing.NDArray[numpy.float32]: ...
 def open_gpu_library(path: str) -> None:
@@ -242,4 +263,22 @@ def route(
 def set_cpu_level(level: str) -> None:
     """
     Models loaded from now on use this level.
+    """
+
+def store_heads(
+    level: str,
+    kv_type: str,
+    q: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    k: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    v: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    q_norm: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None,
+    k_norm: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None,
+    adjacent: bool,
+    inv_freq: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    positions: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+    slots: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+    n_blocks: typing.SupportsInt | typing.SupportsIndex,
+) -> tuple:
+    """
+    (queries, bytes of the KV blocks)
     """

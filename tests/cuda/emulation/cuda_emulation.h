@@ -154,6 +154,9 @@ inline uint16_t float_to_bfloat(float x) {
 inline float bits_to_float(uint32_t bits) {
   return std::bit_cast<float>(bits);
 }
+inline uint32_t float_to_bits(float x) {
+  return std::bit_cast<uint32_t>(x);
+}
 inline uint4 load_streaming(const uint4* p) {
   return *p;
 }

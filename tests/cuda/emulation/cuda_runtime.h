@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -56,6 +57,16 @@ inline int64_t& bytes_in_use() {
   return n;
 }
 inline constexpr int64_t kDeviceBytes = int64_t{1} << 30;
+// Begin and end of what is allocated on the device.
+inline std::map<const void*, const void*>& allocations() {
+  static std::map<const void*, const void*> all;
+  return all;
+}
+inline bool is_on_device(const void* p) {
+  const auto after = allocations().upper_bound(p);
+  return after != allocations().begin() && p < std::prev(after)->second;
+}
+inline int64_t bytes_downloaded = 0;
 
 }  // namespace emulation
 
@@ -100,11 +111,13 @@ inline cudaError_t cudaMalloc(void** p, size_t n) {
   *head = n;
   emulation::bytes_in_use() += static_cast<int64_t>(n);
   *p = reinterpret_cast<std::byte*>(head) + 256;
+  emulation::allocations()[*p] = static_cast<std::byte*>(*p) + n;
   std::memset(*p, 0xff, n);  // as a device's memory: whatever was there (here: not a number)
   return cudaSuccess;
 }
 inline cudaError_t cudaFree(void* p) {
   if (p == nullptr) return cudaSuccess;
+  emulation::allocations().erase(p);
   auto* head = reinterpret_cast<size_t*>(static_cast<std::byte*>(p) - 256);
   emulation::bytes_in_use() -= static_cast<int64_t>(*head);
   std::free(head);
@@ -124,6 +137,8 @@ inline cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total) {
   return cudaSuccess;
 }
 inline cudaError_t cudaMemcpy(void* to, const void* from, size_t n, cudaMemcpyKind) {
+  if (emulation::is_on_device(from) && !emulation::is_on_device(to))
+    emulation::bytes_downloaded += static_cast<int64_t>(n);
   std::memcpy(to, from, n);
   return cudaSuccess;
 }
