@@ -8,6 +8,7 @@
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "ops/ops.h"
 
@@ -30,8 +31,8 @@ void register_testing(py::module_& m);
 // The ops that models run on: the only door to csrc/cpu (cpu_entry.cpp).
 const ops::Ops& default_ops();
 
-// The GPU's ops, or nullptr and why: the only door to csrc/cuda (cuda_entry.cpp).
-const ops::Ops* device_ops();
+// The ops of each GPU, or none and why: the only door to csrc/cuda (cuda_entry.cpp).
+std::vector<const ops::Ops*> device_ops();
 std::string device_problem();
 // For tests: another library than the installed one; empty: back to that.
 void open_device_library(const std::string& path);

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <set>
 
 #include "base/error.h"
 #include "bindings/bind.h"
@@ -42,16 +43,18 @@ py::dict config_to_python(const model::Config& c) {
   return out;
 }
 
-model::LoadOptions load_options(int n_threads, bool mmap, int64_t n_gpu_layers, const py::object& progress) {
+model::LoadOptions load_options(int n_threads, bool mmap, int64_t n_gpu_layers, int64_t n_cpu_moe,
+                                const py::object& progress) {
   model::LoadOptions options;
-  if (n_gpu_layers != 0) options.device = device_ops();
-  if (n_gpu_layers > 0 && options.device == nullptr) {
+  if (n_gpu_layers != 0) options.devices = device_ops();
+  if (n_gpu_layers > 0 && options.devices.empty()) {
     throw Error(ErrorKind::unsupported,
                 format_string("%lld layers were asked to be on the GPU, but %s.", static_cast<long long>(n_gpu_layers),
                               device_problem().c_str()),
                 "Use -ngl 0 (n_gpu_layers=0), or leave it out.");
   }
   options.n_device_layers = n_gpu_layers;
+  options.n_host_experts = n_cpu_moe;
   options.n_threads = n_threads;
   options.keep_raw = mmap;
   if (!progress.is_none()) {
@@ -62,6 +65,10 @@ model::LoadOptions load_options(int n_threads, bool mmap, int64_t n_gpu_layers, 
     };
   }
   return options;
+}
+
+int64_t n_on_gpu(const std::vector<const ops::Ops*>& each) {
+  return std::count_if(each.begin(), each.end(), [](const ops::Ops* o) { return !o->memory->is_host; });
 }
 
 std::shared_ptr<Weights> load(std::shared_ptr<files::TensorSource> source, const model::LoadOptions& options) {
@@ -90,29 +97,30 @@ void register_model(py::module_& m) {
       m, "Model", "A model's weights, packed for this machine. Immutable; engines share it.")
       .def_static(
           "load",
-          [](const std::string& path, int n_threads, bool mmap, int64_t n_gpu_layers, const py::object& progress) {
-            const model::LoadOptions options = load_options(n_threads, mmap, n_gpu_layers, progress);
+          [](const std::string& path, int n_threads, bool mmap, int64_t n_gpu_layers, int64_t n_cpu_moe,
+             const py::object& progress) {
+            const model::LoadOptions options = load_options(n_threads, mmap, n_gpu_layers, n_cpu_moe, progress);
             const py::gil_scoped_release release;
             return load(files::open_gguf(path), options);
           },
           py::arg("path"), py::kw_only(), py::arg("n_threads") = 0, py::arg("mmap") = false,
-          py::arg("n_gpu_layers") = -1, py::arg("progress") = py::none(),
+          py::arg("n_gpu_layers") = -1, py::arg("n_cpu_moe") = 0, py::arg("progress") = py::none(),
           "Loads a GGUF file. mmap=True packs nothing (slower, least memory). n_gpu_layers: how many of the last "
-          "layers "
-          "go to the GPU, -1 for as many as fit. progress(done_bytes, total_bytes) may "
-          "return False to stop.")
+          "layers go to the GPUs, -1 for as many as fit. n_cpu_moe: layers, from the first on, whose experts stay on "
+          "the CPU. progress(done_bytes, total_bytes) may return False to stop.")
       .def_static(
           "assemble",
           [](const std::string& path, const py::dict& metadata, const py::list& tensors, int n_threads, bool mmap,
-             int64_t n_gpu_layers, const py::object& progress) {
-            const model::LoadOptions options = load_options(n_threads, mmap, n_gpu_layers, progress);
+             int64_t n_gpu_layers, int64_t n_cpu_moe, const py::object& progress) {
+            const model::LoadOptions options = load_options(n_threads, mmap, n_gpu_layers, n_cpu_moe, progress);
             auto source = std::make_shared<files::AssembledSource>(path, metadata_from_python(metadata),
                                                                    tensors_from_python(tensors));
             const py::gil_scoped_release release;
             return load(std::move(source), options);
           },
           py::arg("path"), py::arg("metadata"), py::arg("tensors"), py::kw_only(), py::arg("n_threads") = 0,
-          py::arg("mmap") = false, py::arg("n_gpu_layers") = -1, py::arg("progress") = py::none(),
+          py::arg("mmap") = false, py::arg("n_gpu_layers") = -1, py::arg("n_cpu_moe") = 0,
+          py::arg("progress") = py::none(),
           "Loads a model from metadata and tensors as write_gguf() takes them, one tensor at a time; path is for "
           "messages.")
       .def_property_readonly("config", [](const Weights& w) { return config_to_python(w.config); })
@@ -121,11 +129,22 @@ void register_model(py::module_& m) {
       .def_property_readonly("n_vocab", [](const Weights& w) { return w.config.n_vocab; })
       .def_property_readonly("n_embd", [](const Weights& w) { return w.config.n_embd; })
       .def_property_readonly("n_ctx_train", [](const Weights& w) { return w.config.n_ctx_train; })
-      .def_property_readonly("n_gpu_layers",
-                             [](const Weights& w) {
-                               return std::count_if(w.layer_ops.begin(), w.layer_ops.end(),
-                                                    [](const ops::Ops* o) { return !o->memory->is_host; });
-                             })
+      .def_property_readonly("n_gpu_layers", [](const Weights& w) { return n_on_gpu(w.layer_ops); })
+      .def_property_readonly(
+          "n_cpu_moe",
+          [](const Weights& w) {
+            int64_t n = 0;
+            for (size_t l = 0; l < w.layers.size(); ++l) n += w.layers[l].experts && w.expert_ops[l]->memory->is_host;
+            return n;
+          },
+          "Layers whose experts are on the CPU.")
+      .def_property_readonly(
+          "n_gpus",
+          [](const Weights& w) {
+            std::set<const ops::Ops*> used(w.layer_ops.begin(), w.layer_ops.end());
+            return std::count_if(used.begin(), used.end(), [](const ops::Ops* o) { return !o->memory->is_host; });
+          },
+          "GPUs that compute layers.")
       .def_property_readonly("packed_bytes", [](const Weights& w) { return w.packed_bytes; });
   py::class_<model::Adapter, std::shared_ptr<model::Adapter>>(m, "Adapter",
                                                               "A low-rank adapter, packed for one model. Immutable.")

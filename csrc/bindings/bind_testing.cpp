@@ -62,7 +62,10 @@ ops::Matrix packed(Run& run, const std::string& format_name, const py::bytes& bl
   const formats::Format* format = formats::find_format(format_name);
   require(format != nullptr, "There is no block format named %s.", format_name.c_str());
   const std::string_view bytes = blocks;
-  return run.ops.pack({format, n_rows, n_cols, std::as_bytes(std::span(bytes)), n_matrices}, keep_raw, run.pool);
+  ops::Matrix m =
+      run.ops.pack({format, n_rows, n_cols, std::as_bytes(std::span(bytes)), n_matrices}, keep_raw, run.pool);
+  if (run.ops.finish_packing != nullptr) run.ops.finish_packing();
+  return m;
 }
 
 // Seconds of the fastest of n_repeats calls.

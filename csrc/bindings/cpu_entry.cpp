@@ -25,7 +25,7 @@ CpuLevel supported_level(const std::string& name) {
 }  // namespace
 
 const ops::Ops& ops_at_level(const std::string& level) {
-  if (level == "cuda" && device_ops() != nullptr) return *device_ops();
+  if (level == "cuda" && !device_ops().empty()) return *device_ops().front();
   return cpu::cpu_ops(supported_level(level));
 }
 

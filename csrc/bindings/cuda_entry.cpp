@@ -4,6 +4,8 @@
 
 #include <filesystem>
 #include <mutex>
+#include <optional>
+#include <span>
 
 #include "base/error.h"
 #include "bindings/bind.h"
@@ -23,21 +25,21 @@ std::filesystem::path own_folder() {
 
 // What was opened, and why not.
 struct Opened {
-  const cuda::DeviceFacts* facts = nullptr;
+  std::span<const cuda::DeviceFacts> devices;
   std::string problem;
 };
 
 Opened open_library(const std::filesystem::path& path) {
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) {
-    return {nullptr, "this build has no GPU backend (install with the environment variable HALFBYTE_CUDA=ON and nvcc)"};
+    return {{}, "this build has no GPU backend (install with the environment variable HALFBYTE_CUDA=ON and nvcc)"};
   }
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (library == nullptr) return {nullptr, std::string("the GPU backend cannot be opened: ") + dlerror()};
+  if (library == nullptr) return {{}, std::string("the GPU backend cannot be opened: ") + dlerror()};
   const auto entry = reinterpret_cast<cuda::Entry>(dlsym(library, "halfbyte_cuda"));
-  const cuda::DeviceFacts* facts = entry != nullptr ? entry(cuda::kInterface) : nullptr;
-  if (facts == nullptr) return {nullptr, path.string() + " belongs to another version"};
-  return {facts, facts->problem};
+  const cuda::Devices* devices = entry != nullptr ? entry(cuda::kInterface) : nullptr;
+  if (devices == nullptr) return {{}, path.string() + " belongs to another version"};
+  return {std::span(devices->each, static_cast<size_t>(devices->n)), devices->problem};
 }
 
 // Opened once, unless a test opens another.
@@ -50,11 +52,22 @@ Opened device() {
   return *opened;
 }
 
+py::dict facts_to_python(const cuda::DeviceFacts& facts) {
+  const bool is_there = facts.ops != nullptr;
+  py::dict out;
+  out["name"] = is_there ? facts.name : "";
+  out["capability"] = is_there ? format_string("%d.%d", facts.capability / 10, facts.capability % 10) : "";
+  out["memory_bytes"] = facts.memory_bytes;
+  out["memory_available_bytes"] = is_there ? facts.ops->memory->available() : 0;
+  return out;
+}
+
 }  // namespace
 
-const ops::Ops* device_ops() {
-  const Opened d = device();
-  return d.facts != nullptr ? d.facts->ops : nullptr;
+std::vector<const ops::Ops*> device_ops() {
+  std::vector<const ops::Ops*> all;
+  for (const cuda::DeviceFacts& d : device().devices) all.push_back(d.ops);
+  return all;
 }
 
 std::string device_problem() {
@@ -72,17 +85,16 @@ void register_cuda(py::module_& m) {
       "gpu_info",
       [] {
         const Opened d = device();
-        py::dict out;
-        const bool is_used = d.facts != nullptr && d.facts->ops != nullptr;
-        out["used"] = is_used;
+        py::dict out = facts_to_python(d.devices.empty() ? cuda::DeviceFacts() : d.devices.front());
+        py::list others;
+        for (size_t i = 1; i < d.devices.size(); ++i) others.append(facts_to_python(d.devices[i]));
+        out["used"] = !d.devices.empty();
         out["problem"] = d.problem;
-        out["name"] = is_used ? d.facts->name : "";
-        out["capability"] = is_used ? format_string("%d.%d", d.facts->capability / 10, d.facts->capability % 10) : "";
-        out["memory_bytes"] = is_used ? d.facts->memory_bytes : 0;
-        out["memory_available_bytes"] = is_used ? d.facts->ops->memory->available() : 0;
+        out["others"] = others;
         return out;
       },
-      "The GPU: whether models may use it, else the problem; name, compute capability, bytes of memory.");
+      "The GPU: whether models may use it, else the problem; name, compute capability, bytes of memory. others: the "
+      "same of further GPUs.");
 }
 
 }  // namespace halfbyte::bindings

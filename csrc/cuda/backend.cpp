@@ -1,4 +1,7 @@
-// The CUDA backend's op table.
+// The CUDA backend's op tables, one for each device.
+#include <utility>
+#include <vector>
+
 #include "cuda/attention.h"
 #include "cuda/cuda.h"
 #include "cuda/device.h"
@@ -13,19 +16,42 @@ namespace halfbyte::cuda {
 
 namespace {
 
-const ops::Ops& device_ops() {
+// Ops with a context find their device in its session (session_of()).
+template <int kIndex>
+const ops::Ops* device_ops() {
   static const ops::Ops table = [] {
     ops::Ops o;
     o.name = "cuda";
-    o.memory = &device_memory();
+    o.memory = &memory_of(kIndex);
     o.begin_step = [](const ops::Context& c, const ops::StepInputs& inputs) {
       return session_of(c).begin_step(inputs);
     };
     o.end_step = [](const ops::Context& c, bool is_complete) { session_of(c).end_step(is_complete); };
-    o.create_scratch = [](ThreadPool&) -> void* { return new Session; };
-    o.destroy_scratch = [](void* scratch) { delete static_cast<Session*>(scratch); };
-    o.pack = pack;
-    o.embed = embed;
+    o.create_scratch = [](ThreadPool&) -> void* {
+      use_device(kIndex);
+      return new Session;
+    };
+    o.destroy_scratch = [](void* scratch) {
+      use_device(kIndex);
+      delete static_cast<Session*>(scratch);
+    };
+    o.pack = [](const ops::MatrixSource& source, bool keep_raw, ThreadPool& pool) {
+      use_device(kIndex);
+      return pack(source, keep_raw, pool);
+    };
+    o.packed_bytes = [](const formats::Format& format, int64_t n_rows, int64_t n_cols) {
+      use_device(kIndex);
+      return packed_bytes(format, n_rows, n_cols);
+    };
+    o.finish_packing = [] {
+      use_device(kIndex);
+      finish_packing();
+    };
+    o.embed = [](const ops::Context& c, const ops::Matrix& table, std::span<const int32_t> tokens, float scale,
+                 float* out) {
+      use_device(kIndex);
+      embed(c, table, tokens, scale, out);
+    };
     o.linear = linear;
     o.linear_glu = linear_glu;
     o.route = route;
@@ -44,25 +70,26 @@ const ops::Ops& device_ops() {
     o.likely = likely;
     return o;
   }();
-  return table;
+  return &table;
+}
+
+template <int... kIndexes>
+std::vector<DeviceFacts> make_facts(std::integer_sequence<int, kIndexes...>) {
+  const ops::Ops* const tables[] = {device_ops<kIndexes>()...};
+  std::vector<DeviceFacts> facts;
+  for (const Device& d : found().devices)
+    facts.push_back({d.name.c_str(), d.capability, d.total_bytes, tables[facts.size()]});
+  return facts;
 }
 
 }  // namespace
 
 }  // namespace halfbyte::cuda
 
-extern "C" __attribute__((visibility("default"))) const halfbyte::cuda::DeviceFacts* halfbyte_cuda(int interface) {
+extern "C" __attribute__((visibility("default"))) const halfbyte::cuda::Devices* halfbyte_cuda(int interface) {
   using namespace halfbyte::cuda;
   if (interface != kInterface) return nullptr;
-  static const DeviceFacts facts = [] {
-    const Device& d = device();
-    DeviceFacts f;
-    f.name = d.name.c_str();
-    f.problem = d.problem.c_str();
-    f.capability = d.capability;
-    f.memory_bytes = d.total_bytes;
-    if (!d.name.empty()) f.ops = &device_ops();
-    return f;
-  }();
-  return &facts;
+  static const std::vector<DeviceFacts> facts = make_facts(std::make_integer_sequence<int, kMostDevices>());
+  static const Devices devices = {found().problem.c_str(), static_cast<int>(facts.size()), facts.data()};
+  return &devices;
 }

@@ -1,8 +1,9 @@
-// The device: what it is, its memory, and streaming uploads to it.
+// The devices: what they are, their memory, and streaming uploads to them.
 #pragma once
 
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "cuda/kinds.h"
 #include "cuda/platform.h"
@@ -11,45 +12,36 @@
 namespace halfbyte::cuda {
 
 struct Device {
-  std::string name;         // empty: there is none that can be used
-  std::string problem;      // then: why
+  int number = 0;  // as the runtime counts
+  std::string name;
   int capability = 0;       // 10 * major + minor
   int64_t total_bytes = 0;  // of memory
-  int n_processors = 0;
 };
 
-// The first device, looked up once.
-const Device& device();
+// Those that can be used, looked up once, kMostDevices at most; none: problem says why.
+struct Found {
+  std::vector<Device> devices;
+  std::string problem;
+};
+const Found& found();
+inline constexpr int kMostDevices = 8;
 
+// What this thread does from now on, it does on found().devices[index]. Every entry to the backend says so first.
+void use_device(int index);
+int current_index();
+const Device& current_device();
+
+// Memory of a device, and of the current one.
+const ops::Memory& memory_of(int index);
 const ops::Memory& device_memory();
 
 // Held while a step is recorded, and by everything that must not happen meanwhile.
 std::recursive_mutex& device_mutex();
 
-// kind_of() for this device: matrices in bf16 become f32 where the tensor cores do not know bf16.
+// kind_of() for the current device: matrices in bf16 become f32 where the tensor cores do not know bf16.
 bool packed_kind(const formats::Format& format, Kind& kind);
 
 // Memory of the computer that copies take straight from.
 Buffer allocate_pinned(size_t n_bytes);
-
-// Two pinned buffers: one is filled while the other is on its way.
-class Uploader {
- public:
-  explicit Uploader(int64_t least_bytes);
-  ~Uploader();
-  Uploader(const Uploader&) = delete;
-  Uploader& operator=(const Uploader&) = delete;
-
-  size_t buffer_bytes() const { return n_bytes_; }
-  std::byte* next_buffer();  // free to be written
-  void send(std::byte* to, size_t n_bytes);
-  void finish();  // returns when everything has arrived
-
- private:
-  size_t n_bytes_;
-  Buffer buffers_[2];
-  cudaStream_t streams_[2] = {};
-  int current_ = 0;
-};
 
 }  // namespace halfbyte::cuda

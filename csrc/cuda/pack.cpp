@@ -1,4 +1,4 @@
-// Packs row tiles on the host's threads and streams them to the device through pinned buffers.
+// Packs row tiles on the host's threads while those packed before are on their way to the device.
 #include "cuda/pack.h"
 
 #include <algorithm>
@@ -6,6 +6,7 @@
 
 #include "base/half.h"
 #include "cuda/device.h"
+#include "cuda/upload.h"
 
 namespace halfbyte::cuda {
 
@@ -17,27 +18,32 @@ void store_u16(uint8_t* p, uint16_t value) {
   std::memcpy(p, &value, sizeof value);
 }
 
-// Codes of row `row` of tile `tile`, bit plane by bit plane.
+// Sets bits of the four bytes at `to`, which held zeros there.
+void add_bits(uint8_t* to, uint32_t bits) {
+  uint32_t word;
+  std::memcpy(&word, to, sizeof word);
+  word |= bits;
+  std::memcpy(to, &word, sizeof word);
+}
+
+// Codes of row `row` of tile `tile`, bit plane by bit plane: the four codes of a lane's word at a time, a byte each.
 void place_codes(const Shape& shape, const uint8_t* codes, int row, int tile, uint8_t* cell) {
   const int pair = tile / 2, i = tile % 2, g = row % 8;
-  for (int e = 0; e < 32; ++e) {
-    const int lane = 4 * g + e % 16 / 4, word = e / 16 * 2 + row / 8, byte = e % 4;
-    int code = codes[e];
-    if (shape.bytes != 0) cell[1024 * pair + 512 * i + 16 * lane + 4 * word + byte] = static_cast<uint8_t>(code);
+  for (int four = 0; four < 8; ++four) {
+    const int lane = 4 * g + four % 4, word = four / 4 * 2 + row / 8;
+    uint32_t bytes;
+    std::memcpy(&bytes, codes + 4 * four, sizeof bytes);
+    if (shape.bytes != 0) add_bits(cell + 1024 * pair + 512 * i + 16 * lane + 4 * word, bytes);
     if (shape.nibbles != 0) {
-      uint8_t& at = cell[512 * pair + 16 * lane + 8 * i + 4 * (word % 2) + byte];
-      at = static_cast<uint8_t>(at | (code & 15) << 4 * (word / 2));
-      code >>= 4;
+      add_bits(cell + 512 * pair + 16 * lane + 8 * i + 4 * (word % 2), (bytes & 0x0f0f0f0fu) << 4 * (word / 2));
+      bytes = bytes >> 4 & 0x0f0f0f0fu;
     }
     if (shape.two_bits != 0) {
-      uint8_t& at = cell[shape.two_bits_at() + 256 * pair + 8 * lane + 4 * i + byte];
-      at = static_cast<uint8_t>(at | (code & 3) << 2 * word);
-      code >>= 2;
+      add_bits(cell + shape.two_bits_at() + 256 * pair + 8 * lane + 4 * i, (bytes & 0x03030303u) << 2 * word);
+      bytes = bytes >> 2 & 0x3f3f3f3fu;
     }
-    if (shape.one_bit != 0) {
-      uint8_t& at = cell[shape.one_bit_at() + 128 * pair + 4 * lane + byte];
-      at = static_cast<uint8_t>(at | (code & 1) << (4 * i + word));
-    }
+    if (shape.one_bit != 0)
+      add_bits(cell + shape.one_bit_at() + 128 * pair + 4 * lane, (bytes & 0x01010101u) << (4 * i + word));
   }
 }
 
@@ -136,11 +142,12 @@ ops::Matrix pack(const ops::MatrixSource& source, bool keep_raw, ThreadPool& poo
   m.matrix_bytes = tiles_each * tile_bytes;
   m.storage = device_memory().allocate(static_cast<size_t>(n_tiles * tile_bytes), "A matrix of the model");
   m.data = m.storage.data();
-  Uploader uploader(tile_bytes);
-  const int64_t tiles_at_once = static_cast<int64_t>(uploader.buffer_bytes()) / tile_bytes;
+  Uploader& uploader = Uploader::current();
+  const std::lock_guard lock(uploader.mutex());
+  const int64_t tiles_at_once = std::max<int64_t>(1, static_cast<int64_t>(Uploader::kBufferBytes) / tile_bytes);
   for (int64_t first = 0; first < n_tiles; first += tiles_at_once) {
     const int64_t n = std::min(tiles_at_once, n_tiles - first);
-    auto* staged = reinterpret_cast<uint8_t*>(uploader.next_buffer());
+    auto* staged = reinterpret_cast<uint8_t*>(uploader.next_buffer(static_cast<size_t>(n * tile_bytes)));
     pool.parallel_for(n, 1, [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i) {
         ops::MatrixSource one = source;
@@ -150,8 +157,18 @@ ops::Matrix pack(const ops::MatrixSource& source, bool keep_raw, ThreadPool& poo
     });
     uploader.send(m.storage.data() + first * tile_bytes, static_cast<size_t>(n * tile_bytes));
   }
-  uploader.finish();
   return m;
+}
+
+int64_t packed_bytes(const formats::Format& format, int64_t n_rows, int64_t n_cols) {
+  Kind kind;
+  return packed_kind(format, kind) ? row_tiles_of(n_rows) * row_tile_bytes(kind, n_cols) : 0;
+}
+
+void finish_packing() {
+  Uploader& uploader = Uploader::current();
+  const std::lock_guard lock(uploader.mutex());
+  uploader.finish();
 }
 
 }  // namespace halfbyte::cuda

@@ -22,7 +22,9 @@ void take_apart(const formats::Format& format, const uint8_t* block, int j, Piec
 // Writes row `row` (0..15) of tile `tile` into a cell that was zeroed.
 void place(const Shape& shape, const Piece& piece, int row, int tile, uint8_t* cell);
 
-// See ops::Ops::pack. keep_raw leaves the rows in host memory, for embed().
+// See ops::Ops. keep_raw leaves the rows in host memory, for embed().
 ops::Matrix pack(const ops::MatrixSource& source, bool keep_raw, ThreadPool& pool);
+int64_t packed_bytes(const formats::Format& format, int64_t n_rows, int64_t n_cols);
+void finish_packing();
 
 }  // namespace halfbyte::cuda

@@ -31,7 +31,7 @@ int64_t table_entries(const ops::AttentionSpan& span) {
 
 }  // namespace
 
-Session::Session() {
+Session::Session() : device_(current_index()) {
   check(cudaStreamCreate(&stream_), "creating a stream");
 }
 
@@ -39,6 +39,10 @@ Session::~Session() {
   (void)cudaStreamSynchronize(stream_);
   forget_recordings();
   (void)cudaStreamDestroy(stream_);
+}
+
+void Session::enter() const {
+  use_device(device_);
 }
 
 std::byte* Session::scratch(Purpose purpose, int64_t n_bytes) {

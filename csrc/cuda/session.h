@@ -32,6 +32,9 @@ class Session {
 
   cudaStream_t stream() const { return stream_; }
 
+  // Turns this thread to the session's device.
+  void enter() const;
+
   // Memory for one purpose, kept and grown. What an earlier call of the same purpose returned stays valid as memory (a
   // recorded step may use it) until the session ends.
   enum class Purpose : uint8_t {
@@ -81,6 +84,7 @@ class Session {
   const T* put_alone(Arena& arena, std::span<const T> values);
   void forget_recordings();
 
+  int device_;
   cudaStream_t stream_ = nullptr;
   std::vector<Buffer> scratch_[static_cast<int>(Purpose::count)];
   Arena step_;
@@ -95,8 +99,11 @@ class Session {
   std::unordered_map<uint64_t, Recording> recordings_;
 };
 
+// With which every op begins.
 inline Session& session_of(const ops::Context& context) {
-  return *static_cast<Session*>(context.scratch);
+  auto& session = *static_cast<Session*>(context.scratch);
+  session.enter();
+  return session;
 }
 
 }  // namespace halfbyte::cuda

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <set>
 
 #include "base/error.h"
 #include "formats/registry.h"
@@ -94,6 +95,9 @@ std::shared_ptr<const Adapter> make_adapter(std::shared_ptr<const Weights> model
     change.a = packed(part.a, part.rank, part.n_cols);
     change.b = packed(part.b, part.n_rows, part.rank);
     adapter->max_rank = std::max(adapter->max_rank, part.rank);
+  }
+  for (const ops::Ops* ops : std::set(weights.layer_ops.begin(), weights.layer_ops.end())) {
+    if (ops->finish_packing != nullptr) ops->finish_packing();
   }
   return adapter;
 }

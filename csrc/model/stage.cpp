@@ -51,7 +51,15 @@ Stage::Stage(const Weights& weights, const ops::Ops& ops, ThreadPool& pool, int6
   chosen_ = floats(max_rows * c.experts.n_used);
   shares_ = floats(max_rows * c.experts.n_used);
   shared_ = floats(2 * max_rows * (c.experts.n_used > 0));
-  expert_hidden_ = floats(max_rows * c.experts.n_used * widths.expert);
+  const auto owners = std::span(weights.expert_ops).subspan(begin, end - begin);
+  const auto elsewhere = std::find_if(owners.begin(), owners.end(), [&](const ops::Ops* o) { return o != &ops; });
+  if (elsewhere != owners.end()) {
+    host_experts_.ops = *elsewhere;
+    host_experts_.context = {&pool, host_experts_.ops->create_scratch(pool)};
+    expert_sums_ = floats(max_rows * c.n_embd);
+  }
+  if (std::count(owners.begin(), owners.end(), &ops) > 0)
+    expert_hidden_ = floats(max_rows * c.experts.n_used * widths.expert);
   picked_ = floats(max_rows * c.n_embd);
   for (const RopeTable& table : ropes) {
     inv_freqs_.push_back(floats(static_cast<int64_t>(table.inv_freq.size())));
@@ -64,6 +72,7 @@ Stage::Stage(const Weights& weights, const ops::Ops& ops, ThreadPool& pool, int6
 
 Stage::~Stage() {
   ops_.destroy_scratch(context_.scratch);
+  if (host_experts_.ops != nullptr) host_experts_.ops->destroy_scratch(host_experts_.context.scratch);
 }
 
 Buffer Stage::floats(int64_t n) const {
@@ -177,7 +186,7 @@ bool Stage::finds_likely(const Batch& batch) const {
 uint64_t Stage::step_key(const Batch& batch, cache::KvStore& kv, bool is_last) const {
   const bool repeats = std::all_of(batch.sequences.begin(), batch.sequences.end(),
                                    [](const SequenceRows& s) { return s.role == ops::Role::decode && s.n_rows == 1; });
-  if (!repeats || !plan_->parts.empty()) return 0;
+  if (!repeats || !plan_->parts.empty() || host_experts_.ops != nullptr) return 0;
   uint64_t key = 1469598103934665603u;  // FNV-1a over the numbers
   const uint64_t numbers[] = {
       static_cast<uint64_t>(batch.n_rows()),

@@ -68,6 +68,7 @@ class Stage {
                   int64_t in_stride, float* out, int64_t out_stride, float scale = 1.0f);
   void hidden_of_part(const StepPlan::Part& part, size_t index, const float* input);
   void experts(size_t index, const float* input, float* out, float scale, bool accumulate);
+  void sum_on_host(size_t index, const float* input, float* out, float scale, bool accumulate);
   void shared_sum(size_t index, const float* input, const float* hidden, float* out, float scale, bool accumulate);
   void feed_forward(size_t index, const float* input, float* out, bool accumulate);
   void layer(size_t index, const Batch& batch, cache::KvStore& kv);
@@ -84,6 +85,12 @@ class Stage {
   std::vector<float> magnitudes_;
   const std::vector<size_t>& rope_of_;
   const KvGroups& groups_;
+  // Experts that the host keeps from a device: what they compute with, in host memory, grown on demand.
+  struct HostExperts {
+    const ops::Ops* ops = nullptr;  // nullptr: there are none
+    ops::Context context;
+    Buffer rows, chosen, shares, hidden, sums;
+  } host_experts_;
   const StepPlan* plan_ = nullptr;  // of the running step
   LinearObserver* observer_ = nullptr;
 
@@ -100,6 +107,7 @@ class Stage {
   Buffer shares_;         // (n, n_used) their weights
   Buffer shared_;         // (n) experts, all 0: the shared one; then (n) weights
   Buffer expert_hidden_;  // (n * n_used, n_ff_expert)
+  Buffer expert_sums_;    // (n, n_embd) what experts on the host gave a device
   Buffer low_rank_;       // (n, rank) of an adapter, grown on demand
   Buffer ones_;           // (n_ff), made when an adapter needs it
   Buffer picked_;         // (picked rows, n_embd)

@@ -3,15 +3,32 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
+#include <utility>
 
 #include "base/error.h"
+#include "model/placement.h"
 
 namespace halfbyte::model {
 
 namespace {
 
 enum class Need { required, optional };
+
+// Devices may still be taking in what was packed: waits for them, also where loading fails.
+struct Packing {
+  const std::vector<const ops::Ops*>& devices;
+
+  explicit Packing(const std::vector<const ops::Ops*>& d) : devices(d) {}
+  ~Packing() {
+    try {
+      finish();
+    } catch (const Error&) {  // loading failed before, and tells why
+    }
+  }
+  void finish() const {
+    for (const ops::Ops* device : devices) device->finish_packing();
+  }
+};
 
 class Loader {
  public:
@@ -29,9 +46,10 @@ class Loader {
     weights->config = read_config(*source_);
     weights->source = source_;
     const Config& c = weights->config;
-    const ops::Ops& host = *ops_;
-    const int64_t n_host_layers = c.n_layers - count_device_layers();
-    for (int64_t i = 0; i < c.n_layers; ++i) weights->layer_ops.push_back(i < n_host_layers ? &host : options_.device);
+    Placement placement = place_layers(*source_, c, *ops_, options_);
+    weights->layer_ops = std::move(placement.layers);
+    weights->expert_ops = std::move(placement.experts);
+    const Packing packing(options_.devices);
     weights->embedding_ops = weights->layer_ops.front();
     weights->output_ops = weights->layer_ops.back();
     ops_ = weights->embedding_ops;
@@ -55,6 +73,7 @@ class Loader {
       fail("rope scaling longrope needs the tensors rope_factors_long.weight and rope_factors_short.weight");
     }
     for (int64_t i = 0; i < c.n_layers; ++i) weights->layers.push_back(layer(i));
+    packing.finish();
     report(true);
     return weights;
   }
@@ -105,7 +124,7 @@ class Loader {
     w.sinks = vector(p + "attn_sinks.weight", shape.n_heads, Need::optional);
     w.o = packed(p + "attn_output.weight", c.n_embd, o_dim);
     w.o_bias = vector(p + "attn_output.bias", c.n_embd, Need::optional);
-    if (shape.n_experts > 0) w.experts = experts(p, shape);
+    if (shape.n_experts > 0) w.experts = experts(p, shape, *weights_->expert_ops[static_cast<size_t>(index)]);
     if (shape.n_experts == 0 || shape.n_ff > 0) mlp(p, shape.n_experts > 0 ? "_shexp" : "", shape.n_ff, w);
     return w;
   }
@@ -128,46 +147,24 @@ class Loader {
     w.down_bias = vector(down + ".bias", c.n_embd, Need::optional);
   }
 
-  ExpertWeights experts(const std::string& p, const LayerConfig& shape) {
+  // The router's side lies with the layer, the stacks with `owner`.
+  ExpertWeights experts(const std::string& p, const LayerConfig& shape, const ops::Ops& owner) {
     const int64_t n_embd = weights_->config.n_embd, n_ff = shape.n_ff_expert, n = shape.n_experts;
     ExpertWeights w;
     w.router = packed(p + "ffn_gate_inp.weight", n, n_embd);
     w.router_bias = vector(p + "ffn_gate_inp.bias", n, Need::optional);
     w.choice_bias = vector(p + "exp_probs_b.bias", n, Need::optional);
+    if (source_->find(p + "ffn_gate_inp_shexp.weight") != nullptr)
+      w.shared_gate = packed(p + "ffn_gate_inp_shexp.weight", 1, n_embd);
+    const ops::Ops* const layer_ops = std::exchange(ops_, &owner);
     w.gate = packed(p + "ffn_gate_exps.weight", n_ff, n_embd, n);
     w.up = packed(p + "ffn_up_exps.weight", n_ff, n_embd, n);
     w.down = packed(p + "ffn_down_exps.weight", n_embd, n_ff, n);
     w.gate_bias = vector(p + "ffn_gate_exps.bias", n * n_ff, Need::optional);
     w.up_bias = vector(p + "ffn_up_exps.bias", n * n_ff, Need::optional);
     w.down_bias = vector(p + "ffn_down_exps.bias", n * n_embd, Need::optional);
-    if (source_->find(p + "ffn_gate_inp_shexp.weight") != nullptr)
-      w.shared_gate = packed(p + "ffn_gate_inp_shexp.weight", 1, n_embd);
+    ops_ = layer_ops;
     return w;
-  }
-
-  // How many of the last layers go to the device: what was asked for, or what its free memory holds beside the output
-  // matrix and a share for the KV cache and the work buffers.
-  int64_t count_device_layers() const {
-    const int64_t n_layers = weights_->config.n_layers;
-    if (options_.device == nullptr || options_.n_device_layers == 0) return 0;
-    if (weights_->config.experts.n_used > 0 && options_.device->expert_glu == nullptr) {
-      if (options_.n_device_layers < 0) return 0;
-      throw Error(ErrorKind::unsupported, source_->path() + ": the GPU backend computes no mixtures of experts.",
-                  "Use the CPU with -ngl 0.");
-    }
-    if (options_.n_device_layers > 0) return std::min(options_.n_device_layers, n_layers);
-    std::vector<int64_t> bytes(static_cast<size_t>(n_layers));
-    int64_t rest = 0;
-    for (const files::TensorView& tensor : source_->tensors()) {
-      long long index = -1;
-      const bool in_layer =
-          std::sscanf(tensor.name.c_str(), "blk.%lld.", &index) == 1 && index >= 0 && index < n_layers;
-      (in_layer ? bytes[static_cast<size_t>(index)] : rest) += tensor.n_bytes();
-    }
-    double room = 0.8 * static_cast<double>(options_.device->memory->available()) - static_cast<double>(rest);
-    int64_t n = 0;
-    while (n < n_layers && (room -= 1.05 * static_cast<double>(bytes[static_cast<size_t>(n_layers - 1 - n)])) >= 0) ++n;
-    return n;
   }
 
   [[noreturn]] void fail(const std::string& problem) const {

@@ -60,7 +60,8 @@ struct Weights {
   Vector output_norm, output_norm_bias, output_bias, token_embedding_norm, token_embedding_norm_bias;
   std::vector<float> rope_factors, rope_factors_long, rope_factors_short;
   std::vector<LayerWeights> layers;
-  std::vector<const ops::Ops*> layer_ops;  // the backend of each layer: the host's first, then the device's
+  std::vector<const ops::Ops*> layer_ops;   // the backend of each layer: the host's first, then the devices'
+  std::vector<const ops::Ops*> expert_ops;  // of each layer's stacks of experts: the layer's own, or the host's
   const ops::Ops* embedding_ops = nullptr;
   const ops::Ops* output_ops = nullptr;         // output norm and output matrix
   std::shared_ptr<files::TensorSource> source;  // keeps mapped bytes alive
@@ -71,8 +72,9 @@ struct LoadOptions {
   int n_threads = 0;      // for packing; 0: usable cores
   bool keep_raw = false;  // "mmap" mode: pack nothing
   Progress progress;
-  const ops::Ops* device = nullptr;  // a backend with memory of its own, for the last layers and the output
-  int64_t n_device_layers = -1;      // how many; -1: as many as fit
+  std::vector<const ops::Ops*> devices;  // backends with memory of their own, for the last layers and the output
+  int64_t n_device_layers = -1;          // how many; -1: as many as fit
+  int64_t n_host_experts = 0;            // layers, from the first on, whose experts stay on the host
 };
 
 std::shared_ptr<const Weights> load_weights(std::shared_ptr<files::TensorSource> source, const ops::Ops& ops,

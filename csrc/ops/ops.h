@@ -178,6 +178,11 @@ struct Ops {
   // takes on every backend, and linear() on those on host memory, for any format.
   Matrix (*pack)(const MatrixSource& source, bool keep_raw, ThreadPool& pool) = nullptr;
 
+  // Only on memory of their own (nullptr on the host's): bytes that pack() makes of a matrix, 0 for formats that it
+  // refuses; and the end of packing, after which every packed matrix has arrived and what packing held is given back.
+  int64_t (*packed_bytes)(const formats::Format& format, int64_t n_rows, int64_t n_cols) = nullptr;
+  void (*finish_packing)() = nullptr;
+
   // out[t, :] = scale * decoded row tokens[t] of `table` (layout raw). Token ids are in host memory, checked by the
   // caller. Called before begin_step().
   void (*embed)(const Context&, const Matrix& table, std::span<const int32_t> tokens, float scale,
@@ -192,8 +197,7 @@ struct Ops {
                      const float* gate_bias, const Matrix& up, const float* up_bias, Activation act, float* out,
                      int64_t out_stride) = nullptr;
 
-  // Mixtures of experts; a backend that leaves these three out computes no such layer.
-  // logits: (n_tokens, n_experts). experts, weights: (n_tokens, n_used), what Chosen points to.
+  // Mixtures of experts. logits: (n_tokens, n_experts). experts, weights: (n_tokens, n_used), what Chosen points to.
   void (*route)(const Context&, const Routing&, const float* logits, int64_t n_tokens, int32_t* experts,
                 float* weights) = nullptr;
   // out[t * n_used + j, :] = unit of expert chosen.experts[t, j] on row t of x; out is (n_tokens * n_used, n_ff).

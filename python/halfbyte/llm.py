@@ -23,6 +23,7 @@ from halfbyte.chat.tools import ToolChoice, tools_from
 from halfbyte.errors import InvalidArgumentError, UnsupportedError
 from halfbyte.opening import (
     check_fixed,
+    checked_experts,
     checked_layers,
     default_params,
     open_draft,
@@ -53,7 +54,8 @@ class LLM:
     model: an alias ("smollm2"), a GGUF file, a Hugging Face model's folder, or a reference as `halfbyte pull` takes it.
     quant: what a folder's matrices become on loading (q8_0, q4_k_m, ...); None leaves them as they are.
     n_ctx: longest prompt and answer together (None: the model's, bounded by memory). n_batch: tokens of a step.
-    n_threads: None for all cores. n_gpu_layers: how many of the last layers, "auto": as many as fit the GPU, if any.
+    n_threads: None for all cores. n_gpu_layers: how many of the last layers, "auto": as many as fit the GPUs, if any.
+    cpu_moe: True keeps the experts of all layers on the CPU, a number those of the first so many layers.
     kv_type: f16, bf16, f32, q8_0 or q4_0. seed: default of requests without one.
     lora: adapters (PEFT folders or GGUF files) with their strengths, which answers have unless they choose others.
     mmap: pack nothing; slower, least memory. chat_template: a known name, or Jinja text.
@@ -72,6 +74,7 @@ class LLM:
         n_batch: int = 512,
         n_threads: int | None = None,
         n_gpu_layers: int | str = "auto",
+        cpu_moe: bool | int = False,
         kv_type: str = "f16",
         max_sequences: int = 64,
         max_waiting: int = 0,
@@ -88,7 +91,7 @@ class LLM:
         **unknown: Any,
     ) -> None:
         refuse_unknown(unknown, inspect.signature(LLM.__init__).parameters)
-        layers = checked_layers(n_gpu_layers)
+        layers, n_cpu_moe = checked_layers(n_gpu_layers), checked_experts(cpu_moe)
         check_fixed(deterministic, seed)
         from halfbyte.hub import ModelFiles, open_model
         from halfbyte.hub.parameters import sampling_overrides
@@ -97,7 +100,13 @@ class LLM:
         self.path, self.card = files.path, files.card
         self.seed = seed
         self._weights, self.tokenizer = open_weights(
-            self.path, quant, n_threads=n_threads or 0, mmap=mmap, n_gpu_layers=layers, progress=progress
+            self.path,
+            quant,
+            n_threads=n_threads or 0,
+            mmap=mmap,
+            n_gpu_layers=layers,
+            n_cpu_moe=n_cpu_moe,
+            progress=progress,
         )
         metadata, self._n_logits = self._weights.metadata, int(self._weights.n_vocab)
         #: Adapters that are loaded; generate(..., lora=) chooses among them.

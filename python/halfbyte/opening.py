@@ -78,6 +78,14 @@ def refuse_unknown(unknown: Mapping[str, Any], known: Iterable[str]) -> None:
         )
 
 
+def checked_experts(cpu_moe: bool | int) -> int:
+    """How many layers, from the first on, keep their experts on the CPU."""
+    if not isinstance(cpu_moe, int) or cpu_moe < 0:
+        raise InvalidArgumentError(f"cpu_moe is {cpu_moe}; True, False, or a count of layers was expected.")
+    all_layers = 1 << 31
+    return all_layers if cpu_moe is True else int(cpu_moe)
+
+
 def checked_layers(n_gpu_layers: int | str) -> int:
     """The count of layers on the GPU; -1 for as many as fit."""
     layers = -1 if n_gpu_layers == "auto" else n_gpu_layers

@@ -172,3 +172,84 @@ def test_likely_tokens_are_found_in_order(n_vocab: int) -> None:
     order = sorted(range(n_vocab), key=lambda token: (-rows[1, token], token))[:256]
     assert list(exact[0][1, : len(order)]) == order
     assert np.all(exact[0][1, len(order) :] == -1)
+
+
+N_EXPERTS, N_USED = 6, 3
+
+
+def expert_operands(
+    name: str, n_tokens: int, n_ff: int, n_cols: int
+) -> tuple[list[bytes], np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]:
+    draw = np.random.default_rng(n_tokens)
+    shapes = ((n_ff, n_cols), (n_ff, n_cols), (n_cols, n_ff))
+    stacks = [random_blocks(name, N_EXPERTS * rows, cols, seed=i) for i, (rows, cols) in enumerate(shapes)]
+    x = draw.normal(size=(n_tokens, n_cols)).astype(np.float32)
+    # The last expert is chosen by nobody, the first by all: groups of very different sizes.
+    chosen = np.stack([np.r_[0, 1 + draw.permutation(N_EXPERTS - 2)[: N_USED - 1]] for _ in range(n_tokens)])
+    weights = draw.uniform(0.1, 1, (n_tokens, N_USED)).astype(np.float32)
+    biases = [draw.normal(size=(N_EXPERTS, rows)).astype(np.float32) for rows, _ in shapes]
+    return stacks, x, chosen.astype(np.int32), weights, biases
+
+
+@pytest.mark.parametrize("name", [*INTEGER, "F32", "F16", "BF16"])
+def test_experts_of_every_format(name: str) -> None:
+    step = FORMATS[name]["block_weights"]
+    n_cols, n_ff = (40, 27) if step == 1 else (step, step) if step > 32 else (96, 64)
+    error = {"F16": 2e-3, "BF16": 2e-2}.get(name, 1e-4)
+    # One token, a few; and for some so many that an expert's tokens fill several groups of eight.
+    for n_tokens in (1, 20) if name in ("Q4_K", "Q8_0", "MXFP4", "F16", "F32") else (3,):
+        stacks, x, chosen, weights, biases = expert_operands(name, n_tokens, n_ff, n_cols)
+        hidden, out, _ = testing.experts(
+            "cuda", name, stacks, n_ff, x, chosen, weights, biases, activation=4, limit=1.5, shift=1.0
+        )
+        shapes = ((n_ff, n_cols), (n_ff, n_cols), (n_cols, n_ff))
+        gate, up, down = (
+            _core.decode(name, s).reshape(N_EXPERTS, *shape).astype(np.float64)
+            for s, shape in zip(stacks, shapes, strict=True)
+        )
+        seen = quantized(x) if name in INTEGER else x
+        g = np.minimum(np.einsum("tjfc,tc->tjf", gate[chosen], seen) + biases[0][chosen], 1.5)
+        u = np.clip(np.einsum("tjfc,tc->tjf", up[chosen], seen) + biases[1][chosen], -1.5, 1.5)
+        with np.errstate(over="ignore"):
+            expected = g / (1 + np.exp(-1.702 * g)) * (u + 1)
+        assert np.allclose(hidden, expected, rtol=error, atol=error * np.abs(expected).max()), n_tokens
+        seen = quantized(hidden) if name in INTEGER else hidden
+        each = np.einsum("tjcf,tjf->tjc", down[chosen], seen) + biases[2][chosen]
+        expected = (weights[..., None] * each).sum(1)
+        assert np.allclose(out, expected, rtol=error, atol=error * np.abs(expected).max()), n_tokens
+
+
+@pytest.mark.parametrize(("name", "n_tokens"), [("Q4_K", 40), ("F32", 40), ("Q8_0", 350)])
+def test_experts_give_the_same_bits_in_any_batch(name: str, n_tokens: int) -> None:
+    # 40 tokens make tiles of several groups; 350 are counted and placed by many blocks.
+    n_cols, n_ff = (256, 256) if name == "Q4_K" else (64, 32)
+    stacks, x, chosen, weights, _ = expert_operands(name, n_tokens, n_ff, n_cols)
+    whole = testing.experts("cuda", name, stacks, n_ff, x, chosen, weights)
+    for begin, end in ((0, 1), (3, 12)):
+        part = testing.experts("cuda", name, stacks, n_ff, x[begin:end], chosen[begin:end], weights[begin:end])
+        assert np.array_equal(part[0], whole[0][begin:end])
+        assert np.array_equal(part[1], whole[1][begin:end])
+
+
+@pytest.mark.parametrize("sigmoid", [False, True])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_routing(sigmoid: bool, normalize: bool) -> None:
+    draw = np.random.default_rng(5)
+    for n_experts, n_used in ((128, 8), (33, 33), (5, 1), (300, 4)):
+        logits = (3 * draw.normal(size=(21, n_experts))).astype(np.float32)
+        for bias in (None, draw.normal(size=n_experts).astype(np.float32)):
+            found = testing.route("cuda", logits, n_used, sigmoid, normalize, 2.5, bias)
+            exact = testing.route("reference", logits, n_used, sigmoid, normalize, 2.5, bias)
+            assert np.array_equal(found[0], exact[0])
+            assert np.allclose(found[1], exact[1], rtol=1e-4, atol=1e-6)
+
+
+def test_routing_of_equal_and_of_no_numbers() -> None:
+    logits = np.zeros((2, 40), np.float32)
+    logits[1] = np.nan
+    experts, weights = testing.route("cuda", logits, 3)
+    assert experts[0].tolist() == [0, 1, 2]
+    assert np.allclose(weights[0], 1 / 3)
+    assert sorted(set(experts[1].tolist())) == sorted(experts[1].tolist())
+    assert experts[1].min() >= 0
+    assert experts[1].max() < 40

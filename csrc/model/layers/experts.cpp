@@ -5,6 +5,20 @@
 
 namespace halfbyte::model {
 
+namespace {
+
+ops::ExpertUnit unit_of(const Config& c, const ExpertWeights& w) {
+  return {.gate = &w.gate,
+          .up = &w.up,
+          .gate_bias = w.gate_bias.data_or_null(),
+          .up_bias = w.up_bias.data_or_null(),
+          .activation = c.activation,
+          .limit = c.experts.limit,
+          .shift = c.experts.shift};
+}
+
+}  // namespace
+
 // out (+)= scale * what the chosen experts make of `input` (n, n_embd).
 void Stage::experts(size_t index, const float* input, float* out, float scale, bool accumulate) {
   const Config& c = weights_.config;
@@ -24,6 +38,7 @@ void Stage::experts(size_t index, const float* input, float* out, float scale, b
               .scale = c.experts.scale,
               .bias = w.choice_bias.data_or_null()},
              router_logits_.as<float>(), n, chosen_.as<int32_t>(), shares_.as<float>());
+  if (weights_.expert_ops[index] != &ops_) return sum_on_host(index, input, out, scale, accumulate);
   const ops::Chosen chosen = {c.experts.n_used, chosen_.as<int32_t>(), shares_.as<float>()};
   const std::span<const int32_t> slots(chosen.experts, static_cast<size_t>(n * chosen.n_used));
   if (observer_ != nullptr) {
@@ -31,18 +46,37 @@ void Stage::experts(size_t index, const float* input, float* out, float scale, b
       observer_->observe_experts(*stack, input, c.n_embd, slots, chosen.n_used);
   }
   float* hidden = expert_hidden_.as<float>();
-  ops_.expert_glu(context_, input, c.n_embd, plan_->runs,
-                  {.gate = &w.gate,
-                   .up = &w.up,
-                   .gate_bias = w.gate_bias.data_or_null(),
-                   .up_bias = w.up_bias.data_or_null(),
-                   .activation = c.activation,
-                   .limit = c.experts.limit,
-                   .shift = c.experts.shift},
-                  chosen, hidden);
+  ops_.expert_glu(context_, input, c.n_embd, plan_->runs, unit_of(c, w), chosen, hidden);
   if (observer_ != nullptr) observer_->observe_experts(w.down, hidden, shape.n_ff_expert, slots, 1);
   ops_.expert_sum(context_, hidden, plan_->runs, w.down, w.down_bias.data_or_null(), chosen, scale, accumulate, out,
                   c.n_embd);
+}
+
+// The same for experts whose stacks stay on the host: a few rows and numbers cross the bus, matrices never.
+void Stage::sum_on_host(size_t index, const float* input, float* out, float scale, bool accumulate) {
+  const Config& c = weights_.config;
+  const ExpertWeights& w = weights_.layers[index].experts;
+  const int64_t n = plan_->runs.back().end, n_slots = n * c.experts.n_used, n_values = n * c.n_embd;
+  HostExperts& h = host_experts_;
+  const auto room_for = [](Buffer& buffer, int64_t n_floats) {
+    const size_t n_bytes = static_cast<size_t>(n_floats) * sizeof(float);
+    if (buffer.size() < n_bytes) buffer = Buffer(n_bytes, "The work buffers of experts on the host");
+    return buffer.as<float>();
+  };
+  const auto bytes = [](int64_t n_numbers) { return static_cast<size_t>(n_numbers) * sizeof(float); };
+  float *rows = room_for(h.rows, n_values), *sums = room_for(h.sums, n_values);
+  float *chosen = room_for(h.chosen, n_slots), *shares = room_for(h.shares, n_slots);
+  float* hidden = room_for(h.hidden, n_slots * c.layers[index].n_ff_expert);
+  ops_.memory->download(rows, input, bytes(n_values));
+  ops_.memory->download(chosen, chosen_.data(), bytes(n_slots));
+  ops_.memory->download(shares, shares_.data(), bytes(n_slots));
+  const ops::Chosen which = {c.experts.n_used, h.chosen.as<int32_t>(), shares};
+  h.ops->expert_glu(h.context, rows, c.n_embd, plan_->runs, unit_of(c, w), which, hidden);
+  h.ops->expert_sum(h.context, hidden, plan_->runs, w.down, w.down_bias.data_or_null(), which, scale, false, sums,
+                    c.n_embd);
+  float* arrived = accumulate ? expert_sums_.as<float>() : out;
+  ops_.memory->upload(arrived, sums, bytes(n_values));
+  if (accumulate) ops_.add(context_, out, arrived, 1.0f, n, c.n_embd);
 }
 
 // out (+)= scale * sigmoid(shared_gate . input) * (down . hidden): the shared expert is a stack of one, always chosen.

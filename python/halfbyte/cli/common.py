@@ -35,6 +35,11 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = Fal
         metavar="N",
         help="how many of the last layers the GPU takes (auto: as many as fit)",
     )
+    experts = parser.add_mutually_exclusive_group()
+    experts.add_argument("-cmoe", "--cpu-moe", action="store_true", help="keep all experts on the CPU")
+    experts.add_argument(
+        "-ncmoe", "--n-cpu-moe", type=int, default=0, metavar="N", help="keep the first N layers' experts on the CPU"
+    )
     parser.add_argument(
         "--kv-type", default="f16", choices=["f16", "bf16", "f32", "q8_0", "q4_0"], help="keys and values"
     )
@@ -126,6 +131,8 @@ def model_options(arguments: argparse.Namespace) -> dict[str, Any]:
         layers = int(layers)
     if layers != "auto" and (isinstance(layers, str) or layers < -1):
         raise UsageError(f"-ngl {layers}: a count of layers, or auto, was expected.")
+    if arguments.n_cpu_moe < 0:
+        raise UsageError("--n-cpu-moe takes a count of layers.")
     if arguments.mlock:
         _lock_memory()
     return {
@@ -133,6 +140,7 @@ def model_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "n_threads": arguments.threads or None,
         "n_batch": arguments.batch_size,
         "n_gpu_layers": layers,
+        "cpu_moe": arguments.cpu_moe or arguments.n_cpu_moe,
         "kv_type": arguments.kv_type,
         "mmap": arguments.mmap,
         "quant": arguments.quant,

@@ -46,8 +46,19 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"  keys, values  {human_bytes(e['kv_bytes']):>10}  {e['kv_formula']}")
     print(f"  work buffers  {human_bytes(e['buffer_bytes']):>10}")
     print(f"  together      {human_bytes(e['total_bytes']):>10}  of {human_bytes(e['available_bytes'])} available")
+    if e["gpu"] is not None:
+        print(f"  on the GPU    {_gpu_text(e['gpu'], e['n_layers'])}")
     print("It fits." if e["fits"] else f"It does not fit. {e['advice']}")
     return 0 if e["fits"] else 1
+
+
+def _gpu_text(plan: dict[str, Any], n_layers: int) -> str:
+    free = f"{human_bytes(plan['available_bytes'])} free"
+    if plan["n_gpu_layers"] == n_layers:
+        return f"all layers, {free}"
+    if plan["n_cpu_moe"] is not None:
+        return f"all layers with --n-cpu-moe {plan['n_cpu_moe']}, else the last {plan['n_gpu_layers']}, {free}"
+    return f"the last {plan['n_gpu_layers']} of {n_layers} layers, {free}"
 
 
 def _run_repository(arguments: argparse.Namespace, reference: str) -> int:

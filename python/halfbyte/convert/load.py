@@ -19,6 +19,7 @@ def load_folder(
     n_threads: int = 0,
     mmap: bool = False,
     n_gpu_layers: int = -1,
+    n_cpu_moe: int = 0,
     progress: Callable[[int, int], Any] | None = None,
 ) -> Any:
     """The folder's model, packed for this machine.
@@ -36,5 +37,6 @@ def load_folder(
         n_threads=n_threads,
         mmap=mmap,
         n_gpu_layers=n_gpu_layers,
+        n_cpu_moe=n_cpu_moe,
         progress=progress,
     )

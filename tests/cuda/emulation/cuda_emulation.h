@@ -76,8 +76,6 @@ inline void run_fiber() {
 }
 
 inline void run_blocks(dim3 grid, dim3 size, size_t shared_bytes, std::function<void()> body) {
-  static std::mutex one_at_a_time;
-  const std::lock_guard lock(one_at_a_time);
   Block& b = block();
   b.grid_size = grid;
   b.block_size = size;
@@ -114,6 +112,16 @@ inline void run_blocks(dim3 grid, dim3 size, size_t shared_bytes, std::function<
       }
     }
   }
+}
+
+// What every device says of a launch that it cannot make: grids and blocks too large or empty, more shared memory than
+// a kernel has without asking, a stream of another device than the thread's.
+inline cudaError_t refusal(cudaStream_t stream, dim3 grid, dim3 size, size_t shared_bytes) {
+  if (stream->device != current_device()) return cudaErrorInvalidResourceHandle;
+  const size_t n_blocks = size_t{grid.x} * grid.y * grid.z, n_threads = size_t{size.x} * size.y * size.z;
+  const bool is_possible = n_blocks > 0 && grid.x <= 0x7fffffffu && grid.y <= 65535 && grid.z <= 65535 &&
+                           n_threads > 0 && n_threads <= 1024 && shared_bytes <= size_t{48} << 10;
+  return is_possible ? cudaSuccess : cudaErrorInvalidConfiguration;
 }
 
 inline int lane() {
@@ -291,8 +299,12 @@ inline std::byte* shared_memory() {
 template <class... Parameters, class... Arguments>
 void launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes, void (*kernel)(Parameters...),
             const Arguments&... arguments) {
+  check(emulation::refusal(stream, grid, block, shared_bytes), "starting a kernel");
   const std::tuple<Parameters...> held(arguments...);
-  stream->submit([=] { emulation::run_blocks(grid, block, shared_bytes, [&] { std::apply(kernel, held); }); });
+  stream->submit([=, device = stream->device] {
+    const emulation::Access access(device);
+    emulation::run_blocks(grid, block, shared_bytes, [&] { std::apply(kernel, held); });
+  });
 }
 
 }  // namespace halfbyte::cuda

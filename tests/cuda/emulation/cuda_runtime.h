@@ -1,14 +1,20 @@
-// What the CUDA backend uses of the CUDA runtime, on the host: one device, one stream at a time, recorded graphs.
+// What the CUDA backend uses of the CUDA runtime, on the host: devices with memories of their own, streams that
+// wait for nothing, recorded graphs.
 #pragma once
 
+#include <sys/mman.h>
+
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #define __global__
@@ -32,16 +38,93 @@ struct alignas(16) float4 {
 };
 
 using cudaError_t = int;
-inline constexpr cudaError_t cudaSuccess = 0, cudaErrorMemoryAllocation = 2;
+inline constexpr cudaError_t cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9,
+                             cudaErrorInvalidResourceHandle = 400;
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice, cudaMemcpyDefault };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeRelaxed };
 
 namespace emulation {
 
+// EMULATED_DEVICES (1) devices with EMULATED_KIB (a GiB) of memory each. Like a real one's, a memory is out of reach:
+// only copies and the device's own kernels see it, and what is written past an allocation is found when that is freed.
+struct Device {
+  std::byte* memory = nullptr;
+  size_t n_bytes = 0;
+  std::map<size_t, size_t> taken;  // offset and size of each allocation
+  int n_users = 0;
+
+  bool holds(const void* p) const {
+    const auto* at = static_cast<const std::byte*>(p);
+    return std::greater_equal<>()(at, memory) && std::less<>()(at, memory + n_bytes);
+  }
+};
+
+inline constexpr size_t kGuardBytes = 256;
+inline constexpr int kGuard = 0xa5;
+
+inline size_t number_from(const char* name, size_t otherwise) {
+  const char* text = std::getenv(name);
+  return text != nullptr ? static_cast<size_t>(std::atoll(text)) : otherwise;
+}
+
+inline std::vector<Device>& devices() {
+  static std::vector<Device> all = [] {
+    std::vector<Device> made(number_from("EMULATED_DEVICES", 1));
+    for (Device& d : made) {
+      d.n_bytes = number_from("EMULATED_KIB", 1 << 20) << 10;
+      d.memory = static_cast<std::byte*>(
+          mmap(nullptr, d.n_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    }
+    return made;
+  }();
+  return all;
+}
+
+inline int& current_device() {
+  thread_local int current = 0;
+  return current;
+}
+
+// Opens the memory of a device, or of those that `p` or `q` point into, to this thread and keeps others waiting.
+class Access {
+ public:
+  explicit Access(int device) { open(devices()[static_cast<size_t>(device)]); }
+  Access(const void* p, const void* q) {
+    for (Device& d : devices()) {
+      if (d.holds(p) || d.holds(q)) open(d);
+    }
+  }
+  ~Access() {
+    for (Device* d : opened_) {
+      if (--d->n_users == 0) mprotect(d->memory, d->n_bytes, PROT_NONE);
+    }
+  }
+  Access(const Access&) = delete;
+  Access& operator=(const Access&) = delete;
+
+ private:
+  void open(Device& d) {
+    if (d.n_users++ == 0) mprotect(d.memory, d.n_bytes, PROT_READ | PROT_WRITE);
+    opened_.push_back(&d);
+  }
+  static std::recursive_mutex& mutex() {
+    static std::recursive_mutex m;
+    return m;
+  }
+  std::lock_guard<std::recursive_mutex> lock_{mutex()};
+  std::vector<Device*> opened_;
+};
+
+inline void copy(void* to, const void* from, size_t n) {
+  const Access access(to, from);
+  std::memcpy(to, from, n);
+}
+
 struct Graph {
   std::vector<std::function<void()>> nodes;
 };
 struct Stream {
+  int device = current_device();
   bool is_recording = false;
   Graph recorded;
   // Runs the work now, or records it.
@@ -52,19 +135,8 @@ struct Stream {
       work();
   }
 };
-inline int64_t& bytes_in_use() {
-  static int64_t n = 0;
-  return n;
-}
-inline constexpr int64_t kDeviceBytes = int64_t{1} << 30;
-// Begin and end of what is allocated on the device.
-inline std::map<const void*, const void*>& allocations() {
-  static std::map<const void*, const void*> all;
-  return all;
-}
 inline bool is_on_device(const void* p) {
-  const auto after = allocations().upper_bound(p);
-  return after != allocations().begin() && p < std::prev(after)->second;
+  return std::any_of(devices().begin(), devices().end(), [&](const Device& d) { return d.holds(p); });
 }
 inline int64_t bytes_downloaded = 0;
 
@@ -75,22 +147,35 @@ using cudaGraph_t = emulation::Graph*;
 using cudaGraphExec_t = emulation::Graph*;
 struct cudaDeviceProp {
   char name[256];
-  int major, minor, multiProcessorCount;
-  size_t totalGlobalMem, sharedMemPerBlockOptin;
+  int major, minor;
+  size_t totalGlobalMem;
 };
 
 inline const char* cudaGetErrorString(cudaError_t status) {
-  return status == cudaErrorMemoryAllocation ? "out of memory" : "error";
+  switch (status) {
+    case cudaErrorMemoryAllocation:
+      return "out of memory";
+    case cudaErrorInvalidConfiguration:
+      return "invalid configuration argument";
+    case cudaErrorInvalidResourceHandle:
+      return "invalid resource handle";
+    default:
+      return "error";
+  }
 }
 inline cudaError_t cudaGetLastError() {
   return cudaSuccess;
 }
 inline cudaError_t cudaGetDeviceCount(int* n) {
-  *n = 1;
+  *n = static_cast<int>(emulation::devices().size());
   return cudaSuccess;
 }
-inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
-  *p = {"emulated device", 9, 0, 4, size_t{1} << 30, size_t{227} << 10};
+inline cudaError_t cudaSetDevice(int device) {
+  emulation::current_device() = device;
+  return cudaSuccess;
+}
+inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
+  *p = {"emulated device", 9, 0, emulation::devices()[static_cast<size_t>(device)].n_bytes};
   return cudaSuccess;
 }
 struct cudaFuncAttributes {};
@@ -106,21 +191,34 @@ inline cudaError_t cudaRuntimeGetVersion(int* version) {
   return cudaSuccess;
 }
 inline cudaError_t cudaMalloc(void** p, size_t n) {
-  if (emulation::bytes_in_use() + static_cast<int64_t>(n) > emulation::kDeviceBytes) return cudaErrorMemoryAllocation;
-  auto* head = static_cast<size_t*>(std::aligned_alloc(256, (n + 256 + 255) / 256 * 256));
-  *head = n;
-  emulation::bytes_in_use() += static_cast<int64_t>(n);
-  *p = reinterpret_cast<std::byte*>(head) + 256;
-  emulation::allocations()[*p] = static_cast<std::byte*>(*p) + n;
+  const emulation::Access access(emulation::current_device());
+  emulation::Device& d = emulation::devices()[static_cast<size_t>(emulation::current_device())];
+  const size_t needed = (n + 255) / 256 * 256 + emulation::kGuardBytes;
+  size_t at = 0;
+  for (const auto& [offset, size] : d.taken) {
+    if (offset - at >= needed) break;
+    at = offset + (size + 255) / 256 * 256 + emulation::kGuardBytes;
+  }
+  if (at + needed > d.n_bytes) return cudaErrorMemoryAllocation;
+  d.taken[at] = n;
+  *p = d.memory + at;
   std::memset(*p, 0xff, n);  // as a device's memory: whatever was there (here: not a number)
+  std::memset(d.memory + at + n, emulation::kGuard, needed - n);
   return cudaSuccess;
 }
 inline cudaError_t cudaFree(void* p) {
-  if (p == nullptr) return cudaSuccess;
-  emulation::allocations().erase(p);
-  auto* head = reinterpret_cast<size_t*>(static_cast<std::byte*>(p) - 256);
-  emulation::bytes_in_use() -= static_cast<int64_t>(*head);
-  std::free(head);
+  for (emulation::Device& d : emulation::devices()) {
+    if (!d.holds(p)) continue;
+    const emulation::Access access(p, p);
+    const auto found = d.taken.find(static_cast<size_t>(static_cast<std::byte*>(p) - d.memory));
+    const auto* behind = static_cast<const std::byte*>(p) + found->second;
+    for (size_t i = 0; i < emulation::kGuardBytes; ++i) {
+      if (behind[i] == std::byte{emulation::kGuard}) continue;
+      std::fprintf(stderr, "emulation: byte %zu past an allocation of %zu was written\n", i, found->second);
+      std::abort();
+    }
+    d.taken.erase(found);
+  }
   return cudaSuccess;
 }
 inline cudaError_t cudaMallocHost(void** p, size_t n) {
@@ -132,18 +230,20 @@ inline cudaError_t cudaFreeHost(void* p) {
   return cudaSuccess;
 }
 inline cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total) {
-  *free_bytes = static_cast<size_t>(emulation::kDeviceBytes - emulation::bytes_in_use());
-  *total = static_cast<size_t>(emulation::kDeviceBytes);
+  const emulation::Access access(emulation::current_device());
+  const emulation::Device& d = emulation::devices()[static_cast<size_t>(emulation::current_device())];
+  *free_bytes = *total = d.n_bytes;
+  for (const auto& [offset, size] : d.taken) *free_bytes -= size;
   return cudaSuccess;
 }
 inline cudaError_t cudaMemcpy(void* to, const void* from, size_t n, cudaMemcpyKind) {
   if (emulation::is_on_device(from) && !emulation::is_on_device(to))
     emulation::bytes_downloaded += static_cast<int64_t>(n);
-  std::memcpy(to, from, n);
+  emulation::copy(to, from, n);
   return cudaSuccess;
 }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t n, cudaMemcpyKind, cudaStream_t stream) {
-  stream->submit([=] { std::memcpy(to, from, n); });
+  stream->submit([=] { emulation::copy(to, from, n); });
   return cudaSuccess;
 }
 inline cudaError_t cudaStreamCreate(cudaStream_t* stream) {

@@ -1,0 +1,158 @@
+"""Where layers and experts lie: experts kept on the CPU, layers dealt out to two devices, plans that tell so."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from halfbyte import LLM, SamplingParams, _core
+from halfbyte._core import testing
+from halfbyte.cli.main import main
+from halfbyte.errors import InvalidArgumentError, OutOfMemoryError
+from halfbyte.machine import estimate_memory
+
+from ..conftest import write_tiny_llama
+
+PROMPT = list(range(40, 64))
+GREEDY = SamplingParams(temperature=0, max_tokens=3, ignore_eos=True)
+
+
+def with_shared_expert(source: Path, out: Path) -> Path:
+    """The model as a qwen2moe: biases of q, k and v, and a shared expert that a gate weighs."""
+    file, draw = _core.GgufFile(str(source)), np.random.default_rng(3)
+    metadata = {k.replace("llama.", "qwen2moe."): v for k, v in file.metadata.items()}
+    metadata["general.architecture"] = "qwen2moe"
+    tensors: list[Any] = [(t.name, t.format, list(t.shape), file.tensor_data(t.name).tobytes()) for t in file.tensors]
+
+    def more(name: str, *shape: int) -> None:
+        tensors.append((name, "F32", list(shape), draw.normal(0, 0.1, shape).astype(np.float32).tobytes()))
+
+    for i in range(2):
+        for name, n in (("attn_q", 64), ("attn_k", 32), ("attn_v", 32)):
+            more(f"blk.{i}.{name}.bias", n)
+        more(f"blk.{i}.ffn_gate_inp_shexp.weight", 64)
+        more(f"blk.{i}.ffn_gate_shexp.weight", 64, 96)
+        more(f"blk.{i}.ffn_up_shexp.weight", 64, 96)
+        more(f"blk.{i}.ffn_down_shexp.weight", 96, 64)
+    _core.write_gguf(str(out), metadata, tensors)
+    return out
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("experts")
+    plain = write_tiny_llama(folder / "llama.gguf", n_experts=8, format_name="Q8_0")
+    return {"llama": plain, "qwen2moe": with_shared_expert(plain, folder / "qwen2moe.gguf")}
+
+
+def same(found: np.ndarray, expected: np.ndarray) -> bool:
+    return bool(np.mean((found - expected) ** 2) < 1e-3 * np.mean(expected**2))
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("family", ["llama", "qwen2moe"])
+@pytest.mark.parametrize(
+    ("n_gpu_layers", "cpu_moe", "n_kept"), [(2, False, 0), (2, True, 2), (2, 1, 1), (1, True, 2), (1, 1, 1)]
+)
+def test_experts_on_either_side_give_the_logits_of_the_cpu(
+    models: dict[str, Path], family: str, n_gpu_layers: int, cpu_moe: bool | int, n_kept: int
+) -> None:
+    with LLM(models[family], n_gpu_layers=0, n_ctx=64) as llm:
+        expected = llm.forward(PROMPT)
+    with LLM(models[family], n_gpu_layers=n_gpu_layers, cpu_moe=cpu_moe, n_ctx=64, n_batch=16) as llm:
+        assert llm._weights.n_gpu_layers == n_gpu_layers
+        assert llm._weights.n_cpu_moe == n_kept
+        assert same(llm.forward(PROMPT), expected)
+        # Steps that decode repeat, which those with experts elsewhere must not be recorded for.
+        together = [o.token_ids for o in llm.generate([PROMPT, PROMPT[:9]], GREEDY)]
+        assert together == [llm.generate(p, GREEDY).token_ids for p in (PROMPT, PROMPT[:9])]
+
+
+def test_a_count_of_layers_is_expected(models: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InvalidArgumentError, match="cpu_moe is -1"):
+        LLM(models["llama"], cpu_moe=-1)
+    assert main(["run", "-m", str(models["llama"]), "--n-cpu-moe", "-2", "-p", "x"]) == 2
+    assert "--n-cpu-moe" in capsys.readouterr().err
+
+
+@pytest.fixture
+def devices(
+    emulated_library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[None]:
+    """Emulated devices, (how many, KiB of each): a copy of the library, which looks at them when it is opened."""
+    n_devices, n_kibibytes = request.param
+    monkeypatch.setenv("EMULATED_DEVICES", str(n_devices))
+    monkeypatch.setenv("EMULATED_KIB", str(n_kibibytes))
+    testing.open_gpu_library(str(shutil.copy(emulated_library, tmp_path / "libhalfbyte_cuda.so")))
+    yield
+    testing.open_gpu_library("")
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four layers of about 360 KiB each."""
+    path = tmp_path_factory.mktemp("models") / "larger.gguf"
+    return write_tiny_llama(path, format_name="Q8_0", n_layers=4, n_embd=128, n_ff=768, n_ctx=64)
+
+
+@pytest.mark.parametrize("devices", [(2, 65536)], indirect=True)
+@pytest.mark.usefixtures("devices")
+def test_one_device_is_enough_for_a_model_that_fits_it(larger: Path) -> None:
+    assert len(_core.gpu_info()["others"]) == 1
+    with LLM(larger, n_ctx=64) as llm:
+        assert (llm._weights.n_gpu_layers, llm._weights.n_gpus) == (4, 1)
+
+
+@pytest.mark.parametrize("devices", [(2, 1400)], indirect=True)
+@pytest.mark.usefixtures("devices")
+@pytest.mark.parametrize(("n_gpu_layers", "n_found"), [("auto", 4), (3, 3)])
+def test_layers_are_dealt_out_to_two_devices(larger: Path, n_gpu_layers: int | str, n_found: int) -> None:
+    """The emulation keeps the devices' memories apart: a kernel that reads the other one's ends the process."""
+    with LLM(larger, n_gpu_layers=0, n_ctx=64) as llm:
+        expected = llm.forward(PROMPT[:12])
+    with LLM(larger, n_gpu_layers=n_gpu_layers, n_ctx=64, n_batch=16) as llm:
+        assert (llm._weights.n_gpu_layers, llm._weights.n_gpus) == (n_found, 2)
+        assert same(llm.forward(PROMPT[:12]), expected)
+        alone = [llm.generate(p, GREEDY).token_ids for p in (PROMPT[:4], PROMPT[:6])]
+        for _ in range(2):  # recorded on both devices, then replayed
+            assert [o.token_ids for o in llm.generate([PROMPT[:4], PROMPT[:6]], GREEDY)] == alone
+
+
+@pytest.mark.parametrize("devices", [(1, 1400)], indirect=True)
+@pytest.mark.usefixtures("devices")
+def test_as_many_layers_as_fit(larger: Path) -> None:
+    with LLM(larger, n_ctx=64, n_batch=16) as llm:
+        assert 1 <= llm._weights.n_gpu_layers < 4
+        assert llm.generate(PROMPT[:6], GREEDY).token_ids
+
+
+@pytest.mark.parametrize("devices", [(1, 3072)], indirect=True)
+@pytest.mark.usefixtures("devices")
+def test_kept_experts_count_for_nothing_on_the_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_tiny_llama(tmp_path / "experts.gguf", format_name="Q8_0", n_experts=32, n_ff=192, n_ctx=64)
+    with LLM(path, n_ctx=64, n_batch=16) as llm:
+        assert llm._weights.n_gpu_layers < 2
+    plan = estimate_memory(path)["gpu"]
+    assert plan["n_gpu_layers"] < 2
+    assert plan["n_cpu_moe"] in (1, 2)
+    for cpu_moe in (True, plan["n_cpu_moe"]):
+        with LLM(path, n_ctx=64, n_batch=16, cpu_moe=cpu_moe) as llm:
+            assert llm._weights.n_gpu_layers == 2
+    assert main(["fit", str(path)]) == 0
+    assert f"--n-cpu-moe {plan['n_cpu_moe']}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("devices", [(1, 1024)], indirect=True)
+@pytest.mark.usefixtures("devices")
+def test_what_does_not_fit_says_how_much_and_which_flags(larger: Path) -> None:
+    with pytest.raises(
+        OutOfMemoryError, match=r"needs [\d.]+ MiB of GPU memory; [\d.]+ MiB of 1.0 MiB are free"
+    ) as caught:
+        LLM(larger, n_gpu_layers=4, n_ctx=64)
+    assert "-ngl" in str(caught.value)
+    assert "--cpu-moe" in str(caught.value)
