@@ -2,7 +2,7 @@
 
 python bench/synthetic.py llama-3.2-1b out.gguf [--mix Q4_K_M]
 
-Shapes: llama-3.2-1b, llama-3.2-3b, llama-3.1-8b, qwen2.5-0.5b. Mixes: Q4_K_M, Q5_K_M, Q3_K_M, or any one format
+Shapes: llama-3.2-1b, llama-3.2-3b, llama-3.1-8b, qwen2.5-0.5b, qwen3-30b-a3b. Mixes: Q4_K_M, Q5_K_M, Q3_K_M, or any one format
 (Q4_0, Q8_0, F16, ...). Codes are random and scales are set so that weights have a standard deviation of 0.02: activations
 stay bounded, text is nonsense, and every kernel does the work it would do on the real file.
 """
@@ -39,14 +39,22 @@ class Shape:
     n_vocab: int
     tied: bool
     biased: bool = False
+    head_dim: int = 0  # 0: n_embd / n_heads
+    norms_heads: bool = False
+    # Mixtures of experts: then n_ff is an expert's.
+    n_experts: int = 0
+    n_used: int = 0
 
 
+# fmt: off
 SHAPES = {
     "llama-3.2-1b": Shape("llama", 16, 2048, 32, 8, 8192, 128256, tied=True),
     "llama-3.2-3b": Shape("llama", 28, 3072, 24, 8, 8192, 128256, tied=True),
     "llama-3.1-8b": Shape("llama", 32, 4096, 32, 8, 14336, 128256, tied=False),
     "qwen2.5-0.5b": Shape("qwen2", 24, 896, 14, 2, 4864, 151936, tied=True, biased=True),
+    "qwen3-30b-a3b": Shape("qwen3moe", 48, 2048, 32, 4, 768, 151936, tied=False, head_dim=128, norms_heads=True, n_experts=128, n_used=8),
 }
+# fmt: on
 
 
 def more_bits(layer: int, n_layers: int) -> bool:
@@ -61,7 +69,11 @@ def format_of(mix: str, name: str, layer: int, shape: Shape, n_cols: int) -> str
     chosen = base
     if name == "output":
         chosen = "Q6_K" if base in SCALES and base != "Q8_0" else base
-    elif mix in ("Q4_K_M", "Q5_K_M") and name in ("attn_v", "ffn_down") and more_bits(layer, shape.n_layers):
+    elif (
+        mix in ("Q4_K_M", "Q5_K_M")
+        and name in ("attn_v", "ffn_down", "ffn_down_exps")
+        and more_bits(layer, shape.n_layers)
+    ):
         chosen = "Q6_K"
     elif mix == "Q3_K_M" and name in ("attn_v", "ffn_down", "attn_output"):
         chosen = "Q5_K" if layer < 2 and name != "attn_output" else "Q4_K"
@@ -103,20 +115,23 @@ def vocabulary(n: int) -> dict[str, Any]:
     }
 
 
-def write(shape: Shape, mix: str, path: str) -> None:
-    """Writes a model of that shape and mix."""
+def model(shape: Shape, mix: str) -> tuple[dict[str, Any], list[tuple[str, str, list[int], Any]]]:
+    """Metadata and tensors of that shape and mix, as write_gguf() and Model.assemble() take them: made one at a time."""
     draw, tiles = np.random.default_rng(1), {}
-    a, head_dim = shape.arch, shape.n_embd // shape.n_heads
+    a, head_dim = shape.arch, shape.head_dim or shape.n_embd // shape.n_heads
     metadata = {
         "general.architecture": a, "general.name": f"synthetic {a} {mix}",
         f"{a}.block_count": shape.n_layers, f"{a}.context_length": 32768, f"{a}.embedding_length": shape.n_embd,
         f"{a}.feed_forward_length": shape.n_ff, f"{a}.attention.head_count": shape.n_heads,
         f"{a}.attention.head_count_kv": shape.n_kv_heads, f"{a}.attention.layer_norm_rms_epsilon": 1e-5, f"{a}.rope.freq_base": 500000.0,
+        f"{a}.attention.key_length": head_dim, f"{a}.attention.value_length": head_dim,
         **vocabulary(shape.n_vocab),
     }  # fmt: skip
+    if shape.n_experts:
+        metadata |= {f"{a}.expert_count": shape.n_experts, f"{a}.expert_used_count": shape.n_used}
     tensors: list[tuple[str, str, list[int], Any]] = []
 
-    def matrix(name: str, rows: int, cols: int, layer: int = 0) -> None:
+    def matrix(name: str, rows: int, cols: int, layer: int = 0, n: int = 1) -> None:
         role = (
             name.split(".")[-1]
             if name.startswith("blk.")
@@ -127,8 +142,9 @@ def write(shape: Shape, mix: str, path: str) -> None:
         kind = format_of(mix, role, layer, shape, cols)
         if kind not in tiles:
             tiles[kind] = tile(kind, draw)
-        n_bytes = rows * cols // FORMATS[kind]["block_weights"] * FORMATS[kind]["block_bytes"]
-        tensors.append((name + ".weight", kind, [cols, rows], np.resize(tiles[kind], n_bytes)))
+        n_bytes = n * rows * cols // FORMATS[kind]["block_weights"] * FORMATS[kind]["block_bytes"]
+        shape_of = [cols, rows] if n == 1 else [cols, rows, n]
+        tensors.append((name + ".weight", kind, shape_of, lambda: np.resize(tiles[kind], n_bytes)))
 
     def vector(name: str, n: int, value: float) -> None:
         tensors.append((name, "F32", [n], np.full(n, value, np.float32)))
@@ -149,12 +165,24 @@ def write(shape: Shape, mix: str, path: str) -> None:
             if shape.biased:
                 vector(f"{p}{name}.bias", rows, 0.01)
         matrix(p + "attn_output", shape.n_embd, shape.n_heads * head_dim, i)
-        matrix(p + "ffn_gate", shape.n_ff, shape.n_embd, i)
-        matrix(p + "ffn_up", shape.n_ff, shape.n_embd, i)
-        matrix(p + "ffn_down", shape.n_embd, shape.n_ff, i)
+        if shape.norms_heads:
+            vector(p + "attn_q_norm.weight", head_dim, 1.0)
+            vector(p + "attn_k_norm.weight", head_dim, 1.0)
+        suffix, n = ("_exps", shape.n_experts) if shape.n_experts else ("", 1)
+        if shape.n_experts:
+            router = draw.normal(0, 0.02, (shape.n_experts, shape.n_embd)).astype(np.float32)
+            tensors.append((p + "ffn_gate_inp.weight", "F32", [shape.n_embd, shape.n_experts], router))
+        matrix(p + "ffn_gate" + suffix, shape.n_ff, shape.n_embd, i, n)
+        matrix(p + "ffn_up" + suffix, shape.n_ff, shape.n_embd, i, n)
+        matrix(p + "ffn_down" + suffix, shape.n_embd, shape.n_ff, i, n)
         vector(p + "attn_norm.weight", shape.n_embd, 1.0)
         vector(p + "ffn_norm.weight", shape.n_embd, 1.0)
-    _core.write_gguf(path, metadata, tensors)
+    return metadata, tensors
+
+
+def write(shape: Shape, mix: str, path: str) -> None:
+    """Writes a model of that shape and mix."""
+    _core.write_gguf(path, *model(shape, mix))
 
 
 def main() -> None:

@@ -16,7 +16,9 @@ Uploader& Uploader::current() {
 std::byte* Uploader::next_buffer(size_t least_bytes) {
   at_ = (at_ + 1) % kLanes;
   Lane& lane = lanes_[at_];
-  if (lane.stream == nullptr) check(cudaStreamCreate(&lane.stream), "creating a stream");
+  // Other copies (Memory::upload) would wait for ordinary streams.
+  if (lane.stream == nullptr)
+    check(cudaStreamCreateWithFlags(&lane.stream, cudaStreamNonBlocking), "creating a stream");
   check(cudaStreamSynchronize(lane.stream), "uploading weights");
   if (lane.buffer.size() < least_bytes) {
     lane.buffer = {};

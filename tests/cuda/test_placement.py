@@ -108,7 +108,7 @@ def test_one_device_is_enough_for_a_model_that_fits_it(larger: Path) -> None:
         assert (llm._weights.n_gpu_layers, llm._weights.n_gpus) == (4, 1)
 
 
-@pytest.mark.parametrize("devices", [(2, 1400)], indirect=True)
+@pytest.mark.parametrize("devices", [(2, 1300)], indirect=True)
 @pytest.mark.usefixtures("devices")
 @pytest.mark.parametrize(("n_gpu_layers", "n_found"), [("auto", 4), (3, 3)])
 def test_layers_are_dealt_out_to_two_devices(larger: Path, n_gpu_layers: int | str, n_found: int) -> None:
@@ -123,7 +123,7 @@ def test_layers_are_dealt_out_to_two_devices(larger: Path, n_gpu_layers: int | s
             assert [o.token_ids for o in llm.generate([PROMPT[:4], PROMPT[:6]], GREEDY)] == alone
 
 
-@pytest.mark.parametrize("devices", [(1, 1400)], indirect=True)
+@pytest.mark.parametrize("devices", [(1, 1300)], indirect=True)
 @pytest.mark.usefixtures("devices")
 def test_as_many_layers_as_fit(larger: Path) -> None:
     with LLM(larger, n_ctx=64, n_batch=16) as llm:
