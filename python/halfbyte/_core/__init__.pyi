@@ -278,6 +278,7 @@ class Model:
         n_threads: typing.SupportsInt | typing.SupportsIndex = 0,
         mmap: bool = False,
         n_gpu_layers: typing.SupportsInt | typing.SupportsIndex = -1,
+        n_cpu_moe: typing.SupportsInt | typing.SupportsIndex = 0,
         progress: typing.Any = None,
     ) -> Model:
         """
@@ -290,21 +291,32 @@ class Model:
         n_threads: typing.SupportsInt | typing.SupportsIndex = 0,
         mmap: bool = False,
         n_gpu_layers: typing.SupportsInt | typing.SupportsIndex = -1,
+        n_cpu_moe: typing.SupportsInt | typing.SupportsIndex = 0,
         progress: typing.Any = None,
     ) -> Model:
         """
-        Loads a GGUF file. mmap=True packs nothing (slower, least memory). n_gpu_layers: how many of the last layers go to the GPU, -1 for as many as fit. progress(done_bytes, total_bytes) may return False to stop.
+        Loads a GGUF file. mmap=True packs nothing (slower, least memory). n_gpu_layers: how many of the last layers go to the GPUs, -1 for as many as fit. n_cpu_moe: layers, from the first on, whose experts stay on the CPU. progress(done_bytes, total_bytes) may return False to stop.
         """
     @property
     def config(self) -> dict: ...
     @property
     def metadata(self) -> dict: ...
     @property
+    def n_cpu_moe(self) -> int:
+        """
+        Layers whose experts are on the CPU.
+        """
+    @property
     def n_ctx_train(self) -> int: ...
     @property
     def n_embd(self) -> int: ...
     @property
     def n_gpu_layers(self) -> int: ...
+    @property
+    def n_gpus(self) -> int:
+        """
+        GPUs that compute layers.
+        """
     @property
     def n_vocab(self) -> int: ...
     @property
@@ -479,7 +491,7 @@ def formats() -> list:
 
 def gpu_info() -> dict:
     """
-    The GPU: whether models may use it, else the problem; name, compute capability, bytes of memory.
+    The GPU: whether models may use it, else the problem; name, compute capability, bytes of memory. others: the same of further GPUs.
     """
 
 def measure_loss(
