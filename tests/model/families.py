@@ -337,7 +337,7 @@ def make_model(family: Family) -> Any:
                 buffer.copy_(torch.randn_like(buffer) * 0.1)
         for name, parameter in model.named_parameters():
             # Norms and biases away from their trivial starts, so that each of them matters.
-            if parameter.ndim == 1 or name.endswith("_bias"):
+            if parameter.ndim == 1 or name.endswith("_bias") or "_norm." in name:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
             elif "embed" not in name and "wte" not in name:
                 parameter.mul_(3.0)

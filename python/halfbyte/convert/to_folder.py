@@ -26,11 +26,16 @@ from halfbyte.tokenizer.to_hf import write_tokenizer
 
 # Tensors that config.json says again.
 _FROM_CONFIG = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
-# What configs call the presence of tensors -> one of them.
-_FLAGS = (
-    ("attention_bias", "attn_q.bias"), ("attention_out_bias", "attn_output.bias"), ("use_qkv_bias", "attn_q.bias"),
-    ("use_bias", "attn_q.bias"), ("mlp_bias", "ffn_up.bias"), ("bias", "ffn_up.bias"), ("use_qk_norm", "attn_q_norm.weight"),
-)  # fmt: skip
+# What configs call the presence of tensors -> those of which one is there then.
+_FLAGS = {
+    "attention_bias": ("attn_q.bias", "attn_qkv.bias"),
+    "attention_out_bias": ("attn_output.bias",),
+    "use_qkv_bias": ("attn_q.bias",),
+    "use_bias": ("attn_q.bias",),
+    "mlp_bias": ("ffn_up.bias",),
+    "bias": ("ffn_up.bias",),
+    "use_qk_norm": ("attn_q_norm.weight",),
+}
 _SHARD_BYTES = 5 << 30
 
 
@@ -50,8 +55,8 @@ def plan_hf(path: Path, type_name: str | None = None) -> Plan:
         metadata = {k.replace(f"{family.arch}.", f"{text.arch}.", 1): v for k, v in metadata.items()}
         family = text
     config = config_of(family, metadata, tied="output.weight" not in tensors)
-    for flag, name in _FLAGS:
-        config[flag] = f"blk.0.{name}" in tensors
+    for flag, names in _FLAGS.items():
+        config[flag] = any(f"blk.0.{name}" in tensors for name in names)
     if family.experts:
         dense = [i for i in range(config["num_hidden_layers"]) if f"blk.{i}.ffn_gate_inp.weight" not in tensors]
         config |= {"mlp_only_layers": dense} if dense else {}
