@@ -55,8 +55,8 @@ def plan_hf(path: Path, type_name: str | None = None) -> Plan:
         metadata = {k.replace(f"{family.arch}.", f"{text.arch}.", 1): v for k, v in metadata.items()}
         family = text
     config = config_of(family, metadata, tied="output.weight" not in tensors)
-    for flag, names in _FLAGS.items():
-        config[flag] = any(f"blk.0.{name}" in tensors for name in names)
+    for flag, signs in _FLAGS.items():
+        config[flag] = any(f"blk.0.{name}" in tensors for name in signs)
     if family.experts:
         dense = [i for i in range(config["num_hidden_layers"]) if f"blk.{i}.ffn_gate_inp.weight" not in tensors]
         config |= {"mlp_only_layers": dense} if dense else {}
