@@ -8,12 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 
 from halfbyte import _core
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# The same examples every time: whether a change is good is no matter of luck. HALFBYTE_EXAMPLES searches for new ones.
+hypothesis.settings.register_profile("steady", derandomize="HALFBYTE_EXAMPLES" not in os.environ, deadline=None)
+hypothesis.settings.load_profile("steady")
 
 # A shell's background jobs begin with Ctrl-C ignored, and so would the programs that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -5,6 +5,7 @@ HALFBYTE_EXAMPLES raises how many damaged files each reader is given.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 from halfbyte import LLM
 from halfbyte.chat.template import ChatTemplate
 from halfbyte.convert.lora import read_adapter
-from halfbyte.errors import HalfbyteError, OutOfMemoryError
+from halfbyte.errors import FormatError, HalfbyteError, OutOfMemoryError
 from halfbyte.hub.headers import NeedMoreError, header_end
 from halfbyte.hub.modelfile import parse_modelfile
 from halfbyte.quantize import Importance
@@ -130,6 +131,24 @@ def test_tokenizer_model(content: bytes, tmp_path_factory: pytest.TempPathFactor
     (place / "tokenizer.model").write_bytes(content)
     with refusals():
         use(Tokenizer.from_hf(place))
+
+
+def test_a_table_that_claims_more_than_it_has(
+    folder: Path, whole: dict[str, Any], written: Callable[..., Path]
+) -> None:
+    """The library would end the process."""
+    table = struct.pack("<I", 0xFFFFFFF0) + b"abcd"
+    normalizer = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(table).decode()}
+    text = json.dumps(whole["tokenizer.json"] | {"normalizer": None})
+    damaged = text[:-1] + f', "normalizer": {json.dumps(normalizer)}' + ', "normalizer": null}'
+    written("tokenizer.json", damaged)
+    with pytest.raises(FormatError, match="precompiled_charsmap"):
+        Tokenizer.from_hf(folder)
+    written("tokenizer.json", "{}").unlink()
+    model = sentencepiece().replace(b"\x12\x00\x18\x01", b"\x12\x08" + table)
+    written("tokenizer.model", model.replace(b"\x1a\x0c", b"\x1a\x12"))
+    with pytest.raises(FormatError, match="precompiled_charsmap"):
+        Tokenizer.from_hf(folder)
 
 
 @often

@@ -146,7 +146,7 @@ def _scaling(config: Mapping[str, Any], stem: str) -> np.float32:
     rank, alpha = (_for_layer(config, key, stem) for key in ("r", "lora_alpha"))
     if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)):
         raise FormatError(f"adapter_config.json: r is {rank!r} and lora_alpha {alpha!r}; numbers were expected.")
-    if not abs(alpha) < _MAX_SCALING * rank or rank > _MAX_RANK:
+    if rank > _MAX_RANK or not abs(alpha) < _MAX_SCALING * rank:
         raise FormatError(f"adapter_config.json: lora_alpha {alpha!r} over r {rank} is no strength of an adapter.")
     return np.float32(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 

@@ -12,6 +12,7 @@ from typing import Any
 import tokenizers
 
 from halfbyte.errors import FormatError, ModelNotFoundError
+from halfbyte.tokenizer.charsmap import check_object
 from halfbyte.tokenizer.vocabulary import BYTE, CONTROL, NORMAL, USER_DEFINED, Vocabulary
 
 # Decoders of tokenizer.json -> the vocabulary kind whose pieces they spell.
@@ -57,7 +58,7 @@ def load_pipeline(path: Path, parse_special: bool) -> tokenizers.Tokenizer:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=check_object)
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError) as error:

@@ -10,6 +10,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
 from halfbyte import _core
 from halfbyte.errors import FormatError, UnsupportedError
+from halfbyte.tokenizer.charsmap import check_charsmap
 from halfbyte.tokenizer.pretokenizers import PreTokenizer, find_pretokenizer, pretokenizer_names
 from halfbyte.tokenizer.vocabulary import BYTE, CONTROL, NORMAL, UNUSED, USER_DEFINED, Vocabulary
 
@@ -97,7 +98,9 @@ def build_unigram(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
     if charsmap:
         try:
             table = base64.b64decode(charsmap) if isinstance(charsmap, str) else bytes(v % 256 for v in charsmap)
-            steps.append(normalizers.Precompiled(table))
+            steps.append(normalizers.Precompiled(check_charsmap(table)))
+        except FormatError:
+            raise
         except Exception as error:  # the library raises plain exceptions
             raise FormatError(f"tokenizer.ggml.precompiled_charsmap is damaged: {error}.") from None
     if vocabulary.flag("remove_extra_whitespaces", True):
