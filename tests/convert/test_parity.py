@@ -24,9 +24,15 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _torch() -> None:
+    pytest.importorskip("torch", reason="needs PyTorch: pip install 'halfbyte[parity]'")
+
+
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.folder])
 def test_folder_and_gguf_give_the_logits_of_transformers(name: str, tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'halfbyte[parity]'")
+    import torch
+
     model = make_model(FAMILIES[name])
     model.save_pretrained(tmp_path)
     plan = plan_folder(tmp_path)
@@ -47,7 +53,7 @@ def test_folder_and_gguf_give_the_logits_of_transformers(name: str, tmp_path: Pa
 
 @pytest.mark.parametrize("name", [n for n, f in FAMILIES.items() if f.folder and "longrope" not in n])
 def test_transformers_reads_the_folder_made_of_a_gguf_file(name: str, tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'halfbyte[parity]'")
+    import torch
     import transformers
 
     arguments = dict(FAMILIES[name].arguments)
