@@ -8,11 +8,11 @@ from collections.abc import Generator
 from typing import Any
 
 from halfbyte.chat.delta import Delta
-from halfbyte.chat.incoming import Incoming, NotACallError, mapped
+from halfbyte.chat.incoming import Incoming, NotACallError
 from halfbyte.chat.tools import lark
 from halfbyte.chat.tools.base import Dialect, Wanted
 from halfbyte.chat.tools.calls import Calls
-from halfbyte.chat.tools.json_calls import begin, read_value
+from halfbyte.chat.tools.json_calls import read_arguments
 
 _NAME = re.compile(r"[\w.:/-]+")
 _MAX_NAME = 256
@@ -49,11 +49,7 @@ class DeepSeek(Dialect):
             raise NotACallError
         yield from source.skip_space()
         is_fenced = yield from source.accept("```json")
-        yield from source.skip_space()
-        if (yield from source.peek()) != "{":
-            raise NotACallError
-        yield from begin(source, calls, name)
-        yield from mapped(read_value(source), calls.fragment)
+        yield from read_arguments(source, calls, name)
         yield from source.skip_space()
         if is_fenced:
             yield from source.accept("```")

@@ -179,6 +179,15 @@ def begin(source: Incoming, calls: Calls, name: str) -> Generator[Delta | None, 
     yield calls.begin(name)
 
 
+def read_arguments(source: Incoming, calls: Calls, name: str) -> Generator[Delta | None, None, None]:
+    """A call whose name has been read: the JSON object that follows is its arguments."""
+    yield from source.skip_space()
+    if (yield from source.peek()) != "{":
+        raise NotACallError
+    yield from begin(source, calls, name)
+    yield from mapped(read_value(source), calls.fragment)
+
+
 def as_object(text: str) -> str:
     """The JSON of an object given as itself, or as a string that holds it; null is the empty one."""
     value = json.loads(text)

@@ -8,11 +8,11 @@ from collections.abc import Generator
 from typing import Any
 
 from halfbyte.chat.delta import Delta
-from halfbyte.chat.incoming import Incoming, NotACallError, mapped
+from halfbyte.chat.incoming import Incoming, NotACallError
 from halfbyte.chat.tools import lark
 from halfbyte.chat.tools.base import Dialect, Wanted
 from halfbyte.chat.tools.calls import Calls
-from halfbyte.chat.tools.json_calls import begin, read_value
+from halfbyte.chat.tools.json_calls import read_arguments
 
 _ID = re.compile(r"[\w.:/ -]+")
 _MAX_ID = 256
@@ -42,11 +42,9 @@ class Kimi(Dialect):
             identity = (yield from source.take_while(_ID, _MAX_ID)).strip()
             name = identity.rpartition(":")[0].removeprefix("functions.") or identity
             yield from source.expect(_ARGUMENTS)
-            yield from source.skip_space()
-            if name not in calls.tools or (yield from source.peek()) != "{":
+            if name not in calls.tools:
                 raise NotACallError
-            yield from begin(source, calls, name)
-            yield from mapped(read_value(source), calls.fragment)
+            yield from read_arguments(source, calls, name)
             yield from source.skip_space()
             yield from source.accept(_CALL_END)
             source.pin()

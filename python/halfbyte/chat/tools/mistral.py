@@ -8,11 +8,11 @@ from collections.abc import Generator
 from typing import Any
 
 from halfbyte.chat.delta import Delta
-from halfbyte.chat.incoming import Incoming, NotACallError, mapped
+from halfbyte.chat.incoming import Incoming, NotACallError
 from halfbyte.chat.tools import lark
 from halfbyte.chat.tools.base import Dialect, Wanted, json_call
 from halfbyte.chat.tools.calls import Calls
-from halfbyte.chat.tools.json_calls import begin, read_calls, read_value
+from halfbyte.chat.tools.json_calls import read_arguments, read_calls
 
 _NAME = re.compile(r"[\w.:/-]+")
 _MAX_NAME = 256
@@ -39,11 +39,7 @@ class Mistral(Dialect):
         if (yield from source.accept("[CALL_ID]")):
             yield from source.take_while(_NAME, _MAX_NAME)
         yield from source.accept("[ARGS]")
-        yield from source.skip_space()
-        if (yield from source.peek()) != "{":
-            raise NotACallError
-        yield from begin(source, calls, name)
-        yield from mapped(read_value(source), calls.fragment)
+        yield from read_arguments(source, calls, name)
 
     def grammar(self, wanted: Wanted) -> str:
         call = self.any_call(wanted, '{"name": "NAME", "arguments": ', "}")

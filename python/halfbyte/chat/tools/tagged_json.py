@@ -8,11 +8,11 @@ from collections.abc import Generator
 from typing import Any, ClassVar
 
 from halfbyte.chat.delta import Delta
-from halfbyte.chat.incoming import Incoming, NotACallError, mapped
+from halfbyte.chat.incoming import Incoming, NotACallError
 from halfbyte.chat.tools import lark
 from halfbyte.chat.tools.base import Dialect, Wanted, json_call
 from halfbyte.chat.tools.calls import Calls
-from halfbyte.chat.tools.json_calls import begin, read_calls, read_value
+from halfbyte.chat.tools.json_calls import read_arguments, read_calls
 
 _NAME = re.compile(r"[\w.:/-]+")
 _MAX_NAME = 256
@@ -112,11 +112,9 @@ class Functionary(Dialect):
     def read(self, source: Incoming, calls: Calls, opener: str) -> Generator[Delta | None, None, None]:
         name = yield from source.take_while(_NAME, _MAX_NAME)
         yield from source.expect(">")
-        yield from source.skip_space()
-        if name not in calls.tools or (yield from source.peek()) != "{":
+        if name not in calls.tools:
             raise NotACallError
-        yield from begin(source, calls, name)
-        yield from mapped(read_value(source), calls.fragment)
+        yield from read_arguments(source, calls, name)
         yield from source.skip_space()
         yield from source.accept("</function>")
 
