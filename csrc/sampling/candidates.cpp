@@ -2,6 +2,7 @@
 #include "sampling/candidates.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 namespace halfbyte::sampling {
@@ -17,6 +18,20 @@ bool any_above(const float* group, float bound) {
   return n_above > 0;
 }
 
+// e^x for x <= 0 within 2 ulp, and 0 below -87.6 and for NaN; without calls or branches, for loops that become vector
+// instructions. 2^n by its bits (n = -127 is zero) times a polynomial on [-ln 2 / 2, ln 2 / 2] (Cephes' coefficients).
+float exp_of_negative(float x) {
+  x = x > -88.0f ? x : -88.0f;
+  const auto n = static_cast<int32_t>(x * 1.44269504f - 0.5f);
+  const auto n_float = static_cast<float>(n);
+  const float r = x - n_float * 0.693359375f + n_float * 2.12194440e-4f;
+  float y = 1.9875691500e-4f;
+  for (const float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+    y = y * r + c;
+  y = y * r * r + r + 1.0f;
+  return y * std::bit_cast<float>((n + 127) << 23);
+}
+
 }  // namespace
 
 float highest_of(std::span<const float> logits) {
@@ -27,6 +42,21 @@ float highest_of(std::span<const float> logits) {
     for (size_t j = 0; j < kGroup; ++j) highest[j] = logits[i + j] > highest[j] ? logits[i + j] : highest[j];
   for (; i < logits.size(); ++i) highest[0] = std::max(highest[0], logits[i]);
   return *std::max_element(std::begin(highest), std::end(highest));
+}
+
+double mass_of(std::span<const float> logits, float highest) {
+  // Floats are summed over few tokens at a time, so that their rounding does not add up.
+  constexpr size_t kGroups = 16;
+  double mass = 0.0;
+  size_t i = 0;
+  for (; i + kGroups * kGroup <= logits.size(); i += kGroups * kGroup) {
+    float sums[kGroup] = {};
+    for (size_t g = 0; g < kGroups; ++g)
+      for (size_t j = 0; j < kGroup; ++j) sums[j] += exp_of_negative(logits[i + g * kGroup + j] - highest);
+    for (const float sum : sums) mass += sum;
+  }
+  for (; i < logits.size(); ++i) mass += exp_of_negative(logits[i] - highest);
+  return mass;
 }
 
 Candidates::Candidates(std::span<float> logits, std::vector<Candidate>& storage) : logits_(logits), list_(storage) {
@@ -70,6 +100,33 @@ void Candidates::select_top(size_t n) {
   if (list_.size() > n) list_.resize(n);
 }
 
+const std::vector<Candidate>& Candidates::glance(float bound) {
+  list_.clear();
+  const float below = std::nextafter(bound, -INFINITY);
+  for (size_t i = 0; i < logits_.size(); ++i) {
+    while (i % kGroup == 0 && i + kGroup <= logits_.size() && !any_above(&logits_[i], below)) i += kGroup;
+    if (i == logits_.size()) break;
+    if (logits_[i] > below) list_.push_back({static_cast<int32_t>(i), logits_[i], 0.0f});
+  }
+  return list_;
+}
+
+void Candidates::keep_from(float bound, size_t n_least) {
+  if (is_view_) {
+    is_view_ = glance(bound).size() < n_least;
+    if (is_view_) {
+      list_.clear();
+      select_top(n_least);
+    }
+    return;
+  }
+  const auto is_low = [&](const Candidate& c) { return c.logit < bound; };
+  if (list_.size() - static_cast<size_t>(std::ranges::count_if(list_, is_low)) < n_least) return select_top(n_least);
+  std::erase_if(list_, is_low);
+  // Order is kept: a sorted front stays sorted.
+  n_sorted_ = std::min(n_sorted_, list_.size());
+}
+
 void Candidates::sort() {
   sort_front(list().size());
 }
@@ -100,6 +157,10 @@ void Candidates::softmax() {
     sum += c.probability;
   }
   for (Candidate& c : list_) c.probability = static_cast<float>(c.probability / sum);
+}
+
+void Candidates::softmax(float highest, double mass) {
+  for (Candidate& c : list()) c.probability = static_cast<float>(std::exp(c.logit - highest) / mass);
 }
 
 }  // namespace halfbyte::sampling

@@ -20,6 +20,8 @@ inline bool better(const Candidate& a, const Candidate& b) {
 
 // The highest of some logits, -inf of none. NaN is passed over.
 float highest_of(std::span<const float> logits);
+// The sum of e^(logit - highest), where highest is highest_of(logits).
+double mass_of(std::span<const float> logits, float highest);
 
 // Starts as a view of the whole vocabulary's logits; becomes a list when a stage needs one. Stages that pick few tokens
 // from many read the view directly, so a 260,000-token vocabulary is never copied or sorted whole.
@@ -30,6 +32,7 @@ class Candidates {
   explicit Candidates(std::vector<Candidate>& sorted) : list_(sorted), is_view_(false), n_sorted_(sorted.size()) {}
 
   // While nothing has asked for a list, edits to logits() still count.
+  bool is_view() const { return is_view_; }
   std::span<float> logits() { return logits_; }
 
   // The list; tokens at -inf are left out.
@@ -55,12 +58,18 @@ class Candidates {
 
   // Keeps the n best, sorted.
   void select_top(size_t n);
+  // Of a view: lists the tokens whose logit is not below `bound`. It stays a view, so a lower bound may follow.
+  const std::vector<Candidate>& glance(float bound);
+  // Keeps the tokens whose logit is not below `bound`, and the n_least best in any case.
+  void keep_from(float bound, size_t n_least);
   // Sorts the list, best first.
   void sort();
   // At least the n best stand sorted at the front of the list (cheaper than sort() for few of many).
   void sort_front(size_t n);
-  // Fills probabilities over the list.
+  // Fills probabilities over the list: shares of its own mass, or of the `mass` of a vocabulary from which it was
+  // taken.
   void softmax();
+  void softmax(float highest, double mass);
   float highest_logit();
 
  private:

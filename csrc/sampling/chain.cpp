@@ -87,9 +87,7 @@ int32_t argmax(std::span<const float> logits) {
 
 float log_sum_exp(std::span<const float> logits) {
   const float highest = highest_of(logits);
-  double sum = 0.0;
-  for (const float logit : logits) sum += std::exp(logit - highest);
-  return highest + static_cast<float>(std::log(sum));
+  return highest + static_cast<float>(std::log(mass_of(logits, highest)));
 }
 
 std::vector<TokenLogprob> most_likely(std::span<float> logits, size_t n) {
@@ -188,8 +186,7 @@ struct Chain::State {
 
   int32_t draw_from(Candidates& candidates, const History& history) {
     for (const Stage* stage : stages) stage->apply(candidates, params, history, rng);
-    const size_t index = params.mirostat > 0 ? draw_mirostat(candidates, params, rng, mu) : draw(candidates, rng);
-    return candidates.list()[index].token;
+    return params.mirostat > 0 ? draw_mirostat(candidates, params, rng, mu) : draw(candidates, rng);
   }
 };
 

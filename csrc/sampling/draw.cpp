@@ -6,7 +6,10 @@
 
 namespace halfbyte::sampling {
 
-size_t draw(Candidates& candidates, Rng& rng) {
+namespace {
+
+// Where the running sum of the list's probabilities passes a uniform share of their total.
+size_t draw_index(Candidates& candidates, Rng& rng) {
   candidates.softmax();
   const std::vector<Candidate>& list = candidates.list();
   double total = 0.0;
@@ -23,7 +26,40 @@ size_t draw(Candidates& candidates, Rng& rng) {
   return last_possible;
 }
 
-size_t draw_mirostat(Candidates& candidates, const Params& params, Rng& rng, float& mu) {
+// The same over a whole vocabulary: by runs of tokens first, so that only one run is looked at token by token.
+int32_t draw_from_vocabulary(std::span<const float> logits, Rng& rng) {
+  constexpr size_t kRun = 2048;
+  const float highest = highest_of(logits);
+  std::vector<double> masses;
+  size_t last_run = 0;
+  double total = 0.0;
+  for (size_t first = 0; first < logits.size(); first += kRun) {
+    masses.push_back(mass_of(logits.subspan(first, std::min(kRun, logits.size() - first)), highest));
+    total += masses.back();
+    if (masses.back() > 0) last_run = masses.size() - 1;
+  }
+  const double target = rng.uniform() * total;
+  double sum = 0.0;
+  size_t run = 0, last_possible = 0;
+  while (run < last_run && sum + masses[run] <= target) sum += masses[run++];
+  for (size_t i = run * kRun; i < logits.size(); ++i) {
+    const double mass = mass_of(logits.subspan(i, 1), highest);
+    if (mass <= 0) continue;
+    sum += mass;
+    last_possible = i;
+    if (sum > target) break;
+  }
+  return static_cast<int32_t>(last_possible);
+}
+
+}  // namespace
+
+int32_t draw(Candidates& candidates, Rng& rng) {
+  if (candidates.is_view()) return draw_from_vocabulary(candidates.logits(), rng);
+  return candidates.list()[draw_index(candidates, rng)].token;
+}
+
+int32_t draw_mirostat(Candidates& candidates, const Params& params, Rng& rng, float& mu) {
   candidates.sort();
   candidates.softmax();
   std::vector<Candidate>& list = candidates.list();
@@ -48,10 +84,10 @@ size_t draw_mirostat(Candidates& candidates, const Params& params, Rng& rng, flo
     while (n_kept < list.size() && -std::log2(list[n_kept].probability) <= mu) ++n_kept;
     list.resize(n_kept);
   }
-  const size_t chosen = draw(candidates, rng);
+  const size_t chosen = draw_index(candidates, rng);
   const float surprise = -std::log2(list[chosen].probability);
   mu -= params.mirostat_eta * (surprise - params.mirostat_tau);
-  return chosen;
+  return list[chosen].token;
 }
 
 }  // namespace halfbyte::sampling

@@ -36,10 +36,9 @@ extern const Stage penalties_stage, dry_stage, top_n_sigma_stage, top_k_stage, t
 // Bias, allowed ids, banned words and the mask: always first, before any stage.
 void apply_bias_and_bans(std::span<float> logits, const Params&, const History&, const uint32_t* mask);
 
+// A token by probability.
+int32_t draw(Candidates&, Rng&);
 // Mirostat draws by itself; mu is its state (starts at 2 tau).
-size_t draw_mirostat(Candidates&, const Params&, Rng&, float& mu);
-
-// Index in the list, by probability.
-size_t draw(Candidates&, Rng&);
+int32_t draw_mirostat(Candidates&, const Params&, Rng&, float& mu);
 
 }  // namespace halfbyte::sampling

@@ -25,7 +25,11 @@ float dynamic_temperature(Candidates& candidates, const Params& params) {
 void apply(Candidates& candidates, const Params& params, const History&, Rng&) {
   const float temperature = params.dynatemp_range > 0 ? dynamic_temperature(candidates, params) : params.temperature;
   const float floored = std::max(temperature, 1e-5f);
-  for (Candidate& c : candidates.list()) c.logit /= floored;
+  if (candidates.is_view()) {
+    for (float& logit : candidates.logits()) logit /= floored;
+  } else {
+    for (Candidate& c : candidates.list()) c.logit /= floored;
+  }
 }
 
 }  // namespace

@@ -101,6 +101,46 @@ def test_draws_follow_the_distribution(temperature: float) -> None:
     assert chi_square < 18.5  # 4 degrees of freedom, p = 0.001; the seed is fixed
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"temperature": 0.7}, {"top_p": 0.9}, {"top_p": 0.5, "min_p": 0.01}, {"min_p": 0.02}, {"top_n_sigma": 1.5}],
+)
+def test_a_whole_vocabulary_is_drawn_from_as_its_distribution_says(options: dict[str, float]) -> None:
+    """Stages over many tokens pass over them without a list; three tokens in ten are masked."""
+    n, draws = 5000, 20000
+    rng = np.random.default_rng(5)
+    logits = np.where(rng.random(n) < 0.3, -np.inf, rng.normal(0, 2.5, n)).astype(np.float32)
+    ranked, probabilities = order(logits), softmax(logits)
+    if "top_n_sigma" in options:
+        finite = logits[np.isfinite(logits)].astype(np.float64)
+        probabilities[logits < finite.max() - options["top_n_sigma"] * finite.std()] = 0
+    n_kept = int(np.searchsorted(np.cumsum(probabilities[ranked]), options.get("top_p", 2.0))) + 1
+    probabilities[ranked[n_kept:]] = 0
+    probabilities[probabilities < options.get("min_p", 0.0) * probabilities.max()] = 0
+    probabilities **= 1 / options.get("temperature", 1.0)
+    probabilities /= probabilities.sum()
+    chain = _core.Chain(_core.SamplingParams(**{**OFF, **options, "seed": 11}), n)
+    counts = np.bincount([chain.sample(logits)["token"] for _ in range(draws)], minlength=n)
+    assert not np.any(counts[probabilities == 0])
+    # Tokens in order of likelihood, in twenty bins of equal mass.
+    bins = np.minimum((np.cumsum(probabilities[ranked]) - probabilities[ranked]) * 20, 19).astype(int)
+    expected = np.bincount(bins, probabilities[ranked], minlength=20) * draws
+    found = np.bincount(bins, counts[ranked], minlength=20)
+    full = expected > 5
+    chi_square = np.sum((found[full] - expected[full]) ** 2 / expected[full])
+    assert chi_square < 43.8  # 19 degrees of freedom, p = 0.001; the seed is fixed
+
+
+def test_logprobs_of_a_vocabulary_are_exact() -> None:
+    logits = np.random.default_rng(3).normal(0, 4, 4099).astype(np.float32)
+    logits[17] = -np.inf
+    chain = _core.Chain(_core.SamplingParams(temperature=0, seed=0, n_logprobs=5), len(logits))
+    sample = chain.sample(logits)
+    expected = np.log(softmax(logits)[order(logits)[:5]])
+    found = [logprob for _, logprob in sample["top_logprobs"]]
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
 def test_dynamic_temperature_depends_on_entropy() -> None:
     flat, peaked = np.zeros(8, np.float32), np.array([20.0] + [0.0] * 7, np.float32)
     assert len(support(flat, temperature=1.0, dynatemp_range=0.9)) == 8
