@@ -23,7 +23,7 @@ from halfbyte.convert.families import FAMILIES as HELD
 from halfbyte.quantize import MIXES
 
 from ..conftest import REPOSITORY
-from ..model.families import FAMILIES, make_model
+from ..model.families import FAMILIES, make_model, save_folder
 from .folders import write_tokenizer
 
 pytestmark = [
@@ -75,8 +75,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 # Variants that llama.cpp does not load: it wants experts in every layer, and tells Command R+ and the large EXAONE 4 by
 # their 64 layers.
 NOT_IN_LLAMA_CPP = {"qwen3moe-half-dense", "command-r-plus", "exaone4-window"}
-CONVERTED = [name for name, family in FAMILIES.items() if family.folder]
-FIRST = {FAMILIES[name].arch: name for name in reversed(CONVERTED)}
+FIRST = {family.arch: name for name, family in reversed(FAMILIES.items())}
 
 
 def types_of(name: str) -> list[str]:
@@ -108,7 +107,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Any:
         if not out.exists():
             folder = place / name / "tiny"  # a name that programs know would make them expect its vocabulary
             arguments = wide(FAMILIES[name].arguments, CHANGES.get(name, {}))
-            make_model(dataclasses.replace(FAMILIES[name], arguments=arguments)).save_pretrained(folder)
+            family = dataclasses.replace(FAMILIES[name], arguments=arguments)
+            save_folder(make_model(family), family, folder)
             write_tokenizer(folder)
             assert main(["convert", str(folder), str(out), "--type", "f32"]) == 0
         return out
@@ -127,7 +127,7 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("name", CONVERTED)
+@pytest.mark.parametrize("name", list(FAMILIES))
 def test_every_type_runs_within_its_error(name: str, files: Any, tmp_path: Path) -> None:
     source = files(name)
     original = _core.GgufFile(str(source))
@@ -177,7 +177,7 @@ def llama_cpp() -> Any:
 
 
 @pytest.mark.llama_cpp
-@pytest.mark.parametrize("name", [name for name in CONVERTED if name not in NOT_IN_LLAMA_CPP])
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in NOT_IN_LLAMA_CPP])
 def test_llama_cpp_reads_the_same_model(name: str, files: Any, llama_cpp: Any, tmp_path: Path) -> None:
     ids = np.random.default_rng(5).integers(3, 250, 40).tolist()
     for mix in ("F32", "Q8_0", "Q4_K_M", "IQ2_XS"):
@@ -194,8 +194,8 @@ def test_llama_cpp_reads_the_same_model(name: str, files: Any, llama_cpp: Any, t
 
 def test_every_architecture_that_folders_hold_is_converted_and_compared() -> None:
     held = {family.arch for family in HELD}
-    assert {FAMILIES[name].arch for name in CONVERTED} == held
-    assert {FAMILIES[name].arch for name in CONVERTED if name not in NOT_IN_LLAMA_CPP} == held
+    assert {family.arch for family in FAMILIES.values()} == held
+    assert {FAMILIES[name].arch for name in FAMILIES if name not in NOT_IN_LLAMA_CPP} == held
 
 
 def perplexity(rows: np.ndarray, ids: list[int]) -> float:

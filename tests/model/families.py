@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 
 from halfbyte import _core
 
@@ -39,6 +41,7 @@ from .conversion import (
     transpose_conv1d,
     vision_too,
 )
+from .published import as_exaone, as_internlm2, as_minicpm
 
 
 @dataclass
@@ -51,7 +54,9 @@ class Family:
     names: dict[str, str]
     metadata: dict[str, Any] = field(default_factory=dict)
     fix: Callable[[Weights, Any], None] = lambda weights, config: None
-    folder: bool = True  # False: transformers has no such class; one that computes the same stands in for it
+    # Where transformers has no such class, one that computes the same stands in for it; this turns its folder's tensors and
+    # config into those that are published.
+    publish: Callable[[Weights, dict[str, Any]], tuple[Weights, dict[str, Any]]] | None = None
 
 
 FAMILIES: dict[str, Family] = {
@@ -171,12 +176,12 @@ FAMILIES: dict[str, Family] = {
         BASE | {"embedding_multiplier": 3.0, "attention_multiplier": 0.2, "residual_multiplier": 0.5, "logits_scaling": 4.0}, LLAMA_NAMES,
         {"embedding_scale": 3.0, "attention.scale": 0.2, "residual_scale": 0.5, "logit_scale": 4.0}, permute_llama,
     ),
-    "internlm2": Family("internlm2", "LlamaConfig", BASE, LLAMA_NAMES, {}, permute_llama, folder=False),
-    "exaone": Family("exaone", "LlamaConfig", BASE | {"rope_parameters": _rope(5000.0)}, LLAMA_NAMES, {"rope.freq_base": 5000.0}, folder=False),
+    "internlm2": Family("internlm2", "LlamaConfig", BASE, LLAMA_NAMES, {}, permute_llama, publish=as_internlm2),
+    "exaone": Family("exaone", "LlamaConfig", BASE | {"rope_parameters": _rope(5000.0)}, LLAMA_NAMES, {"rope.freq_base": 5000.0}, publish=as_exaone),
     "minicpm": Family(
         "minicpm", "GraniteConfig",
         BASE | {"embedding_multiplier": 12.0, "attention_multiplier": 0.25, "residual_multiplier": 0.7, "logits_scaling": 64 / 256}, LLAMA_NAMES,
-        {}, permute_llama, folder=False,
+        {}, permute_llama, publish=as_minicpm,
     ),
     "chatglm": Family("chatglm", "GlmConfig", BASE | {"head_dim": 16}, LLAMA_NAMES | GATE_UP, {"rope.dimension_count": 8}),
     "glm4": Family(
@@ -342,6 +347,17 @@ def make_model(family: Family) -> Any:
             elif "embed" not in name and "wte" not in name:
                 parameter.mul_(3.0)
     return model
+
+
+def save_folder(model: Any, family: Family, folder: Path) -> None:
+    """The model as its publisher's folder."""
+    model.save_pretrained(folder)
+    if family.publish is None:
+        return
+    path, config = folder / "model.safetensors", folder / "config.json"
+    weights, about = family.publish(safetensors.numpy.load_file(path), json.loads(config.read_text()))
+    safetensors.numpy.save_file(weights, path)
+    config.write_text(json.dumps(about))
 
 
 def write_gguf(model: Any, family: Family, path: Path) -> None:

@@ -11,6 +11,7 @@ from halfbyte.convert.family import (
     GLM_DEFAULTS,
     GPT2_NAMES,
     GPT2_SPELLING,
+    GRANITE_DEFAULTS,
     GRANITE_KEYS,
     LLAMA_DEFAULTS,
     LLAMA_NAMES,
@@ -113,7 +114,7 @@ DENSE: tuple[Family, ...] = (
         "GraniteForCausalLM",
         LLAMA_NAMES,
         PERMUTED,
-        LLAMA_DEFAULTS,
+        GRANITE_DEFAULTS,
         keys=GRANITE_KEYS,
     ),
     Family(

@@ -45,9 +45,9 @@ def as_stacks(weights: Mapping[str, Weight], family: Family, width: int) -> dict
             out[f"{name}.weight"] = weight
         elif name.endswith(_CHOICE_BIAS):
             n = weight.shape[-1]
-            out[f"{name.removesuffix('_bias')}.bias"] = _derived(weight, (n,), lambda rows: rows.reshape(-1))
+            out[f"{name.removesuffix('_bias')}.bias"] = weight.changed((n,), lambda rows: rows.reshape(-1))
         elif name.endswith(".shared_expert_gate.weight"):
-            out[name] = _derived(weight, (weight.shape[-1],), lambda rows: rows.reshape(-1))
+            out[name] = weight.changed((weight.shape[-1],), lambda rows: rows.reshape(-1))
         else:
             out[name] = weight
     return out | {name: _stack(name, found) for name, found in alone.items()}
@@ -86,7 +86,7 @@ def _split(
         return array.swapaxes(-1, -2) if is_turned else array
 
     if not is_gate_up:
-        return {f"{prefix}.down_proj.{kind}": _derived(weight, shape, rows)}
+        return {f"{prefix}.down_proj.{kind}": weight.changed(shape, rows)}
     if axis < 0 or shape[axis] % 2:
         raise FormatError(f"{prefix}: a fused gate and up of shape {list(shape)} cannot be cut in two.")
     half = (*shape[:axis], shape[axis] // 2, *shape[axis + 1 :])
@@ -95,21 +95,9 @@ def _split(
         starts = {"gate_proj": slice(0, None, 2), "up_proj": slice(1, None, 2)}
     lead = (slice(None),) * axis
     return {
-        f"{prefix}.{part}.{kind}": _derived(weight, half, lambda array, taken=taken: rows(array)[(*lead, taken)])  # type: ignore[misc]
+        f"{prefix}.{part}.{kind}": weight.changed(half, lambda array, taken=taken: rows(array)[(*lead, taken)])  # type: ignore[misc]
         for part, taken in starts.items()
     }
-
-
-def _derived(weight: Weight, shape: tuple[int, ...], change: Callable[[Array], Array]) -> Weight:
-    """The weight with its rows changed; rows of blocks move as wholes."""
-
-    def read() -> Array:
-        array = weight.read()
-        if is_plain(weight.format):
-            return change(array.reshape(weight.shape)).reshape(shape)
-        return change(array.reshape(*weight.shape[:-1], -1)).reshape(int(np.prod(shape[:-1])), -1)
-
-    return replace(weight, shape=shape, read=read)
 
 
 @dataclass(frozen=True)

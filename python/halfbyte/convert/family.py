@@ -104,8 +104,11 @@ class Family:
     # How folders hold experts: "each" one by one, gate and up in "halves" of one tensor, or in "turns": row by row, of
     # (columns, rows). Empty: there are none.
     experts: str = ""
-    # model_type of the folders made of its files, where what speaks in a larger model is also a model of its own.
+    # model_type of the folders made of its files, where another one is the same model: what speaks in a larger model, or
+    # one whose folders bring code of their own.
     back_as: str = ""
+    # Their stem of queries, keys and values in one matrix, group by group -> the stems of the three in `names`.
+    grouped: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
 
     def config_name(self, key: str) -> str:
         """What config.json of this family calls a GGUF key."""
@@ -131,6 +134,7 @@ GRANITE_MOE_NAMES = (
 )
 GELU_TANH = ("gelu_pytorch_tanh", "gelu_new")
 LLAMA_DEFAULTS = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0, "max_position_embeddings": 2048}
+GRANITE_DEFAULTS = LLAMA_DEFAULTS | dict.fromkeys(GRANITE_KEYS.values(), 1.0)
 GATE_UP = {"model.layers.{}.mlp.gate_up_proj": "blk.{}.ffn_up"}
 GLM_DEFAULTS = {
     "rms_norm_eps": 1.5625e-7, "rope_theta": 10000.0, "partial_rotary_factor": 0.5, "max_position_embeddings": 131072,

@@ -99,6 +99,10 @@ def hyperparameters(family: Family, config: Config) -> dict[str, Any]:
         value = config.get(name, family.defaults.get(name))
         if value is not None:
             out[key] = value
+    if "scale_depth" in family.defaults:  # two multipliers of MiniCPM are said by what makes them
+        depth, base = (float(config.get(n) or family.defaults[n]) for n in ("scale_depth", "dim_model_base"))
+        out["residual_scale"] = depth / math.sqrt(out["block_count"])
+        out["logit_scale"] = width / base
     if "expert_shared_count" in out and "expert_feed_forward_length" in out:  # several shared experts are one wide one
         out["expert_shared_feed_forward_length"] = out["expert_shared_count"] * out["expert_feed_forward_length"]
     if family.rope:
@@ -215,6 +219,17 @@ def _refuse(family: Family, config: Config) -> None:
             raise UnsupportedError(f"config.json: {name} = {config.get(name)!r} is not supported.")
 
 
+def with_multipliers(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The metadata of a file with MiniCPM's multipliers, which early files leave to their readers."""
+    if metadata.get("general.architecture") != "minicpm":
+        return metadata
+    n_layers, width = (metadata.get(f"minicpm.{key}") for key in ("block_count", "embedding_length"))
+    if not isinstance(n_layers, int) or not isinstance(width, int) or n_layers < 1 or width < 1:
+        raise FormatError("minicpm.block_count and minicpm.embedding_length are no counts.")
+    usual = {"embedding_scale": 12.0, "residual_scale": 1.4 / math.sqrt(n_layers), "logit_scale": width / 256}
+    return {f"minicpm.{key}": value for key, value in usual.items()} | metadata
+
+
 # Architectures whose chosen experts' weights sum to 1, unless the file says otherwise.
 _NORMALIZED = ("qwen3moe", "glm4moe")
 
@@ -234,6 +249,9 @@ def config_of(family: Family, metadata: dict[str, Any], *, tied: bool) -> dict[s
             out[family.config_name(key)] = value
     if "expert_weights_norm" in family.keys:  # which common converters leave out
         out.setdefault(family.config_name("expert_weights_norm"), family.arch in _NORMALIZED)
+    if "attention.scale" in family.keys:
+        head_dim = out.get("head_dim") or out["hidden_size"] // out["num_attention_heads"]
+        out.setdefault(family.config_name("attention.scale"), head_dim**-0.5)
     out["hidden_act" if family.rope else "activation_function"] = family.activations[0]
     if "query_pre_attn_scalar" in family.defaults:
         out["hidden_activation"] = out.pop("hidden_act")

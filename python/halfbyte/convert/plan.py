@@ -12,6 +12,7 @@ from halfbyte.convert.checkpoint import Checkpoint
 from halfbyte.convert.experts import as_stacks
 from halfbyte.convert.families import FAMILIES, family_of_type
 from halfbyte.convert.family import Family
+from halfbyte.convert.grouped import as_three
 from halfbyte.convert.hyperparameters import config_values, heads_of, hyperparameters, rope_tensors
 from halfbyte.convert.quantized import weights_of
 from halfbyte.convert.tensors import Array, Planned, Weight, decode, encode, fits, is_plain
@@ -59,6 +60,7 @@ def plan_folder(folder: Path) -> Plan:
     with config_values():
         further = _further_layers(family, metadata, checkpoint.config)
     weights = as_stacks(weights_of(checkpoint), family, metadata[f"{family.arch}.embedding_length"])
+    weights = as_three(weights, family, heads)
     for theirs, weight in weights.items():
         stem, _, kind = theirs.rpartition(".")
         stem = _SPEAKING.sub("model.", stem).removeprefix("language_model.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,17 @@ class Weight:
     def f32(self) -> npt.NDArray[np.float32]:
         """The weights as numbers."""
         return decode(self.format, self.read(), self.shape)
+
+    def changed(self, shape: tuple[int, ...], change: Callable[[Array], Array]) -> Weight:
+        """The weight with its rows changed; rows of blocks move as wholes."""
+
+        def read() -> Array:
+            array = self.read()
+            if is_plain(self.format):
+                return change(array.reshape(self.shape)).reshape(shape)
+            return change(array.reshape(*self.shape[:-1], -1)).reshape(int(np.prod(shape[:-1])), -1)
+
+        return replace(self, shape=shape, read=read)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from halfbyte.beside import written_beside
 from halfbyte.convert.experts import as_checkpoint
 from halfbyte.convert.families import FAMILIES, family_of_arch, family_of_type
 from halfbyte.convert.family import Family
-from halfbyte.convert.hyperparameters import config_of, heads_of
+from halfbyte.convert.hyperparameters import config_of, heads_of, with_multipliers
 from halfbyte.convert.plan import NUMBER, Plan
 from halfbyte.convert.tensors import Array, Planned, decode, encode, is_plain
 from halfbyte.convert.transforms import Transform
@@ -51,9 +51,10 @@ def plan_hf(path: Path, type_name: str | None = None) -> Plan:
     metadata = file.metadata
     tensors = {t.name: t for t in file.tensors}
     family = _family_of(metadata)
-    if text := family_of_type(family.back_as):
-        metadata = {k.replace(f"{family.arch}.", f"{text.arch}.", 1): v for k, v in metadata.items()}
-        family = text
+    transforms = family.transforms
+    if other := family_of_type(family.back_as):
+        metadata = {k.replace(f"{family.arch}.", f"{other.arch}.", 1): v for k, v in with_multipliers(metadata).items()}
+        family = other
     config = config_of(family, metadata, tied="output.weight" not in tensors)
     for flag, signs in _FLAGS.items():
         config[flag] = any(f"blk.0.{name}" in tensors for name in signs)
@@ -73,7 +74,7 @@ def plan_hf(path: Path, type_name: str | None = None) -> Plan:
             raise FormatError(f"{path}: tensor {name} has no place in a {family.model_types[0]} folder.")
         number = NUMBER.findall(stem)
         shape = tuple(info.shape[::-1])
-        transform = family.transforms.get(stem.split(".")[-1], Transform())
+        transform = transforms.get(stem.split(".")[-1], Transform())
         if kind == "bias" and not transform.biases:
             transform = Transform()
         out_shape = shape[::-1] if transform.turns and len(shape) == 2 else shape
