@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ def open_weights(path: Path, quant: str | None, **options: Any) -> tuple[Any, To
             f"quant is {quant}, but {path} is a GGUF file.",
             hint="Its weights run as they are stored; see halfbyte quantize.",
         )
-    weights = _core.Model.load(str(path), **options)
-    return weights, Tokenizer.from_metadata(weights.metadata)
+    with ThreadPoolExecutor(1) as beside:  # a large vocabulary takes as long as a small model's weights
+        tokenizer = beside.submit(Tokenizer.from_gguf, path)
+        weights = _core.Model.load(str(path), **options)
+        return weights, tokenizer.result()
 
 
 def open_draft(model: str | Path, tokenizer: Tokenizer, n_threads: int) -> Any:

@@ -514,12 +514,12 @@ def memory_bandwidth(n_threads: typing.SupportsInt | typing.SupportsIndex) -> fl
     """
 
 def merges_by_score(
-    pieces: collections.abc.Sequence[bytes],
+    pieces: collections.abc.Sequence[str],
     scores: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
     mergeable: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
-) -> list[tuple[int, int]]:
+) -> list[tuple[str, str]]:
     """
-    (left id, right id) of every pair of pieces (UTF-8) that makes a mergeable piece, best score first.
+    (left, right) of every pair of pieces that makes a mergeable piece, best score first.
     """
 
 def read_config(path: str) -> dict:

@@ -59,13 +59,9 @@ def build_bpe(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
 
 def _merges_by_score(vocabulary: Vocabulary) -> list[tuple[str, str]]:
     """SentencePiece merges two neighbours when their union is a piece, best score first: so many BPE merges."""
-    tokens = vocabulary.tokens
-    pairs = _core.merges_by_score(
-        [token.encode("utf-8", "surrogatepass") for token in tokens],
-        vocabulary.scores[: len(tokens)],
-        [kind in (NORMAL, USER_DEFINED, UNUSED) for kind in vocabulary.kinds[: len(tokens)]],
-    )
-    return [(tokens[left], tokens[right]) for left, right in pairs]
+    n = len(vocabulary.tokens)
+    mergeable = [kind in (NORMAL, USER_DEFINED, UNUSED) for kind in vocabulary.kinds[:n]]
+    return _core.merges_by_score(vocabulary.tokens, vocabulary.scores[:n], mergeable)
 
 
 def build_sentencepiece_bpe(vocabulary: Vocabulary) -> tokenizers.Tokenizer:
