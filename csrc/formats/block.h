@@ -40,6 +40,17 @@ inline void pack_nibbles32(const uint8_t* q, uint8_t* qs) {
   for (int i = 0; i < 16; ++i) qs[i] = static_cast<uint8_t>(q[i] | q[i + 16] << 4);
 }
 
+// 32 codes of five bits: the lower four as nibbles, the fifth of element e at bit e of the four bytes qh.
+inline void pack_fives32(const uint8_t* q, uint8_t* qh, uint8_t* qs) {
+  for (int i = 0; i < 16; ++i) qs[i] = static_cast<uint8_t>((q[i] & 15) | q[i + 16] << 4);
+  for (int group = 0; group < 4; ++group) {
+    uint64_t codes;
+    std::memcpy(&codes, q + 8 * group, sizeof codes);
+    // The product brings the fifth bit of byte i to bit 56 + i; no two of its terms meet.
+    qh[group] = static_cast<uint8_t>((codes >> 4 & 0x0101010101010101u) * 0x0102040810204080u >> 56);
+  }
+}
+
 // 256 codes of two bits: element e at bits 2(e%128/32) of byte 32(e/128) + e%32.
 inline void pack_pairs256(const uint8_t* q, uint8_t* qs) {
   for (int half = 0; half < 2; ++half) {

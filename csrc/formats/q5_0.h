@@ -31,12 +31,7 @@ struct Q5_0 {
   // q: codes 0..31.
   static void pack(float d, const uint8_t* q, uint8_t* b) {
     store_f16(b, d);
-    uint32_t high = 0;
-    for (int e = 0; e < 32; ++e) high |= static_cast<uint32_t>(q[e] >> 4) << e;
-    std::memcpy(b + 2, &high, sizeof high);
-    uint8_t low[32];
-    for (int e = 0; e < 32; ++e) low[e] = q[e] & 15;
-    pack_nibbles32(low, b + 6);
+    pack_fives32(q, b + 2, b + 6);
   }
 };
 static_assert(sizeof(Q5_0) == 22);

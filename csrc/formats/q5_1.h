@@ -33,12 +33,7 @@ struct Q5_1 {
   static void pack(float d, float m, const uint8_t* q, uint8_t* b) {
     store_f16(b, d);
     store_f16(b + 2, m);
-    uint32_t high = 0;
-    for (int e = 0; e < 32; ++e) high |= static_cast<uint32_t>(q[e] >> 4) << e;
-    std::memcpy(b + 4, &high, sizeof high);
-    uint8_t low[32];
-    for (int e = 0; e < 32; ++e) low[e] = q[e] & 15;
-    pack_nibbles32(low, b + 8);
+    pack_fives32(q, b + 4, b + 8);
   }
 };
 static_assert(sizeof(Q5_1) == 24);

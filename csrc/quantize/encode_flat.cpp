@@ -36,20 +36,17 @@ L fit_f16_scale(const Tile& tile) {
 template <class L, class Grid, int n, class Pack>
 void encode_scaled_block(const Tile& tile, uint8_t* const* out, Pack pack) {
   alignas(64) float scales[kLanes];
-  uint8_t codes[n][kLanes];
+  uint8_t codes[n][kLanes], q[kLanes][n];
   const L d = fit_f16_scale<L, Grid, n>(tile), inverse = ratio(lanes_of<L>(1.0f), d);
   store(scales, d);
   for (int i = 0; i < n; ++i) store_codes(codes[i], Grid::code(load<L>(tile.x[i]) * inverse));
-  for (int lane = 0; lane < kLanes; ++lane) {
-    uint8_t q[n];
-    for (int i = 0; i < n; ++i) q[i] = codes[i][lane];
-    pack(scales[lane], q, out[lane]);
-  }
+  codes_of_lanes(codes, q);
+  for (int lane = 0; lane < kLanes; ++lane) pack(scales[lane], q[lane], out[lane]);
 }
 
 template <class L>
 void encode_q4_0(const Tile& tile, uint8_t* const* out) {
-  encode_scaled_block<L, WholeGrid<-8, 7, 4, 2>, 32>(tile, out, formats::Q4_0::pack);
+  encode_scaled_block<L, WholeGrid<-8, 7, 3, 3>, 32>(tile, out, formats::Q4_0::pack);
 }
 template <class L>
 void encode_q5_0(const Tile& tile, uint8_t* const* out) {
@@ -78,18 +75,16 @@ void encode_tq2_0(const Tile& tile, uint8_t* const* out) {
 }
 
 // Offset and scale as the f16 numbers that the block will hold.
-template <class L, int top, int stretches, int shifts, class Pack>
-void encode_affine_block(const Tile& tile, uint8_t* const* out, Pack pack) {
+template <class L, int top, class Pack>
+void encode_affine_block(const Tile& tile, uint8_t* const* out, const AffineSearch& search, Pack pack) {
   const Moments<L> m = moments<L, 32>(tile.x, tile.importance);
-  Affine<L> fit = fit_affine<L, 32, stretches, shifts>(tile.x, tile.importance, m, top, false), best;
+  Affine<L> fit = fit_affine<L, 32>(tile.x, tile.importance, m, top, false, search), best;
   L best_error = lanes_of<L>(3e38f);
   for (int round = 0; round < kRounds; ++round) {
     fit.scale = as_f16(fit.scale);
-    fit.offset = as_f16(fit.offset);
     // The offset that suits the rounded scale.
-    Sums<L> s = affine_error_at<L, 32>(tile.x, tile.importance, fit.scale, fit.offset, top);
-    fit.offset = as_f16(choose(m.w > 0.0f, ratio(m.x - fit.scale * s.v, m.w), fit.offset));
-    s = affine_error_at<L, 32>(tile.x, tile.importance, fit.scale, fit.offset, top);
+    fit.offset = as_f16(choose(m.w > 0.0f, ratio(m.x - fit.scale * fit.v, m.w), fit.offset));
+    const Sums<L> s = affine_error_at<L, 32>(tile.x, tile.importance, fit.scale, fit.offset, top);
     const auto better = s.error < best_error;
     best_error = choose(better, s.error, best_error);
     best.scale = choose(better, fit.scale, best.scale);
@@ -97,26 +92,23 @@ void encode_affine_block(const Tile& tile, uint8_t* const* out, Pack pack) {
     fit = solve_affine(m, s, false);
   }
   alignas(64) float scales[kLanes], offsets[kLanes];
-  uint8_t codes[32][kLanes];
+  uint8_t codes[32][kLanes], q[kLanes][32];
   store(scales, best.scale);
   store(offsets, best.offset);
   const L inverse = ratio(lanes_of<L>(1.0f), best.scale);
   for (int i = 0; i < 32; ++i)
     store_codes(codes[i], clamped(rounded((load<L>(tile.x[i]) - best.offset) * inverse), 0.0f, top));
-  for (int lane = 0; lane < kLanes; ++lane) {
-    uint8_t q[32];
-    for (int i = 0; i < 32; ++i) q[i] = codes[i][lane];
-    pack(scales[lane], offsets[lane], q, out[lane]);
-  }
+  codes_of_lanes(codes, q);
+  for (int lane = 0; lane < kLanes; ++lane) pack(scales[lane], offsets[lane], q[lane], out[lane]);
 }
 
 template <class L>
 void encode_q4_1(const Tile& tile, uint8_t* const* out) {
-  encode_affine_block<L, 15, 4, 2>(tile, out, formats::Q4_1::pack);
+  encode_affine_block<L, 15>(tile, out, {4, -0.8f, 0.95f, 2, -0.5f, 0.0f, 1}, formats::Q4_1::pack);
 }
 template <class L>
 void encode_q5_1(const Tile& tile, uint8_t* const* out) {
-  encode_affine_block<L, 31, 5, 3>(tile, out, formats::Q5_1::pack);
+  encode_affine_block<L, 31>(tile, out, {4, -1.3f, 0.75f, 2, -0.44f, 0.24f, 1}, formats::Q5_1::pack);
 }
 
 // The scale is a power of two: the one that puts the largest weight into the top octave of codes, or one of its
@@ -146,14 +138,13 @@ void encode_mxfp4(const Tile& tile, uint8_t* const* out) {
     shift_of_best = choose(better, lanes_of<L>(static_cast<float>(shift)), shift_of_best);
   }
   store(best_shift, shift_of_best);
-  alignas(64) float codes[32][kLanes];
+  uint8_t codes[32][kLanes], q[kLanes][32];
   const L inverse = ratio(lanes_of<L>(1.0f), best_scale);
-  for (int i = 0; i < 32; ++i) store(codes[i], Fp4Grid::code(load<L>(tile.x[i]) * inverse));
-  for (int lane = 0; lane < kLanes; ++lane) {
-    uint8_t q[32];
-    lane_codes(codes, 32, lane, 0.0f, q);
-    formats::MXFP4::pack(static_cast<uint8_t>(exponents[lane] + static_cast<int>(best_shift[lane])), q, out[lane]);
-  }
+  for (int i = 0; i < 32; ++i) store_codes(codes[i], Fp4Grid::code(load<L>(tile.x[i]) * inverse));
+  codes_of_lanes(codes, q);
+  for (int lane = 0; lane < kLanes; ++lane)
+    formats::MXFP4::pack(static_cast<uint8_t>(exponents[lane] + static_cast<int>(best_shift[lane])), q[lane],
+                         out[lane]);
 }
 
 }  // namespace

@@ -72,18 +72,19 @@ L fit_nested_scales(const Tile& tile, float (&scales)[256 / n][kLanes]) {
 
 template <class L, class Grid, int n, int scale_low, int scale_high, class Pack>
 void encode_nested_scales(const Tile& tile, uint8_t* const* out, Pack pack) {
-  alignas(64) float scales[256 / n][kLanes] = {}, codes[256][kLanes], ds[kLanes];
+  alignas(64) float scales[256 / n][kLanes] = {}, ds[kLanes];
+  uint8_t codes[256][kLanes], q[kLanes][256];
   const L d = fit_nested_scales<L, Grid, n, scale_low, scale_high>(tile, scales);
   store(ds, d);
   for (int g = 0; g < 256 / n; ++g) {
     const L inverse = ratio(lanes_of<L>(1.0f), d * load<L>(scales[g]));
-    for (int i = n * g; i < n * g + n; ++i) store(codes[i], Grid::code(load<L>(tile.x[i]) * inverse));
+    for (int i = n * g; i < n * g + n; ++i) store_codes(codes[i], Grid::code(load<L>(tile.x[i]) * inverse));
   }
+  codes_of_lanes(codes, q);
   for (int lane = 0; lane < kLanes; ++lane) {
-    uint8_t q[256], s[256 / n];
-    lane_codes(codes, 256, lane, 0.0f, q);
+    uint8_t s[256 / n];
     lane_codes(scales, 256 / n, lane, -scale_low, s);
-    pack(ds[lane], s, q, out[lane]);
+    pack(ds[lane], s, q[lane], out[lane]);
   }
 }
 
@@ -115,7 +116,7 @@ Affine<L> fit_nested_minimums(const Tile& tile, float (&scales)[256 / n][kLanes]
   for (int g = 0; g < n_groups; ++g) {
     ConstRows x = tile.x + n * g, importance = tile.importance + n * g;
     m[g] = moments<L, n>(x, importance);
-    fitted[g] = fit_affine<L, n>(x, importance, m[g], top, true);
+    fitted[g] = fit_affine<L, n>(x, importance, m[g], top, true, {6, -0.5f, 1.5f, 4, -0.7f, 0.2f, 3});
     largest = larger(fitted[g].scale, largest);
     lowest = smaller(fitted[g].offset, lowest);
   }
@@ -174,8 +175,8 @@ Affine<L> fit_nested_minimums(const Tile& tile, float (&scales)[256 / n][kLanes]
 
 template <class L, int n, int top, int scale_top, class Pack>
 void encode_nested_minimums(const Tile& tile, uint8_t* const* out, Pack pack) {
-  alignas(64) float scales[256 / n][kLanes] = {}, minimums[256 / n][kLanes] = {}, codes[256][kLanes];
-  alignas(64) float ds[kLanes], dmins[kLanes];
+  alignas(64) float scales[256 / n][kLanes] = {}, minimums[256 / n][kLanes] = {}, ds[kLanes], dmins[kLanes];
+  uint8_t codes[256][kLanes], q[kLanes][256];
   const Affine<L> best = fit_nested_minimums<L, n, top, scale_top>(tile, scales, minimums);
   store(ds, best.scale);
   store(dmins, best.offset);
@@ -183,14 +184,14 @@ void encode_nested_minimums(const Tile& tile, uint8_t* const* out, Pack pack) {
     const L inverse = ratio(lanes_of<L>(1.0f), best.scale * load<L>(scales[g]));
     const L minimum = best.offset * load<L>(minimums[g]);
     for (int i = n * g; i < n * g + n; ++i)
-      store(codes[i], clamped(rounded((load<L>(tile.x[i]) + minimum) * inverse), 0.0f, top));
+      store_codes(codes[i], clamped(rounded((load<L>(tile.x[i]) + minimum) * inverse), 0.0f, top));
   }
+  codes_of_lanes(codes, q);
   for (int lane = 0; lane < kLanes; ++lane) {
-    uint8_t q[256], s[256 / n], m[256 / n];
-    lane_codes(codes, 256, lane, 0.0f, q);
+    uint8_t s[256 / n], m[256 / n];
     lane_codes(scales, 256 / n, lane, 0.0f, s);
     lane_codes(minimums, 256 / n, lane, 0.0f, m);
-    pack(ds[lane], dmins[lane], s, m, q, out[lane]);
+    pack(ds[lane], dmins[lane], s, m, q[lane], out[lane]);
   }
 }
 

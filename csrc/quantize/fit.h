@@ -31,6 +31,21 @@ inline Moments<L> moments(ConstRows x, ConstRows importance) {
   return m;
 }
 
+template <class L>
+struct Range {
+  L low, high;
+};
+
+template <class L, int n>
+inline Range<L> range_of(ConstRows x) {
+  Range<L> range = {load<L>(x[0]), load<L>(x[0])};
+  for (int i = 1; i < n; ++i) {
+    range.low = smaller(load<L>(x[i]), range.low);
+    range.high = larger(load<L>(x[i]), range.high);
+  }
+  return range;
+}
+
 // x ~ scale * v, v on the grid. -----------------------------------------------------------------------------------
 
 template <class L, class Grid, int n>
@@ -61,11 +76,8 @@ inline Sums<L> error_at(ConstRows x, ConstRows importance, const L& scale) {
 // The best scale found for x ~ scale * v. Either end of the grid may take the largest weight, so it may be negative.
 template <class L, class Grid, int n>
 inline L fit_scale(ConstRows x, ConstRows importance) {
-  L extreme{};
-  for (int i = 0; i < n; ++i) {
-    const L xi = load<L>(x[i]);
-    extreme = choose(magnitude(xi) > magnitude(extreme), xi, extreme);
-  }
+  const Range<L> range = range_of<L, n>(x);
+  const L extreme = choose(magnitude(range.low) > magnitude(range.high), range.low, range.high);
   L best_gain{}, best_scale{};
   const auto consider = [&](const L& inverse) {
     const Sums<L> s = sums_at<L, Grid, n>(x, importance, inverse);
@@ -118,6 +130,18 @@ inline PositiveFit<L> fit_positive_scale(ConstRows x, ConstRows importance, int 
 template <class L>
 struct Affine {
   L scale{}, offset{};
+  L v{};  // of importance times q, for the codes that these were fitted to
+};
+
+// What a search for scale and offset tries: the range of weights as `stretches` times the range of codes, from
+// top + stretch_low to top + stretch_high; the lowest weight on code shift_low to shift_high; then codes and fit by
+// turns.
+struct AffineSearch {
+  int stretches;
+  float stretch_low, stretch_high;
+  int shifts;
+  float shift_low, shift_high;
+  int turns;
 };
 
 // Least squares for given codes; with `offset_at_most_zero` under that constraint.
@@ -132,7 +156,7 @@ inline Affine<L> solve_affine(const Moments<L>& m, const Sums<L>& s, bool offset
     scale = choose(above, ratio(s.xv, s.vv), scale);
     offset = smaller(offset, L{});
   }
-  return {scale, offset};
+  return {scale, offset, s.v};
 }
 
 template <class L, int n>
@@ -150,19 +174,15 @@ inline Sums<L> affine_error_at(ConstRows x, ConstRows importance, const L& scale
   return s;
 }
 
-// The best scale and offset found. The grid of candidates clips neither, either or both ends of the range.
-template <class L, int n, int stretches = 6, int shifts = 4>
-inline Affine<L> fit_affine(ConstRows x, ConstRows importance, const Moments<L>& m, float top,
-                            bool offset_at_most_zero) {
-  L low = load<L>(x[0]), high = low;
-  for (int i = 1; i < n; ++i) {
-    low = smaller(load<L>(x[i]), low);
-    high = larger(load<L>(x[i]), high);
-  }
+// The best scale and offset found.
+template <class L, int n>
+inline Affine<L> fit_affine(ConstRows x, ConstRows importance, const Moments<L>& m, float top, bool offset_at_most_zero,
+                            const AffineSearch& search) {
+  auto [low, high] = range_of<L, n>(x);
   if (offset_at_most_zero) low = smaller(low, L{});
   const L width = high - low;
   L best_error = lanes_of<L>(3e38f);
-  Affine<L> best = {L{}, offset_at_most_zero ? smaller(low, L{}) : low};
+  Affine<L> best = {L{}, low, L{}};
   const auto consider = [&](const L& inverse, const L& shift) {
     Sums<L> s;
     for (int i = 0; i < n; ++i) {
@@ -179,13 +199,18 @@ inline Affine<L> fit_affine(ConstRows x, ConstRows importance, const Moments<L>&
     best_error = choose(better, error, best_error);
     best.scale = choose(better, fit.scale, best.scale);
     best.offset = choose(better, fit.offset, best.offset);
+    best.v = choose(better, fit.v, best.v);
   };
-  for (int stretch = 0; stretch < stretches; ++stretch) {
-    const L inverse = ratio(lanes_of<L>(top - 0.5f + 2.0f / (stretches - 1) * static_cast<float>(stretch)), width);
-    for (int shift = 0; shift < shifts; ++shift)
-      consider(inverse, lanes_of<L>(0.2f - 0.9f / (shifts - 1) * static_cast<float>(shift)) - low * inverse);
+  const auto between = [](float from, float to, int k, int count) {
+    return from + (to - from) / static_cast<float>(count - 1) * static_cast<float>(k);
+  };
+  for (int k = 0; k < search.stretches; ++k) {
+    const float stretch = between(search.stretch_low, search.stretch_high, k, search.stretches);
+    const L inverse = ratio(lanes_of<L>(top + stretch), width);
+    for (int j = 0; j < search.shifts; ++j)
+      consider(inverse, lanes_of<L>(between(search.shift_high, search.shift_low, j, search.shifts)) - low * inverse);
   }
-  for (int round = 0; round < 3; ++round) {
+  for (int turn = 0; turn < search.turns; ++turn) {
     const L inverse = ratio(lanes_of<L>(1.0f), best.scale);
     consider(inverse, L{} - best.offset * inverse);
   }

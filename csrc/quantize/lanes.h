@@ -2,6 +2,7 @@
 // lane type and give the same bits with each: every operation is elementwise, and nothing is fused or reordered.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <cstring>
 
@@ -111,9 +112,14 @@ template <class L>
 inline L clamped(const L& a, float low, float high) {
   return larger(smaller(a, lanes_of<L>(high)), lanes_of<L>(low));
 }
-template <class L>
-inline L magnitude(const L& a) {
-  return choose(a < 0.0f, L{} - a, a);
+template <class V>
+inline V magnitude(const V& a) {
+  using Bits = decltype(a < a);
+  return std::bit_cast<V>(std::bit_cast<Bits>(a) & 0x7fffffff);
+}
+template <class V>
+inline Pair<V> magnitude(const Pair<V>& a) {
+  return {magnitude(a.lo), magnitude(a.hi)};
 }
 
 // Nearest whole number, ties to even, for |a| < 2^22.
@@ -140,13 +146,31 @@ inline void store(float* to, const L& value) {
   std::memcpy(to, &value, sizeof value);
 }
 
-// Each lane as the nearest f16, which is what blocks hold; too large ones become the largest f16.
+// Each lane, finite, as the nearest f16.
+template <class V>
+inline V through_f16(const V& value) {
+  float lane[sizeof value / sizeof(float)];
+  store(lane, value);
+  for (float& each : lane) each = f16_to_f32(f32_to_f16(each));
+  return load<V>(lane);
+}
+#if defined(__x86_64__)
+[[gnu::target("avx,f16c")]] inline Float8 through_f16(const Float8& value) {
+  return _mm256_cvtph_ps(_mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+}
+[[gnu::target("avx512f")]] inline Float16 through_f16(const Float16& value) {
+  return _mm512_maskz_cvtph_ps(0xffff, _mm512_maskz_cvtps_ph(0xffff, value, _MM_FROUND_TO_NEAREST_INT));
+}
+#endif
+template <class V>
+inline Pair<V> through_f16(const Pair<V>& value) {
+  return {through_f16(value.lo), through_f16(value.hi)};
+}
+
+// The f16 number that a block will hold; too large ones become the largest f16.
 template <class L>
 inline L as_f16(const L& value) {
-  float lane[kLanes];
-  store(lane, clamped(value, -65504.0f, 65504.0f));
-  for (float& each : lane) each = f16_to_f32(f32_to_f16(each));
-  return load<L>(lane);
+  return through_f16(clamped(value, -65504.0f, 65504.0f));
 }
 
 }  // namespace halfbyte::quantize

@@ -64,9 +64,9 @@ class Reader {
   void decode(int64_t first_row, int64_t n_rows, float* weights) const {
     const int64_t row_bytes = from_.format->row_bytes(from_.n_cols), n = n_rows * from_.n_cols;
     from_.format->decode(from_.bytes.data() + first_row * row_bytes, weights, n / from_.format->block_weights);
-    uint32_t largest = 0;  // of the magnitudes' bits, which compare as the numbers do
-    for (int64_t i = 0; i < n; ++i) largest = std::max(largest, std::bit_cast<uint32_t>(weights[i]) & 0x7fffffffu);
-    if (largest < 0x7f800000u) return;
+    uint32_t flags = 0;  // the sum's highest bit is set where all eight bits of an exponent are
+    for (int64_t i = 0; i < n; ++i) flags |= (std::bit_cast<uint32_t>(weights[i]) & 0x7fffffffu) + 0x00800000u;
+    if (flags < 0x80000000u) return;
     for (int64_t i = 0; i < n; ++i) {
       if (std::isfinite(weights[i])) continue;
       throw Error(ErrorKind::format,
@@ -79,12 +79,12 @@ class Reader {
   const float* importance(int64_t row) const {
     return importance_.empty() ? nullptr : importance_.data() + row / rows_each_ * from_.n_cols;
   }
-  // The end of the piece that starts at `row`: within one matrix, and about kPieceWeights.
+  // Rows of a piece: about kPieceWeights.
+  int64_t piece_rows() const { return std::max<int64_t>(1, kPieceWeights / from_.n_cols); }
+  // The end of the piece that starts at `row`: within one matrix.
   int64_t piece_end(int64_t row, int64_t end) const {
-    const int64_t rows = std::max<int64_t>(1, kPieceWeights / from_.n_cols);
-    return std::min({end, row + rows, (row / rows_each_ + 1) * rows_each_});
+    return std::min({end, row + piece_rows(), (row / rows_each_ + 1) * rows_each_});
   }
-  int64_t piece_weights() const { return std::max<int64_t>(from_.n_cols, kPieceWeights); }
 
  private:
   const Matrices& from_;
@@ -102,14 +102,16 @@ void requantize(const Matrices& from, const formats::Format& to, std::span<std::
           static_cast<long long>(from.n_rows * row_bytes), out.size());
   const Reader reader(from);
   const int64_t step = std::max<int64_t>(pool.size(), kStepWeights / from.n_cols);
+  const int64_t piece = reader.piece_rows() * from.n_cols;
+  std::vector<float> decoded(static_cast<size_t>(pool.size() * piece));  // a piece a thread
   for (int64_t done = 0; done < from.n_rows; done += step) {
     const int64_t rows = std::min(step, from.n_rows - done);
-    pool.parallel_for(rows, 1, [&](int64_t begin, int64_t end, int) {
-      std::vector<float> weights(static_cast<size_t>(reader.piece_weights()));
+    pool.parallel_for(rows, reader.piece_rows(), [&](int64_t begin, int64_t end, int worker) {
+      float* weights = decoded.data() + worker * piece;
       for (int64_t row = done + begin, next; row < done + end; row = next) {
         next = reader.piece_end(row, done + end);
-        reader.decode(row, next - row, weights.data());
-        encode_rows(to, weights.data(), next - row, from.n_cols, reader.importance(row), out.data() + row * row_bytes);
+        reader.decode(row, next - row, weights);
+        encode_rows(to, weights, next - row, from.n_cols, reader.importance(row), out.data() + row * row_bytes);
       }
     });
     if (!advance(done + rows)) throw Error(ErrorKind::cancelled, "Quantizing was stopped.");

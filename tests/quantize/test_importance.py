@@ -169,3 +169,40 @@ def test_a_target_is_met_and_spent(
     assert main(["quantize", str(model), "--target-bpw", "5", "--dry-run", "--output-type", "q8_0", "--json"]) == 0
     types = {t["name"]: t["to"] for t in json.loads(capsys.readouterr().out)["tensors"]}
     assert types["output.weight"] == "Q8_0"
+
+
+def test_a_file_is_no_larger_than_its_target(
+    tiny_model: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, out = tiny_model(n_embd=256, n_ff=512), tmp_path / "out.gguf"
+    whole = model.stat().st_size
+    for target in (whole // 3, whole // 2, whole // 2 + 1):
+        assert main(["quantize", str(model), str(out), "--target-size", str(target)]) == 0
+        assert target - whole // 20 < out.stat().st_size <= target
+    # Room for everything: nothing is changed.
+    assert main(["quantize", str(model), "--target-size", "1TB", "--dry-run", "--json"]) == 0
+    capsys.readouterr()
+    assert main(["quantize", str(model), str(out), "--target-size", str(2 * whole)]) == 0
+    assert [t.format for t in _core.GgufFile(str(out)).tensors] == [
+        t.format for t in _core.GgufFile(str(model)).tensors
+    ]
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (["--target-size", ""], "is no size"),
+        (["--target-size", "1.2.3GB"], "is no size"),
+        (["--target-size", "9" * 400], "is no size"),
+        (["--target-size", "0"], "more than the target"),
+        (["--target-bpw", "nan"], "impossible"),
+        (["--target-bpw", "inf"], "impossible"),
+        (["--target-bpw", "-1"], "impossible"),
+        (["--target-bpw", "0.5"], "more than the target"),
+    ],
+)
+def test_impossible_targets_are_refused(
+    tiny_model: Callable[..., Path], capsys: pytest.CaptureFixture[str], target: list[str], message: str
+) -> None:
+    assert main(["quantize", str(tiny_model()), "--dry-run", *target]) == 1
+    assert message in capsys.readouterr().err

@@ -33,8 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--pure", action="store_true", help="one type for all matrices, no exceptions of the mix")
     parser.add_argument("--allow-requantize", action="store_true", help="quantize what is quantized already")
-    parser.add_argument("--target-size", metavar="SIZE", help="choose each tensor's type to fit, such as 4.2GiB")
-    parser.add_argument("--target-bpw", type=float, metavar="BITS", help="the same by bits per weight, such as 4.25")
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument("--target-size", metavar="SIZE", help="choose types so that the file fits, such as 4.2GiB")
+    target.add_argument("--target-bpw", type=float, metavar="BITS", help="the same by bits per weight, such as 4.25")
     parser.add_argument("--dry-run", action="store_true", help="only tell what each tensor would become")
     parser.add_argument("-t", "--threads", type=int, default=0, metavar="N", help="threads (0: all cores)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -120,10 +121,12 @@ def _plan(arguments: argparse.Namespace, source: Any, type_name: str | None, imp
             pure=arguments.pure,
             has_importance=importance is not None,
         )
-    from halfbyte.quantize.search import fit_to_size, size_of
+    from halfbyte.quantize.search import bytes_at, fit_to_size, room_for_tensors, size_of
 
-    n_weights = sum(_count(t.shape) for t in source.tensors)
-    target = size_of(arguments.target_size) if arguments.target_size else int(arguments.target_bpw * n_weights / 8)
+    if arguments.target_size is not None:
+        target = room_for_tensors(source, size_of(arguments.target_size))
+    else:
+        target = bytes_at(source, arguments.target_bpw)
     with bar("Measuring", unit_bytes=False) as advance:
         return fit_to_size(
             source,
@@ -135,10 +138,3 @@ def _plan(arguments: argparse.Namespace, source: Any, type_name: str | None, imp
             n_threads=arguments.threads,
             progress=advance,
         )
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    n = 1
-    for axis in shape:
-        n *= axis
-    return n

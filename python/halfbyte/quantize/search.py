@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from halfbyte import _core
@@ -24,6 +26,8 @@ CANDIDATES = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "IQ4_XS"
 _WEIGHTS = {"head": 1.5, "embedding": 0.5, "v": 2.0, "qkv": 1.5, "o": 1.0, "down": 1.0, "q": 0.5, "k": 0.5}
 
 _ROWS_MEASURED = 128
+#: Bytes that quantizing may add to the metadata.
+_ADDED_METADATA = 4096
 _SIZE = re.compile(r"([\d.]+)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
 
@@ -42,8 +46,22 @@ def size_of(text: str) -> int:
             raise ValueError
         base = 1024 if found.group(3) else 1000
         return int(float(found.group(1)) * base ** " kmgt".index(found.group(2).lower() or " "))
-    except ValueError:
+    except (ValueError, OverflowError):
         raise InvalidArgumentError(f'"{text}" is no size.', hint="Write 4.2GiB, 900MB or a number of bytes.") from None
+
+
+def bytes_at(source: Any, bits_per_weight: float) -> int:
+    """Bytes of a GgufFile's tensors at so many bits for each number. Raises InvalidArgumentError."""
+    if not 0 < bits_per_weight < math.inf:
+        raise InvalidArgumentError(f"{bits_per_weight} bits per weight are impossible.", hint="4.25 is a usual number.")
+    return int(bits_per_weight * sum(math.prod(t.shape) for t in source.tensors) / 8)
+
+
+def room_for_tensors(source: Any, file_bytes: int) -> int:
+    """What a file of file_bytes leaves to the tensors beside a GgufFile's metadata; may be negative."""
+    header = sum(Path(p).stat().st_size for p in source.paths) - sum(t.n_bytes for t in source.tensors)
+    alignment = int(source.metadata.get("general.alignment", 32))
+    return int(file_bytes - header - alignment * len(source.tensors) - _ADDED_METADATA)
 
 
 def fit_to_size(
