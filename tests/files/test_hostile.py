@@ -16,14 +16,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from halfbyte import LLM
+from halfbyte import LLM, _core
 from halfbyte.chat.template import ChatTemplate
+from halfbyte.cli.main import main
 from halfbyte.convert.lora import read_adapter
-from halfbyte.errors import FormatError, HalfbyteError, OutOfMemoryError
+from halfbyte.errors import FormatError, HalfbyteError, OutOfMemoryError, UnsupportedError
 from halfbyte.hub.headers import NeedMoreError, header_end
 from halfbyte.hub.modelfile import parse_modelfile
 from halfbyte.quantize import Importance
@@ -180,12 +182,91 @@ def test_adapters(name: str, tmp_path_factory: pytest.TempPathFactory, data: st.
         read_adapter(place, metadata)
 
 
+ADAPTER = {
+    "general.architecture": "llama", "general.type": "adapter", "adapter.type": "lora", "adapter.lora.alpha": 4.0,
+}  # fmt: skip
+
+
+def write_adapter(path: Path, parts: dict[str, np.ndarray], **about: Any) -> Path:
+    """A GGUF adapter of parts under their whole names; `about` says more, or other."""
+    rows = [(name, "F32", list(p.shape[::-1]), np.ascontiguousarray(p, np.float32)) for name, p in parts.items()]
+    _core.write_gguf(str(path), ADAPTER | about, rows)
+    return path
+
+
+def pair(rows: int = 64, columns: int = 64, rank: int = 2, name: str = "blk.1.attn_q") -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(4)
+    return {
+        f"{name}.weight.lora_a": draw.normal(0, 0.1, (rank, columns)),
+        f"{name}.weight.lora_b": draw.normal(0, 0.1, (rows, rank)),
+    }
+
+
+@pytest.fixture(scope="module")
+def llm(folder: Path) -> Iterator[LLM]:
+    with LLM(folder, n_threads=1, n_ctx=64) as llm:
+        yield llm
+
+
+@often
+@given(data=st.data())
+def test_gguf_adapters(llm: LLM, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    path = write_adapter(tmp_path_factory.mktemp("adapter") / "a.gguf", pair() | pair(96, name="blk.0.ffn_up"))
+    content = path.read_bytes()
+    path.write_bytes(data.draw(damaged_bytes(content[:1200])) + content[1200:])
+    with refusals():
+        llm.adapters.load(path, "damaged")
+        llm.generate("x", max_tokens=1, lora="damaged")
+
+
+@pytest.mark.parametrize(
+    ("parts", "about", "says"),
+    [
+        (pair(rows=128), {}, "128 x 64; the model's matrix is 64 x 64"),
+        (pair(columns=32), {}, "64 x 32; the model's matrix is 64 x 64"),
+        (pair(name="blk.9.attn_q"), {}, r"changes blk\.9\.attn_q, which"),
+        (pair(name="blk.-1.attn_q"), {}, "which"),
+        (pair(name="blk.0.attn_norm"), {}, "which no request can switch"),
+        (pair(name="blk.18446744073709551616.attn_q"), {}, "which"),
+        (pair() | {"blk.1.attn_q.weight.lora_b": np.zeros((64, 3))}, {}, "which is no product"),
+        (pair() | {"blk.1.attn_q.weight.lora_a": np.zeros(64)}, {}, "which is no product"),
+        (pair() | {"blk.1.attn_q.weight.lora_a": np.zeros((2, 2, 64))}, {}, "which is no product"),
+        (pair() | {"blk.1.attn_q.weight.lora_a": np.full((2, 64), np.nan)}, {}, "blk.1.attn_q.* no numbers"),
+        (pair() | {"blk.1.attn_q.weight.lora_b": np.full((64, 2), -np.inf)}, {}, "blk.1.attn_q.* no numbers"),
+        (pair() | {"blk.1.attn_q.weight.lora_b": np.full((64, 2), 3e38)}, {"adapter.lora.alpha": 900.0}, "no numbers"),
+        ({"blk.1.attn_q.weight.lora_a": np.zeros((2, 64))}, {}, "lacks its b matrix"),
+        ({"blk.1.attn_q.weight": np.zeros((64, 64))}, {}, "no low-rank change"),
+        ({}, {}, "holds no adapter"),
+        (pair(), {"adapter.lora.alpha": float("nan")}, "alpha is nan"),
+        (pair(), {"adapter.lora.alpha": float("inf")}, "alpha is inf"),
+        (pair(), {"adapter.lora.alpha": "four"}, "alpha is 'four'"),
+        (pair(), {"general.architecture": "qwen2"}, "adapter for qwen2 models"),
+        (pair(), {"general.type": "model"}, "is a model"),
+    ],
+)
+def test_gguf_adapters_that_do_not_fit(
+    llm: LLM, folder: Path, tmp_path: Path, parts: dict[str, np.ndarray], about: dict[str, Any], says: str
+) -> None:
+    path = write_adapter(tmp_path / "a.gguf", parts, **about)
+    with pytest.raises((FormatError, UnsupportedError), match=says):
+        llm.adapters.load(path)
+    assert "a" not in llm.adapters.names
+    assert main(["merge", str(folder), str(tmp_path / "merged.gguf"), "--lora", str(path)]) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["a.gguf"]
+
+
+def test_a_gguf_adapter_that_ends_too_soon(llm: LLM, tmp_path: Path) -> None:
+    content = write_adapter(tmp_path / "a.gguf", pair()).read_bytes()
+    for size in (*range(0, 400, 13), len(content) - 1):
+        (tmp_path / "cut.gguf").write_bytes(content[:size])
+        with pytest.raises(FormatError):
+            llm.adapters.load(tmp_path / "cut.gguf")
+
+
 @often
 @given(data=st.data())
 @pytest.mark.parametrize("form", ["gguf", "binary"])
 def test_importance_matrices(form: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    import numpy as np
-
     path = tmp_path_factory.mktemp("imatrix") / "im"
     if form == "gguf":
         one = np.ones((1, 32), np.float32)

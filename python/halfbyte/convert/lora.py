@@ -86,7 +86,8 @@ def _from_gguf(path: Path, metadata: Mapping[str, Any]) -> list[Change]:
         changes.setdefault(match[1], {})[match[2]] = file.tensor_f32(tensor.name)
     # Files say alpha; without it the change is taken as it is.
     return [
-        Change(name, a, b * np.float32(alpha / a.shape[0] if alpha else 1.0)) for name, a, b in _pairs(changes, path)
+        _scaled(path, name, a, b, np.float32(alpha / a.shape[0] if alpha else 1.0))
+        for name, a, b in _pairs(changes, path)
     ]
 
 
@@ -115,7 +116,15 @@ def _from_peft(folder: Path, metadata: Mapping[str, Any]) -> list[Change]:
             numbers = np.ascontiguousarray(transform.apply(numbers, heads))
         changes.setdefault(ours, {})[match[2].lower()] = numbers
         stems[ours] = match[1]
-    return [Change(name, a, b * _scaling(config, stems[name])) for name, a, b in _pairs(changes, folder)]
+    return [_scaled(folder, name, a, b, _scaling(config, stems[name])) for name, a, b in _pairs(changes, folder)]
+
+
+def _scaled(path: Path, name: str, a: Floats, b: Floats, scaling: np.float32) -> Change:
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = b * scaling
+    if not np.isfinite(a).all() or not np.isfinite(scaled).all():
+        raise FormatError(f"{path}: the change of {name} holds what are no numbers.", hint="Train the adapter again.")
+    return Change(name, a, scaled)
 
 
 def _tensors(folder: Path) -> Mapping[str, Stored]:

@@ -62,7 +62,7 @@ def _merged(tensor: Planned, changes: Sequence[tuple[Change, float]]) -> Planned
         if tensor.shape != (change.b.shape[0], change.a.shape[1]):
             raise FormatError(
                 f"An adapter's change of {tensor.name} is {change.b.shape[0]} x {change.a.shape[1]}; "
-                f"the model's matrix is {tensor.shape[0]} x {tensor.shape[1]}.",
+                f"the model's tensor is {' x '.join(map(str, tensor.shape))}.",
                 hint="It was made for another model.",
             )
     if not _core.can_quantize(tensor.format):
