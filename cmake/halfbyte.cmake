@@ -47,4 +47,13 @@ function(halfbyte_cpu_level name)
     -Wno-maybe-uninitialized -Wno-uninitialized)  # GCC 12 warns inside its own intrinsics
   target_link_libraries(halfbyte_level_${name} PRIVATE halfbyte_flags)
   target_sources(halfbyte_cpu PRIVATE $<TARGET_OBJECTS:halfbyte_level_${name}>)
+  if(CMAKE_NM AND NOT APPLE AND NOT HALFBYTE_SANITIZE)
+    set(stamp ${CMAKE_BINARY_DIR}/level_${name}.checked)
+    set(object $<TARGET_OBJECTS:halfbyte_level_${name}>)
+    add_custom_command(OUTPUT ${stamp} DEPENDS ${object} ${CMAKE_SOURCE_DIR}/cmake/check_level.cmake VERBATIM
+      COMMAND ${CMAKE_COMMAND} -DNM=${CMAKE_NM} -DOBJECT=${object} -DENTRY=fill_${name}
+        -P ${CMAKE_SOURCE_DIR}/cmake/check_level.cmake
+      COMMAND ${CMAKE_COMMAND} -E touch ${stamp})
+    target_sources(halfbyte_cpu PRIVATE ${stamp})
+  endif()
 endfunction()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import platform
 import re
 import shutil
 import subprocess
@@ -130,28 +129,35 @@ def test_files_say_what_they_are_and_stay_small(path: Path) -> None:
     assert not re.search(r"\b(TODO|FIXME|XXX)\b", text)
 
 
-def test_levels_share_no_code(tmp_path: Path) -> None:
-    compiler, nm = shutil.which("c++"), shutil.which("nm")
-    if compiler is None or nm is None:
-        pytest.skip("needs c++ and nm")
-    cmake = (REPOSITORY / "cmake" / "cpu_levels.cmake").read_text()
-    for name, value in reversed(re.findall(r"\bset\((\w+) ([^)]*)\)", cmake)):  # the later use the earlier
-        cmake = cmake.replace(f"${{{name}}}", value)
-    flags = re.findall(r"halfbyte_cpu_level\((\w+)(?: FLAGS ([^)]*))?\)", cmake)
-    assert {name for name, _ in flags} == {p.stem for p in (CSRC / "cpu" / "levels").glob("*.cpp")}
-    on_arm = platform.machine() in ("aarch64", "arm64")
-    for name, options in flags:
-        if name.startswith("neon") != on_arm:  # the other family's levels need its compiler: tests/cpp/test_arm.py
-            continue
-        out = tmp_path / f"{name}.o"
-        source = CSRC / "cpu" / "levels" / f"{name}.cpp"
-        subprocess.run(
-            [compiler, "-std=c++20", "-O1", "-w", *options.split(), f"-I{CSRC}", "-c", source, "-o", out], check=True
-        )
-        symbols = subprocess.run([nm, "--defined-only", out], capture_output=True, text=True, check=True).stdout
-        exported = [line.split()[-1] for line in symbols.splitlines() if re.search(r" [TDBRVWu] ", line)]
-        assert len(exported) == 1, exported
-        assert f"fill_{name}" in exported[0]
+@pytest.mark.parametrize(
+    ("code", "complaint"),
+    [
+        ("namespace { int helper(int a) { return a * a; } } int fill_it(int a) { return helper(a); }", ""),
+        ("inline int shared(int a) { return a; } int (*fill_it())(int) { return &shared; }", "shared"),
+        ("int fill_it() { return 1; } int more = 2;", "more"),
+        ("int fill_that() { return 1; }", "fill_it alone was expected"),
+    ],
+)
+def test_levels_share_no_code(tmp_path: Path, code: str, complaint: str) -> None:
+    """The build looks at each level's object; this looks at how it looks."""
+    tools = [shutil.which(name) for name in ("c++", "nm", "cmake")]
+    if None in tools:
+        pytest.skip("needs c++, nm and cmake")
+    compiler, nm, cmake = tools
+    (tmp_path / "level.cpp").write_text(code)
+    subprocess.run([compiler, "-O0", "-c", "level.cpp", "-o", "level.o"], check=True, cwd=tmp_path)
+    script = REPOSITORY / "cmake" / "check_level.cmake"
+    command = [cmake, f"-DNM={nm}", "-DOBJECT=level.o", "-DENTRY=fill_it", "-P", script]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (result.returncode == 0) == (not complaint)
+    assert complaint in " ".join(result.stderr.split())
+
+
+def test_every_level_is_built_and_looked_at() -> None:
+    listed = re.findall(r"halfbyte_cpu_level\((\w+)", (REPOSITORY / "cmake" / "cpu_levels.cmake").read_text())
+    assert set(listed) == {p.stem for p in (CSRC / "cpu" / "levels").glob("*.cpp")}
+    function = (REPOSITORY / "cmake" / "halfbyte.cmake").read_text().split("function(halfbyte_cpu_level")[1]
+    assert "check_level.cmake" in function
 
 
 def test_stubs_name_everything() -> None:
