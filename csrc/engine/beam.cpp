@@ -54,6 +54,9 @@ bool BeamSearch::report(uint64_t sequence, std::span<float> logits) {
     check_mask(mask, logits.size());
     if (!mask.empty()) sampling::apply_mask(mask.data(), logits);
   }
+  for (const auto& [token, bias] : request_.sampling.logit_bias) {
+    if (bias == -INFINITY) logits[static_cast<size_t>(token)] = -INFINITY;
+  }
   if (static_cast<int64_t>(beam.samples.size()) < request_.min_tokens) {
     for (const int32_t token : request_.stop_tokens) {
       if (token >= 0 && static_cast<size_t>(token) < logits.size()) logits[static_cast<size_t>(token)] = -INFINITY;

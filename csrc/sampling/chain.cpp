@@ -76,18 +76,18 @@ void check(const Params& p, int32_t n_vocab) {
   check_sequences(p.dry_sequence_breakers, n_vocab, "dry_sequence_breakers");
 }
 
-// Index of the highest logit, the lowest id among equals; -1 when none can be chosen.
-int32_t argmax(std::span<const float> logits) {
-  const float highest = highest_of(logits);
-  if (highest == -INFINITY) return -1;
-  return static_cast<int32_t>(std::find(logits.begin(), logits.end(), highest) - logits.begin());
-}
-
 }  // namespace
 
 float log_sum_exp(std::span<const float> logits) {
   const float highest = highest_of(logits);
   return highest + static_cast<float>(std::log(mass_of(logits, highest)));
+}
+
+Candidate likeliest(std::span<const float> logits) {
+  const float highest = highest_of(logits);
+  if (highest == -INFINITY) return {.token = -1, .logit = highest};
+  const auto place = std::find(logits.begin(), logits.end(), highest) - logits.begin();
+  return {.token = static_cast<int32_t>(place), .logit = highest};
 }
 
 std::vector<TokenLogprob> most_likely(std::span<float> logits, size_t n) {
@@ -138,18 +138,19 @@ struct Chain::State {
   bool is_greedy() const { return params.temperature <= 0 && params.mirostat == 0; }
 
   int64_t n_deciding() const {
-    const bool changes_logits =
-        !params.logit_bias.empty() || !params.allowed_token_ids.empty() || !params.bad_words.empty();
+    const bool only_bans =
+        std::ranges::all_of(params.logit_bias, [](const auto& each) { return each.second == -INFINITY; });
+    const bool changes_logits = !only_bans || !params.allowed_token_ids.empty() || !params.bad_words.empty();
     if (changes_logits || params.n_logprobs >= 0 || params.mirostat > 0) return 0;
     const auto is_active = [&](const Stage& stage) { return std::ranges::find(stages, &stage) != stages.end(); };
     auto first = stages.begin();
-    int64_t n_lowered = 0;
+    auto n_lowered = static_cast<int64_t>(params.logit_bias.size());  // banned
     if (is_active(penalties_stage)) {
       // Tokens of the window are only lowered: no more than as many others can come up in their place.
       const bool only_lowers =
           params.repeat_penalty >= 1 && params.frequency_penalty >= 0 && params.presence_penalty >= 0;
       if (!only_lowers || params.repeat_last_n < 0) return 0;
-      n_lowered = params.repeat_last_n;
+      n_lowered += params.repeat_last_n;
       first += *first == &penalties_stage ? 1 : 0;
     }
     if (is_greedy()) return is_active(dry_stage) ? 0 : n_lowered + 1;
@@ -163,7 +164,7 @@ struct Chain::State {
       for (const Stage* stage : stages) {
         if (stage == &penalties_stage || stage == &dry_stage) stage->apply(view, params, history, rng);
       }
-      const int32_t token = argmax(logits);
+      const int32_t token = likeliest(logits).token;
       require(token >= 0, "No token can be chosen: every logit is masked or not a number.");
       return token;
     }
@@ -175,6 +176,8 @@ struct Chain::State {
 
   int32_t choose_among(std::span<const Candidate> best, const History& history) {
     storage.assign(best.begin(), best.end());
+    for (const auto& ban : params.logit_bias)
+      std::erase_if(storage, [&](const Candidate& c) { return c.token == ban.first; });
     Candidates candidates(storage);
     if (!is_greedy()) return draw_from(candidates, history);
     for (const Stage* stage : stages) {

@@ -25,6 +25,9 @@ float log_sum_exp(std::span<const float> logits);
 // allowed (llguidance's format).
 void apply_mask(const uint32_t* mask, std::span<float> logits);
 
+// The most likely token of a row of logits, the lowest id among equals; token -1 where none is a number above -inf.
+Candidate likeliest(std::span<const float> logits);
+
 // The n most likely tokens of a row of logits, best first.
 std::vector<TokenLogprob> most_likely(std::span<float> logits, size_t n);
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -363,6 +364,7 @@ class LLM:
             list(params.stop_token_ids) if params.ignore_eos else [*self.tokenizer.end_ids, *params.stop_token_ids]
         )
         core = params.to_core(lambda text: self.tokenizer.encode(text, add_bos=False))
+        core.logit_bias = [*core.logit_bias, *((i, -math.inf) for i in self.tokenizer.suppressed_ids)]
         engine, adapters = self.engine, self.adapters.chosen(params.lora)
         form = form if form is not None else self.plain_form(params)
         running: list[Running] = []

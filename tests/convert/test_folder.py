@@ -91,10 +91,13 @@ def test_half_types_and_mmap(folder: Path, tmp_path: Path, mmap: bool) -> None:
 
 def test_generation_config_names_more_ends(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "m")
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [258, 65], "temperature": 0.25}))
+    (folder / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": [258, 65], "suppress_tokens": [9, 7], "temperature": 0.25})
+    )
     (folder / "chat_template.jinja").write_text("J {{ messages[0].content }}")
     with LLM(folder, n_ctx=64) as llm:
         assert llm.tokenizer.end_ids == [65, 258, 260]
+        assert llm.tokenizer.suppressed_ids == [7, 9]
         assert llm.defaults.temperature == 0.25
         assert llm.chat_template.render([{"role": "user", "content": "x"}]) == "J x"
 

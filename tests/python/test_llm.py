@@ -241,6 +241,17 @@ def test_logprobs_agree_with_forward(llm: LLM) -> None:
     assert llm.logprobs(ids) == pytest.approx(expected, abs=1e-4)
 
 
+def test_tokens_that_the_makers_suppress_are_never_drawn(tiny_model: Callable[..., Path]) -> None:
+    with open_tiny(tiny_model) as free:
+        likeliest = free.generate("The sea", max_tokens=12, temperature=0, ignore_eos=True).token_ids
+    key = "tokenizer.ggml.suppress_tokens"
+    with LLM(tiny_model(format_name="Q4_0", **{key: [*likeliest, -1, 70000]}), n_ctx=256, n_threads=1) as held:
+        assert held.tokenizer.suppressed_ids == sorted(set(likeliest))
+        for params in ({"temperature": 0}, {"temperature": 3, "n": 4}, {"beam_width": 3}, {"response_format": ["sea"]}):
+            for answer in [held.generate("The sea", max_tokens=24, **params)]:
+                assert not set(answer.token_ids) & set(likeliest), params
+
+
 def test_embeddings(llm: LLM) -> None:
     vectors = llm.embed(["one", "another text"])
     assert vectors.shape == (2, 64)

@@ -261,6 +261,8 @@ def test_bad_parameters() -> None:
     [
         {"temperature": 0.0},
         {"temperature": 0.0, "repeat_penalty": 1.3, "repeat_last_n": 9},
+        {"temperature": 0.0, "logit_bias": [(token, -math.inf) for token in range(0, 40)]},
+        {"top_k": 9, "logit_bias": [(token, -math.inf) for token in range(5, 60)]},
         {},
         {"top_k": 3, "min_keep": 5, "top_p": 1.0},
         {"top_k": 12, "typical_p": 0.8, "xtc_probability": 0.5, "dynatemp_range": 0.4},
@@ -293,7 +295,7 @@ def test_few_tokens_decide_as_all_would(options: dict) -> None:
     [
         {"top_k": 0},
         {"n_logprobs": 0},
-        {"logit_bias": [(3, -1.0)]},
+        {"logit_bias": [(3, -1.0), (4, -math.inf)]},
         {"allowed_token_ids": [4]},
         {"bad_words": [[4]]},
         {"mirostat": 2},

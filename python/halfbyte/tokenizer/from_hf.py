@@ -113,8 +113,12 @@ def _special_ids(folder: Path, tokens: list[str], config: dict[str, Any]) -> dic
     for flag in ("add_bos_token", "add_eos_token"):
         if isinstance(config.get(flag), bool):
             out[f"tokenizer.ggml.{flag}"] = config[flag]
-    # generation_config.json may name several tokens that end an answer: the first besides eos ends a turn, then a message.
-    ends = _read_json(folder / "generation_config.json").get("eos_token_id")
+    generation = _read_json(folder / "generation_config.json")
+    suppressed = generation.get("suppress_tokens")
+    if isinstance(suppressed, list) and all(type(i) is int for i in suppressed) and suppressed:
+        out["tokenizer.ggml.suppress_tokens"] = suppressed
+    # It may name several tokens that end an answer: the first besides eos ends a turn, then a message.
+    ends = generation.get("eos_token_id")
     ends = [i for i in (ends if isinstance(ends, list) else [ends]) if isinstance(i, int) and 0 <= i < len(tokens)]
     if ends:
         eos = out.setdefault("tokenizer.ggml.eos_token_id", ends[0])

@@ -48,6 +48,7 @@ def write_tokenizer(metadata: dict[str, Any], folder: Path) -> None:
     eos = vocabulary.special("eos")
     ends = [i for i in vocabulary.end_ids if i != eos]
     generation = {"bos_token_id": bos, "eos_token_id": [eos, *ends] if ends and eos is not None else eos}
+    generation["suppress_tokens"] = vocabulary.suppressed_ids or None
     _write_json(folder / "generation_config.json", {k: v for k, v in generation.items() if v is not None})
 
 

@@ -85,6 +85,11 @@ class Tokenizer:
         """Every id that ends generation (eos, end of turn, end of message)."""
         return self._vocabulary.end_ids
 
+    @property
+    def suppressed_ids(self) -> list[int]:
+        """Ids that must never be drawn, such as placeholders of pictures."""
+        return self._vocabulary.suppressed_ids
+
     def special_id(self, name: str) -> int | None:
         """The id that the file gives for a purpose (bos, eos, fim_pre, fim_suf, fim_mid, ...), or None."""
         return self._vocabulary.special(name)

@@ -107,3 +107,10 @@ class Vocabulary:
         if {"<|return|>", "<|call|>"} <= self.ids.keys() or {"<|flush|>", "<|calls|>"} <= self.ids.keys():
             ids.discard(self.ids.get("<|end|>", -1))  # in harmony and Solar it ends a message; the answer goes on
         return sorted(ids)
+
+    @property
+    def suppressed_ids(self) -> list[int]:
+        """Ids that the model's makers want never to be drawn (placeholders of pictures and sounds)."""
+        listed = self.metadata.get("tokenizer.ggml.suppress_tokens")
+        listed = listed if isinstance(listed, list) else []
+        return sorted({i for i in listed if isinstance(i, int) and 0 <= i < len(self.tokens)})
