@@ -2,6 +2,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -47,10 +48,17 @@ class PythonProcessor : public engine::LogitsProcessor {
   std::unique_ptr<py::list> functions_;
 };
 
-// Calls f(generated) -> uint32 array or None in the engine's mask thread.
+// Calls f(generated) -> uint32 array or None in the engine's mask thread. Where f has f.admits(choices) -> int, it asks
+// that first, after f.follow(generated) if generated is not what f heard last with the choices that it admitted.
 class PythonMask : public engine::TokenMask {
  public:
-  explicit PythonMask(py::object function) : held_(new Held{std::move(function), {}}) {}
+  explicit PythonMask(py::object function) : held_(new Held) {
+    if (py::hasattr(function, "admits")) {
+      held_->admits = function.attr("admits");
+      held_->follow = function.attr("follow");
+    }
+    held_->function = std::move(function);
+  }
   ~PythonMask() override {
     const py::gil_scoped_acquire gil;
     held_.reset();
@@ -58,13 +66,49 @@ class PythonMask : public engine::TokenMask {
 
   std::span<const uint32_t> allowed(std::span<const int32_t> generated) override {
     const py::gil_scoped_acquire gil;
-    try {
-      const py::object result =
-          held_->function(py::array_t<int32_t>(static_cast<py::ssize_t>(generated.size()), generated.data()));
+    return in_our_words([&]() -> std::span<const uint32_t> {
+      heard_.assign(generated.begin(), generated.end());
+      const py::object result = held_->function(array(generated));
       if (result.is_none()) return {};
       held_->mask = result.cast<py::array_t<uint32_t, py::array::c_style | py::array::forcecast>>();
       require(held_->mask.size() > 0, "A mask function returned an empty mask.");
       return {held_->mask.data(), static_cast<size_t>(held_->mask.size())};
+    });
+  }
+
+  size_t admits(std::span<const int32_t> generated, std::span<const int32_t> choices) override {
+    if (!held_->admits) return 0;
+    const py::gil_scoped_acquire gil;
+    return in_our_words([&] {
+      if (!std::ranges::equal(heard_, generated)) {
+        heard_.assign(generated.begin(), generated.end());
+        held_->follow(array(generated));
+      }
+      py::list listed;
+      for (const int32_t choice : choices) listed.append(choice);
+      const size_t n = std::min(held_->admits(listed).cast<size_t>(), choices.size());
+      heard_.insert(heard_.end(), choices.begin(), choices.begin() + static_cast<std::ptrdiff_t>(n));
+      return n;
+    });
+  }
+
+  std::shared_ptr<void> attention() override { return std::make_shared<py::gil_scoped_acquire>(); }
+
+ private:
+  // Apart, so that the destructor can let go of it while it has the GIL.
+  struct Held {
+    py::object function, admits, follow;
+    py::array_t<uint32_t> mask;
+  };
+
+  static py::array_t<int32_t> array(std::span<const int32_t> tokens) {
+    return py::array_t<int32_t>(static_cast<py::ssize_t>(tokens.size()), tokens.data());
+  }
+
+  template <class Ask>
+  auto in_our_words(Ask&& ask) -> decltype(ask()) {
+    try {
+      return ask();
     } catch (py::error_already_set& error) {
       throw Error(ErrorKind::invalid_argument, std::string("A mask function failed: ") + error.what());
     } catch (const py::cast_error& error) {
@@ -72,13 +116,8 @@ class PythonMask : public engine::TokenMask {
     }
   }
 
- private:
-  // Apart, so that the destructor can let go of it while it has the GIL.
-  struct Held {
-    py::object function;
-    py::array_t<uint32_t> mask;
-  };
   std::unique_ptr<Held> held_;
+  std::vector<int32_t> heard_;  // the tokens that the function was told, or admitted, last
 };
 
 ops::KvType kv_type(const std::string& name) {

@@ -27,18 +27,59 @@ void Answer::prepare_masks(MaskWorker& worker, std::span<const int32_t> drafts) 
   coming_masks_ = worker.prepare(request_.mask, generated_, {drafts.begin(), drafts.end()});
 }
 
+bool Answer::is_checked() const {
+  return request_.mask && !request_.processor && !bans_stops() && chain_.n_deciding() == 1;
+}
+
+void Answer::check_choices(MaskWorker& worker, std::span<const sampling::Candidate> choices,
+                           std::span<const int32_t> drafts) {
+  if (coming_masks_.valid() || !masks_.empty()) return;
+  choices_.assign(choices.begin(), choices.end());
+  std::vector<int32_t> tokens;
+  for (const sampling::Candidate& choice : choices) tokens.push_back(choice.token);
+  size_t n_admitted = 0;
+  try {
+    if (!tokens.empty()) n_admitted = MaskWorker::admits(*request_.mask, generated_, tokens);
+  } catch (...) {
+    std::promise<std::vector<MaskWords>> failed;  // who wants the masks hears of it
+    failed.set_exception(std::current_exception());
+    coming_masks_ = failed.get_future();
+    return;
+  }
+  masks_.resize(n_admitted);
+  if (n_admitted > 0 && n_admitted == tokens.size()) return;
+  tokens.resize(n_admitted);
+  tokens.insert(tokens.begin(), generated_.begin(), generated_.end());
+  const std::span<const int32_t> others = drafts.subspan(n_admitted);
+  coming_masks_ = worker.prepare(request_.mask, std::move(tokens), {others.begin(), others.end()});
+}
+
 void Answer::drop_masks() {
   masks_.clear();
+  choices_.clear();
+}
+
+void Answer::collect_masks() {
+  if (!coming_masks_.valid()) return;
+  for (MaskWords& mask : coming_masks_.get()) masks_.push_back(std::move(mask));
 }
 
 MaskWords Answer::next_mask() {
-  if (coming_masks_.valid()) {
-    for (MaskWords& mask : coming_masks_.get()) masks_.push_back(std::move(mask));
-  }
+  collect_masks();
   require(!masks_.empty(), "No mask was prepared for token %zu.", generated_.size());
   MaskWords mask = std::move(masks_.front());
   masks_.pop_front();
+  if (!choices_.empty()) choices_.pop_front();
   return mask;
+}
+
+bool Answer::advance_as_checked(Event& event, int32_t& token) {
+  collect_masks();
+  if (choices_.empty() || masks_.empty() || !masks_.front().empty()) return false;
+  const sampling::Candidate choice = choices_.front();
+  next_mask();
+  token = advance_among({&choice, 1}, event);
+  return true;
 }
 
 int32_t Answer::advance(std::span<float> logits, Event& event) {
@@ -55,9 +96,12 @@ int32_t Answer::advance(std::span<float> logits, Event& event) {
 }
 
 int64_t Answer::n_deciding() const {
-  const bool bans_stops =
-      !request_.stop_tokens.empty() && static_cast<int64_t>(generated_.size()) < request_.min_tokens;
-  return request_.processor || request_.mask || bans_stops ? 0 : chain_.n_deciding();
+  return request_.processor || bans_stops() || (request_.mask && !is_checked()) ? 0 : chain_.n_deciding();
+}
+
+// Whether tokens that would end the answer may not come yet.
+bool Answer::bans_stops() const {
+  return !request_.stop_tokens.empty() && static_cast<int64_t>(generated_.size()) < request_.min_tokens;
 }
 
 int32_t Answer::advance_among(std::span<const sampling::Candidate> best, Event& event) {

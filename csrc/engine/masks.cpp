@@ -1,6 +1,7 @@
 // Two threads with a queue each.
 #include "engine/masks.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/error.h"
@@ -58,6 +59,14 @@ ComingMasks MaskWorker::prepare(std::shared_ptr<TokenMask> rule, std::vector<int
   }
   lane.arrived.notify_one();
   return masks;
+}
+
+size_t MaskWorker::admits(TokenMask& rule, std::span<const int32_t> generated, std::span<const int32_t> choices) {
+  if (rule.is_slow_) return 0;
+  const Clock::time_point start = Clock::now();
+  const size_t n = std::min(rule.admits(generated, choices), choices.size());
+  rule.is_slow_ = Clock::now() - start > kSlow;
+  return n;
 }
 
 bool MaskWorker::wait(FunctionRef<bool()> is_there, Clock::time_point until) {

@@ -26,6 +26,11 @@ class TokenMask {
   // After these tokens: bit t%32 of word t/32 is set where token t may come; empty: all may. Valid until the next call,
   // which may go back on tokens. May take its time and throw.
   virtual std::span<const uint32_t> allowed(std::span<const int32_t> generated) = 0;
+  // How many of `choices` may follow these tokens, one after another: much cheaper to tell than a mask, as a rule.
+  // Fewer (0) where only a mask can tell.
+  virtual size_t admits(std::span<const int32_t> generated, std::span<const int32_t> choices) = 0;
+  // Kept for a moment by a thread that is about to ask more than once; it is answered faster meanwhile.
+  virtual std::shared_ptr<void> attention() = 0;
 
  private:
   friend class MaskWorker;
@@ -55,6 +60,9 @@ class MaskWorker {
   // The mask after `generated`, then after each draft too, up to the first draft that may not come. A rule's masks may
   // be asked for again only when all that were asked for before are there.
   ComingMasks prepare(std::shared_ptr<TokenMask> rule, std::vector<int32_t> generated, std::vector<int32_t> drafts);
+
+  // rule.admits(), in the caller's thread; 0 of a rule that takes long.
+  static size_t admits(TokenMask& rule, std::span<const int32_t> generated, std::span<const int32_t> choices);
 
   // Waits until `is_there`, which is asked whenever masks have been computed, or until the time is up; whether it is.
   bool wait(FunctionRef<bool()> is_there, Clock::time_point until);

@@ -154,7 +154,7 @@ void Runner::propose(int64_t n_streams) {
   for (const auto& [id, a] : active_) {
     if (a->beams)
       a->beams->prepare_masks(masks_);
-    else
+    else if (!a->answer.is_checked())
       a->answer.prepare_masks(masks_, scheduler_.tokens(id).last(static_cast<size_t>(scheduler_.n_drafts(id))));
   }
 }
@@ -194,8 +194,13 @@ void Runner::step(FunctionRef<void(std::vector<uint64_t>)> planned, const bool* 
   Clock::duration spent = Clock::now() - start;
   masks_due_ = start + spent + std::max<Clock::duration>(spent, kMaskPatience);
   scheduler_.complete(rows_of_step);
-  const float* hidden = output.hidden.data();
   int64_t next_logit = 0;
+  std::shared_ptr<void> attention;
+  for (const PlannedRows& rows : rows_of_step)
+    check_choices(rows, std::exchange(next_logit, next_logit + rows.n_logits), output, attention);
+  attention.reset();
+  const float* hidden = output.hidden.data();
+  next_logit = 0;
   for (const PlannedRows& rows : rows_of_step) {
     const int64_t first_logit = std::exchange(next_logit, next_logit + rows.n_logits);
     Active& a = owner(rows.id);
@@ -267,6 +272,26 @@ void Runner::take_rows(const PlannedRows& rows, int64_t first_logit, const model
   post(a, std::move(event));
 }
 
+// Asks rules about what would be drawn without them. All masks that this calls for are begun before one is waited for.
+void Runner::check_choices(const PlannedRows& rows, int64_t first_logit, const model::StepOutput& output,
+                           std::shared_ptr<void>& attention) {
+  Active& a = owner(rows.id);
+  if (!rows.is_newest || a.pass || a.beams || !a.answer.is_checked()) return;
+  const std::span<const int32_t> drafts = scheduler_.tokens(a.id).last(static_cast<size_t>(scheduler_.n_drafts(a.id)));
+  std::vector<sampling::Candidate> choices;
+  for (int64_t row = first_logit + rows.n_logits - static_cast<int64_t>(drafts.size()) - 1;; ++row) {
+    const std::span<const ops::Likely> likely = output.likely_of(row, 1);
+    choices.push_back(likely.empty() ? sampling::likeliest(decoder_.logits(row, 1))
+                                     : sampling::Candidate{likely.front().token, likely.front().logit});
+    if (choices.back().token < 0)
+      choices.pop_back();  // no number: the mask is asked for, and drawing says what is wrong
+    const size_t n = choices.size();
+    if (n == 0 || n > drafts.size() || choices.back().token != drafts[n - 1]) break;
+  }
+  if (!attention) attention = a.answer.request().mask->attention();
+  a.answer.check_choices(masks_, choices, drafts);
+}
+
 // Whether the masks of a sequence's next tokens are there, or none are asked for.
 bool Runner::has_mask(uint64_t sequence) {
   Active& a = owner(sequence);
@@ -328,7 +353,9 @@ void Runner::report_progress(Active& a, uint64_t sequence, Event& event) {
 
 // Draws from the likely tokens of a row if they decide, else from its logits.
 int32_t Runner::next_token(Active& a, const NewestRows& rows, int64_t row, Event& event) {
-  const int64_t n_deciding = a.answer.n_deciding();
+  int32_t token = -1;
+  if (a.answer.advance_as_checked(event, token)) return token;
+  const int64_t n_deciding = a.answer.request().mask ? 0 : a.answer.n_deciding();
   const std::span<const ops::Likely> likely = rows.likely_of(row);
   if (n_deciding > 0 && n_deciding <= static_cast<int64_t>(likely.size())) {
     std::vector<sampling::Candidate> best;

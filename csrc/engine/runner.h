@@ -92,6 +92,8 @@ class Runner {
   void propose(int64_t n_streams);
   void observe(const std::vector<PlannedRows>& plan, double seconds);
   model::Batch batch_of(const std::vector<PlannedRows>& plan);
+  void check_choices(const PlannedRows& rows, int64_t first_logit, const model::StepOutput& output,
+                     std::shared_ptr<void>& attention);
   void take_rows(const PlannedRows& rows, int64_t first_logit, const model::StepOutput& output);
   void take_newest(Active& a, uint64_t sequence, const NewestRows& rows);
   void take_late();

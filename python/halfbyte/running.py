@@ -11,6 +11,7 @@ from halfbyte import _core
 from halfbyte.chat.answer import AnswerForm, shown_text
 from halfbyte.chat.delta import Delta, Message
 from halfbyte.errors import CancelledError, HalfbyteError
+from halfbyte.grammar import Guide
 from halfbyte.outputs import Logprob, Output, Piece, Timing, Usage
 from halfbyte.params import SamplingParams
 from halfbyte.tokenizer import Tokenizer
@@ -25,6 +26,8 @@ class Mask:
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self._function = function
         self.error: HalfbyteError | None = None
+        if isinstance(function, Guide):  # which can tell more cheaply whether a token may come
+            self.follow, self.admits = function.follow, function.admits
 
     def __call__(self, generated: Any) -> Any:
         try:

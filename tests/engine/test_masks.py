@@ -66,6 +66,50 @@ def test_masks_hold_with_and_without_guesses(tiny_model: Callable[..., Path], sa
     assert threading.get_ident() not in threads
 
 
+class Asked:
+    """A rule that forbids every fourth token, others at each place; that says of single tokens whether they may come, at
+    places that it `knows`; and that counts its masks."""
+
+    def __init__(self, knows: Callable[[int], bool]) -> None:
+        self.knows, self.n_masks, self.place = knows, 0, []
+
+    def options(self, n: int) -> list[int]:
+        return [token for token in range(256) if token % 4 != n % 4]
+
+    def __call__(self, generated: np.ndarray) -> np.ndarray:
+        self.n_masks += 1
+        self.follow(generated)
+        return mask_of(self.options(len(self.place)))
+
+    def follow(self, generated: np.ndarray) -> None:
+        self.place = generated.tolist()
+        assert all(token in self.options(n) for n, token in enumerate(self.place))
+
+    def admits(self, choices: list[int]) -> int:
+        for n, choice in enumerate(choices):
+            if not self.knows(len(self.place)) or choice not in self.options(len(self.place)):
+                return n
+            self.place.append(choice)
+        return len(choices)
+
+
+def test_the_likeliest_token_needs_no_mask_where_it_may_come(tiny_model: Callable[..., Path]) -> None:
+    weights = _core.Model.load(str(tiny_model(format_name="Q4_0")))
+    found, n_masks = [], []
+    for options in ({"prompt_lookup": False}, {"draft_model": weights}, {"max_drafts": 30}):
+        for knows in (lambda n: False, lambda n: n % 3 > 0, lambda n: True):
+            rule = Asked(knows)
+            engine = _core.Engine(weights, n_ctx=256, n_threads=1, **options)
+            found.append(run(engine, rule, 90, temperature=0, logit_bias=[]))
+            engine.check_integrity()
+            n_masks.append(rule.n_masks)
+    found.append(
+        run(_core.Engine(weights, n_ctx=256, n_threads=1), Asked(lambda n: True), 90, temperature=0, n_logprobs=0)
+    )
+    assert all(each == found[0] for each in found)
+    assert n_masks[0] == 90 > n_masks[1] > n_masks[2] > 0
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -79,6 +123,13 @@ def test_masks_hold_with_and_without_guesses(tiny_model: Callable[..., Path], sa
 def test_a_failing_mask_fails_its_request(llm: LLM, function: Any, message: str) -> None:
     with pytest.raises(InvalidArgumentError, match=message):
         run(llm._engine, function, 5, temperature=0)
+    assert len(run(llm._engine, None, 5, temperature=0)) == 5
+
+
+def test_a_rule_that_fails_when_asked_fails_its_request(llm: LLM) -> None:
+    rule = Asked(lambda n: 1 / (3 - n) > 0)
+    with pytest.raises(InvalidArgumentError, match="division"):
+        run(llm._engine, rule, 5, temperature=0)
     assert len(run(llm._engine, None, 5, temperature=0)) == 5
 
 
@@ -119,8 +170,11 @@ def test_others_go_on_while_a_mask_is_computed(llm: LLM) -> None:
     assert found == [66] * 5
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("options", [{}, {"prompt_lookup": False}, {"n_ctx": 64, "max_sequences": 4, "kv_tokens": 80}])
-def test_late_masks_change_no_answer(tiny_model: Callable[..., Path], options: dict[str, Any]) -> None:
+def test_late_masks_change_no_answer(
+    tiny_model: Callable[..., Path], options: dict[str, Any], temperature: float
+) -> None:
     """Also where sequences give way to others, and are computed again, while their masks are late."""
     weights = _core.Model.load(str(tiny_model(format_name="Q4_0")))
 
@@ -135,7 +189,7 @@ def test_late_masks_change_no_answer(tiny_model: Callable[..., Path], options: d
         for i in range(5):
             prompt = [65 + i, 66, 67] * 7
             function = letters if i % 2 else None
-            params = _core.SamplingParams(temperature=1.0, seed=i)
+            params = _core.SamplingParams(temperature=temperature, seed=i)
             request, _ = engine.submit(prompt, params, mailbox, max_tokens=40, mask_function=function)
             found[request] = []
         n_open = len(found)

@@ -94,6 +94,22 @@ class Guide:
 
     def __call__(self, generated: Any) -> Mask | None:
         """The mask of the next token after `generated` (int32); None where any may come."""
+        self.follow(generated)
+        return self._mask()
+
+    def admits(self, choices: list[int]) -> int:
+        """How many of `choices` may come one after another at this place, and moves past them; not all that may where
+        only masks can tell."""
+        matcher = self._matcher
+        if self._stage is not _Stage.HELD or self._forced or matcher is None:
+            return 0
+        n_admitted = matcher.take_admitted(choices)
+        self._n_matched += n_admitted
+        self._seen += choices[:n_admitted]
+        return n_admitted
+
+    def follow(self, generated: Any) -> None:
+        """Moves to the place after `generated` (int32)."""
         tokens = generated.tolist()
         n_known = len(self._seen)
         if tokens[:n_known] != self._seen:
@@ -102,7 +118,6 @@ class Guide:
             self._rewind(n_known)
         for token in tokens[n_known:]:
             self._take(token)
-        return self._mask()
 
     # Where the answer is ------------------------------------------------------------------------------------------
 

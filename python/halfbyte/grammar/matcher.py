@@ -71,6 +71,7 @@ class Matcher:
     def __init__(self, matcher: Any, tokenizer: Tokenizer, n_logits: int) -> None:
         self._matcher, self._tokenizer, self._n_logits = matcher, tokenizer, n_logits
         self._mask = np.zeros(-(-n_logits // 32), dtype=np.uint32)
+        self._address = self._mask.ctypes.data
         self._is_masked = False  # _mask is that of this place
         self._ends = tokenizer.end_ids
         self._n_after_end = 0  # end tokens, and what a caller draws after one
@@ -112,6 +113,20 @@ class Matcher:
         else:
             self._matcher.consume_token(token)
 
+    def take_admitted(self, tokens: Sequence[int]) -> int:
+        """Moves over tokens as long as they may come, and says over how many: not over ends, nor where a mask would name
+        the one token that the grammar forces."""
+        for n, token in enumerate(tokens):
+            if (
+                self._n_after_end
+                or token in self._ends
+                or self._matcher.compute_ff_bytes()
+                or not self._matcher.try_consume_tokens([token])
+            ):
+                return n
+            self._is_masked = False
+        return len(tokens)
+
     def rollback(self, n: int) -> bool:
         """Takes the last n tokens back; False where that cannot be."""
         self._is_masked = False
@@ -126,7 +141,7 @@ class Matcher:
             return self._mask
         self._mask[:] = 0
         if not self._n_after_end and not self._matcher.is_stopped():
-            self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._n_bytes)
+            self._matcher.unsafe_compute_mask_ptr(self._address, self._n_bytes)
         if self._matcher.is_error():
             raise ConstraintError(f"No answer satisfies the constraint: {short(self._matcher.get_error())}")
         if self._matcher.is_accepting() or not self._mask.any():
