@@ -125,7 +125,8 @@ Floats linear_glu(const std::string& level, const std::string& gate_format, cons
 
 // (experts, weights) of each row, both (n_tokens, n_used).
 std::pair<Ints, Floats> route(const std::string& level, const Floats& logits, int n_used, bool is_sigmoid,
-                              bool normalize, float scale, const std::optional<Floats>& bias) {
+                              bool normalize, float scale, const std::optional<Floats>& bias, int n_groups,
+                              int n_groups_used) {
   Run run(level, 1);
   const py::ssize_t n_tokens = logits.shape(0), n_slots = n_tokens * n_used;
   require(n_used >= 1 && n_used <= logits.shape(1) && (!bias || bias->size() == logits.shape(1)), "%d of %zd experts.",
@@ -138,7 +139,9 @@ std::pair<Ints, Floats> route(const std::string& level, const Floats& logits, in
                  .n_used = n_used,
                  .normalize = normalize,
                  .scale = scale,
-                 .bias = added.as<float>()},
+                 .bias = added.as<float>(),
+                 .n_groups = n_groups,
+                 .n_groups_used = n_groups_used},
                 in.as<float>(), n_tokens, experts.as<int32_t>(), weights.as<float>());
   Ints found(std::vector<py::ssize_t>{n_tokens, n_used});
   run.ops.memory->download(found.mutable_data(), experts.data(), static_cast<size_t>(found.nbytes()));
@@ -338,7 +341,7 @@ void register_testing(py::module_& m) {
         "(x @ W.T, fastest seconds, bytes of W as packed)");
   t.def("route", &route, py::arg("level"), py::arg("logits"), py::arg("n_used"), py::arg("is_sigmoid") = false,
         py::arg("normalize") = true, py::arg("scale") = 1.0f, py::arg("bias") = py::none(),
-        "(experts, weights) of each row");
+        py::arg("n_groups") = 1, py::arg("n_groups_used") = 1, "(experts, weights) of each row");
   t.def("experts", &experts, py::arg("level"), py::arg("format"), py::arg("stacks"), py::arg("n_ff"), py::arg("x"),
         py::arg("chosen"), py::arg("weights"), py::arg("biases") = std::vector<Floats>{}, py::arg("activation") = 1,
         py::arg("limit") = 0.0f, py::arg("shift") = 0.0f, py::arg("n_threads") = 1, py::arg("keep_raw") = false,

@@ -54,6 +54,7 @@ const ops::Ops* device_ops() {
     };
     o.linear = linear;
     o.linear_glu = linear_glu;
+    o.most_head_dim = kMostHeadDim;
     o.route = route;
     o.expert_glu = expert_glu;
     o.expert_sum = expert_sum;

@@ -28,14 +28,53 @@ __global__ void choose(const ops::Routing routing, const float* logits, int64_t 
     for (int mask = 16; mask > 0; mask /= 2) total += shuffle_xor(total, mask);
   }
   const auto score = [&](int e) { return is_softmax ? expf(row[e] - highest) : 1.0f / (1.0f + expf(-row[e])); };
+  const auto key_of = [&](int e) { return routing.bias != nullptr ? score(e) / total + routing.bias[e] : score(e); };
   uint32_t taken = 0;  // of this lane's experts
+  if (routing.n_groups > 1) {
+    const int per_group = routing.n_experts / routing.n_groups;
+    float mine = -INFINITY;  // of group `lane`
+    for (int g = 0; g < routing.n_groups; ++g) {
+      float first = -INFINITY, second = -INFINITY;
+      for (int e = g * per_group + lane; e < (g + 1) * per_group; e += kWarp) {
+        const float key = key_of(e);
+        if (key > first) {
+          second = first;
+          first = key;
+        } else if (key > second) {
+          second = key;
+        }
+      }
+      for (int mask = 16; mask > 0; mask /= 2) {
+        const float others_first = shuffle_xor(first, mask), others_second = shuffle_xor(second, mask);
+        second = fmaxf(fminf(first, others_first), fmaxf(second, others_second));
+        first = fmaxf(first, others_first);
+      }
+      if (lane == g) mine = is_softmax ? first : first + second;
+    }
+    uint32_t open = 0;
+    for (int i = 0; i < routing.n_groups_used; ++i) {
+      const bool is_free = lane < routing.n_groups && (open >> lane & 1) == 0;
+      float best_key = is_free && mine >= -INFINITY ? mine : -INFINITY;
+      int best = is_free ? lane : kWarp;
+      for (int mask = 16; mask > 0; mask /= 2) {
+        const float key = shuffle_xor(best_key, mask);
+        const int other = shuffle_xor(best, mask);
+        if (key > best_key || (key == best_key && other < best)) {
+          best_key = key;
+          best = other;
+        }
+      }
+      open |= 1u << best;
+    }
+    for (int e = lane; e < routing.n_experts; e += kWarp) taken |= (~open >> e / per_group & 1) << e / kWarp;
+  }
   float chosen_sum = 0.0f;
   for (int j = 0; j < routing.n_used; ++j) {
     float best_key = -INFINITY;
     int best = kMostExperts;
     for (int e = lane; e < routing.n_experts; e += kWarp) {
       if ((taken >> e / kWarp & 1) != 0) continue;
-      const float key = routing.bias != nullptr ? score(e) / total + routing.bias[e] : score(e);
+      const float key = key_of(e);
       if (key > best_key || best == kMostExperts) {
         best_key = key >= -INFINITY ? key : -INFINITY;  // what is not a number comes last
         best = e;

@@ -43,9 +43,19 @@ struct LayerConfig {
 struct ExpertsConfig {
   ops::Gating gating = ops::Gating::softmax;
   int n_used = 0;
+  int n_groups = 1, n_groups_used = 1;
   bool normalize = true;
   float scale = 1.0f;
   float limit = 0.0f, shift = 0.0f;  // of the gated unit (ops::ExpertUnit)
+};
+
+// Latent attention (DeepSeek 2): a position has one latent row, of which all heads make their keys and values, and one
+// part of a key that turns, which all heads share. The cache holds these two: a head of rope_dim + rank numbers, whose
+// last `rank` are its value.
+struct LatentConfig {
+  int rank = 0;       // of the latent row; 0: heads have keys and values of their own
+  int key_dim = 0;    // of each head: what is made of the latent row, then rope_dim that turn
+  int value_dim = 0;  // of each head
 };
 
 // A model's numbers, read from metadata through the family's table.
@@ -71,8 +81,12 @@ struct Config {
   double rope_attn_factor = 1.0;                                     // magnitude multiplier
   bool norm_heads_after_rope = false, heads_have_own_norms = false;  // as in Arch
   float attention_scale = 0.0f;                                      // 0: 1/sqrt(head_dim_k)
+  // Queries at position p are multiplied by 1 + temperature_scale * log(1 + p / temperature_length) (whole division).
+  float temperature_scale = 0.0f;  // 0: by nothing
+  int64_t temperature_length = 1;
   float attention_softcap = 0.0f, final_softcap = 0.0f;
   float embedding_scale = 1.0f, residual_scale = 1.0f, logit_scale = 1.0f;
+  LatentConfig latent;
   ExpertsConfig experts;
 };
 

@@ -129,11 +129,17 @@ void read_experts(const Reader& reader, const files::TensorSource& source, const
   }
   e.gating = gating == 2 ? ops::Gating::sigmoid : ops::Gating::softmax;
   if (gating == 3) e.normalize = true;  // the softmax of the chosen is that of all, normalized
-  if (reader.number_or("expert_group_count", 1, 0, kMaxExperts) > 1) {
-    throw Error(ErrorKind::unsupported, source.path() + ": its experts are chosen in groups.",
-                "Such models are not supported yet.");
+  e.n_groups = static_cast<int>(std::max<int64_t>(1, reader.number_or("expert_group_count", 1, 0, kMaxExperts)));
+  if (e.n_groups > 1) {
+    e.n_groups_used = static_cast<int>(reader.number("expert_group_used_count", 1, e.n_groups));
+    if (e.n_groups > ops::kMostExpertGroups || n_experts % e.n_groups != 0 || n_experts / e.n_groups < 2 ||
+        n_experts / e.n_groups * e.n_groups_used < e.n_used) {
+      throw Error(ErrorKind::format,
+                  format_string("%s: %d of %d experts cannot be chosen from %d of %d groups.", source.path().c_str(),
+                                e.n_used, n_experts, e.n_groups_used, e.n_groups));
+    }
   }
-  std::map<std::string_view, int64_t> rows;  // of expert tensors
+  std::map<std::string, int64_t> rows;  // of expert tensors
   for (const files::TensorView& tensor : source.tensors()) {
     if (tensor.name.find("ffn_") != std::string::npos && tensor.shape.size() > 1)
       rows.emplace(tensor.name, tensor.shape[1]);
@@ -146,6 +152,8 @@ void read_experts(const Reader& reader, const files::TensorSource& source, const
       throw Error(ErrorKind::unsupported, source.path() + ": each expert is a tensor of its own.",
                   "An old converter wrote it; convert the model again.");
     }
+    const auto both = rows.find(prefix + "gate_up_exps.weight");
+    if (both != rows.end()) rows[prefix + "up_exps.weight"] = both->second / 2;
     if (!rows.contains(prefix + "up_exps.weight"))
       throw Error(ErrorKind::format, source.path() + ": tensor " + prefix + "up_exps.weight is missing.",
                   "The file is no complete model; convert or fetch it again.");

@@ -91,6 +91,14 @@ Placement place_layers(const files::TensorSource& source, const Config& config, 
   out.layers.assign(static_cast<size_t>(n_layers), &host);
   out.experts = out.layers;
   if (options.devices.empty() || asked == 0) return out;
+  const int most = options.devices.front()->most_head_dim, widest = std::max(config.head_dim_k, config.head_dim_v);
+  if (most > 0 && widest > most) {
+    if (asked < 0) return out;
+    throw Error(ErrorKind::unsupported,
+                format_string("%s: attention heads of %d dimensions; the GPU computes up to %d.", source.path().c_str(),
+                              widest, most),
+                "Use the CPU with -ngl 0.");
+  }
 
   const Sizes sizes = sizes_of(source, config, *options.devices.front(), options.n_host_experts);
   int64_t n = asked > 0 ? std::min(asked, n_layers) : n_layers;

@@ -12,7 +12,7 @@ namespace {
 
 // The widest row that any layer needs of each kind.
 struct Widths {
-  int64_t q = 0, k = 0, v = 0, attention = 0, qkv = 0, mlp = 0, gate_up = 0, n_experts = 0, expert = 0;
+  int64_t q = 0, k = 0, v = 0, attention = 0, qkv = 0, latent = 0, mlp = 0, gate_up = 0, n_experts = 0, expert = 0;
 };
 
 Widths widths_of(const Weights& w) {
@@ -26,6 +26,9 @@ Widths widths_of(const Weights& w) {
     out.mlp = std::max(out.mlp, layer.n_ff);
     out.n_experts = std::max<int64_t>(out.n_experts, layer.n_experts);
     out.expert = std::max(out.expert, layer.n_ff_expert);
+    const LatentConfig& l = w.config.latent;  // (see layers/latent.cpp)
+    out.latent = std::max(out.latent, w.layers[i].latent.q_down.n_rows + w.config.head_dim_k +
+                                          layer.n_heads * (2 * int64_t{l.key_dim} - w.config.rope_dim + l.value_dim));
     if (w.layers[i].gate_up) out.gate_up = std::max(out.gate_up, 2 * layer.n_ff);
   }
   out.qkv = out.q + out.k + out.v;
@@ -45,6 +48,15 @@ Stage::Stage(const Weights& weights, const ops::Ops& ops, ThreadPool& pool, int6
   branch_ = floats(max_rows * c.n_embd);
   qkv_ = floats(max_rows * widths.qkv);
   attended_ = floats(max_rows * widths.attention);
+  if (c.latent.rank > 0) {
+    latent_ = floats(max_rows * widths.latent);
+    const auto n_heads = static_cast<int32_t>(widths.q / c.head_dim_k);
+    std::vector<int32_t> own(static_cast<size_t>(max_rows * n_heads));
+    for (size_t i = 0; i < own.size(); ++i) own[i] = static_cast<int32_t>(i) % n_heads;
+    own_heads_ = floats(static_cast<int64_t>(own.size()));
+    ops.memory->upload(own_heads_.data(), own.data(), own.size() * sizeof(int32_t));
+    ones(std::max<int64_t>(static_cast<int64_t>(own.size()), c.latent.key_dim));  // steps that repeat make none
+  }
   mlp_ = floats(max_rows * widths.mlp);
   gate_up_ = floats(max_rows * widths.gate_up);
   router_logits_ = floats(max_rows * widths.n_experts);
@@ -77,6 +89,16 @@ Stage::~Stage() {
 
 Buffer Stage::floats(int64_t n) const {
   return ops_.memory->allocate(static_cast<size_t>(n) * sizeof(float), "The work buffers of a step");
+}
+
+// n ones, in the backend's memory.
+const float* Stage::ones(int64_t n) {
+  const std::vector<float> values(static_cast<size_t>(n), 1.0f);
+  if (ones_.size() < values.size() * sizeof(float)) {
+    ones_ = floats(n);
+    ops_.memory->upload(ones_.data(), values.data(), values.size() * sizeof(float));
+  }
+  return ones_.as<float>();
 }
 
 void Stage::project(const float* in, int64_t in_stride, std::initializer_list<ops::Projection> projections) {
@@ -199,6 +221,9 @@ uint64_t Stage::step_key(const Batch& batch, cache::KvStore& kv, bool is_last) c
   };
   const auto add = [&](uint64_t number) { key = (key ^ number) * 1099511628211u ^ key >> 29; };
   for (const uint64_t number : numbers) add(number);
+  const Config& c = weights_.config;
+  for (size_t i = 0; c.temperature_scale != 0 && i < batch.positions.size(); ++i)
+    add(static_cast<uint64_t>(batch.positions[i] / c.temperature_length));
   // Another cache may begin where an earlier one began, and go on elsewhere.
   for (int64_t layer = begin_; layer < end_; ++layer)
     add(reinterpret_cast<uintptr_t>(kv.layer_data(static_cast<int>(layer))));

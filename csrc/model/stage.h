@@ -62,6 +62,16 @@ class Stage {
   ops::HeadRows heads(float* rows, int64_t stride, int64_t n, int n_heads, const Vector& norm, const Vector& norm_bias);
   void norm_add(float* branch, int64_t n_rows, const Vector& weight);
   void attention(size_t index, const float* input, const Batch& batch, cache::KvStore& kv, float* out, bool accumulate);
+  ops::RopeArgs rope_of(size_t index) const;
+  void grow(const ops::HeadRows& query, const Batch& batch);
+  void attend(size_t index, const ops::HeadRows& query, const ops::HeadRows& key, const float* value,
+              int64_t value_stride, const ops::RopeArgs& rope, const Batch& batch, cache::KvStore& kv);
+  void leave_attention(size_t index, const float* rows, int64_t width, float* out, bool accumulate);
+  void latent_attention(size_t index, const float* input, const Batch& batch, cache::KvStore& kv, float* out,
+                        bool accumulate);
+  void multiply_heads(const ops::Matrix& stack, const float* in, float* out, int64_t out_stride);
+  void copy(const float* in, int64_t in_stride, float* out, int64_t out_stride, int64_t n, int64_t width);
+  const float* ones(int64_t n);
   void adapt(size_t index, LowRank LayerAdapter::* which, const float* in, int64_t in_stride, float* out,
              int64_t out_stride, float scale = 1.0f);
   void adapt_part(const StepPlan::Part& part, size_t index, LowRank LayerAdapter::* which, const float* in,
@@ -100,6 +110,8 @@ class Stage {
   Buffer branch_;         // (n, n_embd) a block's output where a norm follows it
   Buffer qkv_;            // (n, q + k + v): three matrices one after another, or one where the file fuses them
   Buffer attended_;       // (n, n_heads * head_dim_v)
+  Buffer latent_;         // latent attention's rows on their way, one kind after another
+  Buffer own_heads_;      // (n, n_heads) of int32: each head's number
   Buffer mlp_;            // (n, n_ff)
   Buffer gate_up_;        // (n, 2 n_ff) where the file fuses them
   Buffer router_logits_;  // (n, n_experts)
@@ -109,7 +121,7 @@ class Stage {
   Buffer expert_hidden_;  // (n * n_used, n_ff_expert)
   Buffer expert_sums_;    // (n, n_embd) what experts on the host gave a device
   Buffer low_rank_;       // (n, rank) of an adapter, grown on demand
-  Buffer ones_;           // (n_ff), made when an adapter needs it
+  Buffer ones_;           // grown on demand
   Buffer picked_;         // (picked rows, n_embd)
   Buffer logits_;         // (logit rows, n_vocab), grown on demand
   Buffer likely_;         // (logit rows, n_likely) of ops::Likely, where the backend finds them

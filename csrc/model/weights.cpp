@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <utility>
 
 #include "base/error.h"
+#include "formats/registry.h"
 #include "model/placement.h"
 
 namespace halfbyte::model {
@@ -85,7 +87,8 @@ class Loader {
     const std::string p = "blk." + std::to_string(index) + ".";
     ops_ = weights_->layer_ops[static_cast<size_t>(index)];
     const int64_t q_dim = int64_t{shape.n_heads} * c.head_dim_k, k_dim = int64_t{shape.n_kv_heads} * c.head_dim_k,
-                  v_dim = int64_t{shape.n_kv_heads} * c.head_dim_v, o_dim = int64_t{shape.n_heads} * c.head_dim_v;
+                  v_dim = int64_t{shape.n_kv_heads} * c.head_dim_v,
+                  o_dim = int64_t{shape.n_heads} * (c.latent.rank > 0 ? c.latent.value_dim : c.head_dim_v);
     const bool norms_before = c.norm_places != NormPlaces::post;
     const bool norms_after = c.norm_places == NormPlaces::post || c.norm_places == NormPlaces::pre_and_post;
     const bool second_norm = c.norm_places == NormPlaces::pre || c.norm_places == NormPlaces::pre_and_post;
@@ -106,7 +109,9 @@ class Loader {
       w.attn_post_norm = vector(p + "post_attention_norm.weight", c.n_embd);
       w.mlp_post_norm = vector(p + "post_ffw_norm.weight", c.n_embd);
     }
-    if (source_->find(p + "attn_qkv.weight") != nullptr) {
+    if (c.latent.rank > 0) {
+      latent(p, shape.n_heads, w);
+    } else if (source_->find(p + "attn_qkv.weight") != nullptr) {
       w.qkv = packed(p + "attn_qkv.weight", q_dim + k_dim + v_dim, c.n_embd);
       w.qkv_bias = vector(p + "attn_qkv.bias", q_dim + k_dim + v_dim, Need::optional);
     } else {
@@ -127,6 +132,58 @@ class Loader {
     if (shape.n_experts > 0) w.experts = experts(p, shape, *weights_->expert_ops[static_cast<size_t>(index)]);
     if (shape.n_experts == 0 || shape.n_ff > 0) mlp(p, shape.n_experts > 0 ? "_shexp" : "", shape.n_ff, w);
     return w;
+  }
+
+  // Queries, and what latent attention has instead of keys and values.
+  void latent(const std::string& p, int64_t n_heads, LayerWeights& layer) {
+    const Config& c = weights_->config;
+    const LatentConfig& l = c.latent;
+    const int64_t still = l.key_dim - c.rope_dim;
+    LatentWeights& w = layer.latent;
+    w.kv_down = packed(p + "attn_kv_a_mqa.weight", l.rank + c.rope_dim, c.n_embd);
+    w.kv_norm = vector(p + "attn_kv_a_norm.weight", l.rank);
+    if (const files::TensorView* down = source_->find(p + "attn_q_a.weight")) {
+      w.q_down = packed(down->name, down->n_rows(), c.n_embd);
+      w.q_norm = vector(p + "attn_q_a_norm.weight", w.q_down.n_rows);
+      layer.q = packed(p + "attn_q_b.weight", n_heads * l.key_dim, w.q_down.n_rows);
+    } else {
+      layer.q = packed(p + "attn_q.weight", n_heads * l.key_dim, c.n_embd);
+    }
+    if (source_->find(p + "attn_kv_b.weight") != nullptr) return split_latent(p + "attn_kv_b.weight", n_heads, w);
+    w.key_up = packed(p + "attn_k_b.weight", l.rank, still, n_heads);
+    w.value_up = packed(p + "attn_v_b.weight", l.value_dim, l.rank, n_heads);
+  }
+
+  // Older files hold, head after head, the matrices of its keys and of its values one above the other. Values' rows are
+  // taken as they are; the keys' matrices are turned: their blocks cannot be, their numbers can.
+  void split_latent(const std::string& name, int64_t n_heads, LatentWeights& w) {
+    const LatentConfig& l = weights_->config.latent;
+    const int64_t rank = l.rank, still = l.key_dim - weights_->config.rope_dim, n_rows = still + l.value_dim;
+    const ops::MatrixSource both = matrix(name, n_heads * n_rows, rank);
+    const formats::Format& format = *both.format;
+    const bool is_plain = format.block_weights == 1;
+    const formats::Format& turned = is_plain ? format : *formats::find_format("F16");
+    const auto row_bytes = static_cast<size_t>(format.row_bytes(rank));
+    const auto turned_bytes = static_cast<size_t>(turned.row_bytes(still));
+    const auto n_keys = static_cast<size_t>(n_heads * rank) * turned_bytes;
+    const auto n_values = static_cast<size_t>(n_heads * l.value_dim) * row_bytes;
+    Buffer keys(n_keys, "Latent attention's keys"), values(n_values, "Latent attention's values");
+    pool_.parallel_for(n_heads, 1, [&](int64_t begin, int64_t end, int) {
+      std::vector<float> rows(static_cast<size_t>(still * rank)), columns(rows.size());
+      for (int64_t h = begin; h < end; ++h) {
+        const std::byte* head = both.bytes.data() + static_cast<size_t>(h * n_rows) * row_bytes;
+        format.decode(head, rows.data(), still * rank / format.block_weights);
+        for (int64_t r = 0; r < still; ++r)
+          for (int64_t k = 0; k < rank; ++k)
+            columns[static_cast<size_t>(k * still + r)] = rows[static_cast<size_t>(r * rank + k)];
+        turned.encode(columns.data(), keys.data() + static_cast<size_t>(h * rank) * turned_bytes, still * rank);
+        std::memcpy(values.data() + static_cast<size_t>(h * l.value_dim) * row_bytes,
+                    head + static_cast<size_t>(still) * row_bytes, static_cast<size_t>(l.value_dim) * row_bytes);
+      }
+    });
+    w.key_up = packed_copy(std::move(keys), turned, rank, still, n_heads);
+    w.value_up = packed_copy(std::move(values), format, l.value_dim, rank, n_heads);
+    done_bytes_ += static_cast<int64_t>(both.bytes.size());
   }
 
   // The dense MLP, or the shared expert beside the others.
@@ -157,8 +214,14 @@ class Loader {
     if (source_->find(p + "ffn_gate_inp_shexp.weight") != nullptr)
       w.shared_gate = packed(p + "ffn_gate_inp_shexp.weight", 1, n_embd);
     const ops::Ops* const layer_ops = std::exchange(ops_, &owner);
-    w.gate = packed(p + "ffn_gate_exps.weight", n_ff, n_embd, n);
-    w.up = packed(p + "ffn_up_exps.weight", n_ff, n_embd, n);
+    if (source_->find(p + "ffn_gate_up_exps.weight") != nullptr) {
+      w.gate = half_of_stack(p + "ffn_gate_up_exps.weight", 0, n_ff, n_embd, n);
+      w.up = half_of_stack(p + "ffn_gate_up_exps.weight", 1, n_ff, n_embd, n);
+      w.gate.name = p + "ffn_gate_up_exps.weight";  // what enters one enters the other
+    } else {
+      w.gate = packed(p + "ffn_gate_exps.weight", n_ff, n_embd, n);
+      w.up = packed(p + "ffn_up_exps.weight", n_ff, n_embd, n);
+    }
     w.down = packed(p + "ffn_down_exps.weight", n_embd, n_ff, n);
     w.gate_bias = vector(p + "ffn_gate_exps.bias", n * n_ff, Need::optional);
     w.up_bias = vector(p + "ffn_up_exps.bias", n * n_ff, Need::optional);
@@ -226,6 +289,27 @@ class Loader {
     if (m.layout != ops::Layout::raw && name != "token_embd.weight") source_->release_pages(*source_->find(name));
     report(false);
     return m;
+  }
+
+  // Of what no tensor holds as it is. Has no name.
+  ops::Matrix packed_copy(Buffer bytes, const formats::Format& format, int64_t n_rows, int64_t n_cols,
+                          int64_t n_matrices) {
+    ops::Matrix m = ops_->pack({&format, n_rows, n_cols, {bytes.data(), bytes.size()}, n_matrices}, false, pool_);
+    if (m.layout == ops::Layout::raw) m.storage = std::move(bytes);  // it points into them
+    weights_->packed_bytes += m.bytes();
+    report(false);
+    return m;
+  }
+
+  // The first or second half of the rows of every matrix of a stack.
+  ops::Matrix half_of_stack(const std::string& name, size_t which, int64_t n_rows, int64_t n_cols, int64_t n_matrices) {
+    const ops::MatrixSource both = matrix(name, 2 * n_rows, n_cols, n_matrices);
+    const size_t n_bytes = both.bytes.size() / 2, half = n_bytes / static_cast<size_t>(n_matrices);
+    Buffer bytes(n_bytes, "Half of the experts of a layer");
+    for (size_t m = 0; m < static_cast<size_t>(n_matrices); ++m)
+      std::memcpy(bytes.data() + m * half, both.bytes.data() + (2 * m + which) * half, half);
+    done_bytes_ += static_cast<int64_t>(n_bytes);
+    return packed_copy(std::move(bytes), *both.format, n_rows, n_cols, n_matrices);
   }
 
   void report(bool finished) {

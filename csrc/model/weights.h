@@ -39,6 +39,15 @@ struct ExpertWeights {
   explicit operator bool() const { return static_cast<bool>(router); }
 };
 
+// Latent attention's own; the up matrices are stacks of one for each head. LayerWeights::q then gives what q_down
+// left, where there is one.
+struct LatentWeights {
+  ops::Matrix q_down, kv_down;  // (rank of q, n_embd), (rank + rope_dim, n_embd)
+  Vector q_norm, kv_norm;       // of what these gave, without the part that turns
+  ops::Matrix key_up,
+      value_up;  // (rank, key_dim - rope_dim): from a query to what meets the latent row; (value_dim, rank)
+};
+
 struct LayerWeights {
   Vector attn_norm, attn_norm_bias, attn_norm_2, attn_norm_2_bias, attn_post_norm;
   Vector mlp_norm, mlp_norm_bias, mlp_post_norm;
@@ -48,6 +57,7 @@ struct LayerWeights {
   ops::Matrix gate, up, down, gate_up;  // of the dense MLP or the shared expert; gate_up where fused
   Vector gate_bias, up_bias, down_bias;
   Vector sinks;
+  LatentWeights latent;
   ExpertWeights experts;
 };
 

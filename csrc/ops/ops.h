@@ -47,7 +47,10 @@ struct Projection {
 // How the experts of a row are chosen by the router's logits, and what each counts.
 //   scores = softmax(logits) over all experts, or sigmoid(logits); the n_used highest of score + bias are chosen, the
 //   first of equal ones; weight = scale * score, or scale * score / (sum of the chosen's scores) where normalized.
+// With several groups of equally many experts, in order, only those of the n_groups_used best take part: a group is as
+// good as its best expert (softmax), or as its two best together (sigmoid).
 enum class Gating : uint8_t { softmax, sigmoid };
+inline constexpr int kMostExpertGroups = 32;
 struct Routing {
   Gating gating = Gating::softmax;
   int n_experts = 0;
@@ -55,6 +58,7 @@ struct Routing {
   bool normalize = true;
   float scale = 1.0f;
   const float* bias = nullptr;  // (n_experts), only for choosing; or nullptr
+  int n_groups = 1, n_groups_used = 1;
 };
 
 // What route() found: the experts of each row, all different, and their weights.
@@ -169,6 +173,9 @@ struct Ops {
   // the same key. Ops also work outside of steps.
   bool (*begin_step)(const Context&, const StepInputs&) = nullptr;
   void (*end_step)(const Context&, bool is_complete) = nullptr;  // false: the step was given up
+
+  // The most dimensions of a head that attention() takes; 0: any number.
+  int most_head_dim = 0;
 
   // Makes and destroys whatever Context::scratch points to.
   void* (*create_scratch)(ThreadPool& pool) = nullptr;

@@ -71,6 +71,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     "ernie4_5": {"use_bias": False},
     "qwen2vl": {"rms_norm_eps": 1e-12},
     "qwen2.5vl": {"rms_norm_eps": 1e-12},
+    # All experts take part of these, too.
+    "deepseek2": {"topk_group": 4},
+    "deepseek3": {"topk_group": 4},
+    "hunyuan-moe": {"moe_topk": 8},
 }  # fmt: skip
 # Variants that llama.cpp does not load: it wants experts in every layer, and tells Command R+ and the large EXAONE 4 by
 # their 64 layers.

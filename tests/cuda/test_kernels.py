@@ -244,6 +244,18 @@ def test_routing(sigmoid: bool, normalize: bool) -> None:
             assert np.allclose(found[1], exact[1], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_routing_within_groups(sigmoid: bool) -> None:
+    draw = np.random.default_rng(6)
+    for n_experts, groups in ((256, (8, 4)), (24, (12, 4)), (160, (32, 3)), (6, (2, 2))):
+        logits = (3 * draw.normal(size=(21, n_experts))).astype(np.float32)
+        for bias in (None, draw.normal(size=n_experts).astype(np.float32)):
+            found = testing.route("cuda", logits, 5, sigmoid, True, 2.5, bias, *groups)
+            exact = testing.route("reference", logits, 5, sigmoid, True, 2.5, bias, *groups)
+            assert np.array_equal(found[0], exact[0])
+            assert np.allclose(found[1], exact[1], rtol=1e-4, atol=1e-6)
+
+
 def test_routing_of_equal_and_of_no_numbers() -> None:
     logits = np.zeros((2, 40), np.float32)
     logits[1] = np.nan

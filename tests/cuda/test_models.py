@@ -12,6 +12,7 @@ from halfbyte import LLM, HalfbyteError, SamplingParams, _core
 from halfbyte._core import testing
 
 from ..conftest import write_tiny_llama
+from ..model.families import FAMILIES, make_model, write_gguf
 
 PROMPT = list(range(40, 75))
 
@@ -55,6 +56,20 @@ def test_greedy_text_is_that_of_the_cpu_for_any_batch(model: Path) -> None:
             # They part where the CPU itself holds two tokens for equally likely, up to rounding.
             row = llm.forward([*prompt, *expected[:same]])[-1]
             assert abs(row[expected[same]] - row[found[same]]) < 0.05 * row.std()
+
+
+@pytest.mark.parity
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["ministral3", "deepseek2-lite", "deepseek3"])
+def test_latent_rows_groups_of_experts_and_growing_queries_are_those_of_the_cpu(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="needs PyTorch: pip install 'halfbyte[parity]'")
+    path = tmp_path / "tiny.gguf"
+    write_gguf(make_model(FAMILIES[name]), FAMILIES[name], path)
+    cpu, gpu = (
+        _core.Engine(_core.Model.load(str(path), n_gpu_layers=n), n_ctx=128, n_batch=16).forward(PROMPT) for n in (0, 4)
+    )
+    assert np.mean((gpu - cpu) ** 2) < 1e-3 * np.mean(cpu**2)
 
 
 SEEDED = SamplingParams(temperature=0.9, seed=5, max_tokens=8, ignore_eos=True)

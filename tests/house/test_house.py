@@ -92,7 +92,8 @@ def test_imports_follow_the_arrows(path: Path) -> None:
 
 
 def test_no_family_outside_its_file() -> None:
-    families = "|".join(sorted({re.sub(r"\d+$", "", a) for a in _core.ARCHITECTURES}))
+    # Without their numbers; but "dots" are also what products of rows are called.
+    families = "|".join(sorted({re.sub(r"(?<!dots)\d+$", "", a) for a in _core.ARCHITECTURES}))
     for path in cpp_files():
         if "archs" in path.parts or "formats" in path.parts:
             continue

@@ -40,6 +40,26 @@ def test_routing(level: str, sigmoid: bool, normalize: bool, biased: bool) -> No
         assert np.allclose(found[1], weights, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("level", ["reference", LEVELS[-1]])
+@pytest.mark.parametrize("sigmoid", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+def test_routing_within_groups(level: str, sigmoid: bool, biased: bool) -> None:
+    draw = np.random.default_rng(4)
+    logits = (2 * draw.normal(size=(90, 24))).astype(np.float32)
+    bias = draw.normal(size=24).astype(np.float32) if biased else np.zeros(24, np.float32)
+    scores = 1 / (1 + np.exp(-logits.astype(np.float64))) if sigmoid else np.exp(logits.astype(np.float64))
+    scores /= 1 if sigmoid else scores.sum(-1, keepdims=True)
+    for n_groups, n_groups_used in ((4, 2), (12, 4), (8, 8)):
+        keys = (scores + bias).reshape(90, n_groups, -1)
+        best = np.sort(keys, -1)[:, :, -2 if sigmoid else -1 :].sum(-1)
+        left_out = np.argsort(-best, -1, kind="stable")[:, n_groups_used:]
+        np.put_along_axis(keys, left_out[..., None], -np.inf, 1)
+        expected = np.argsort(-keys.reshape(90, 24), -1, kind="stable")[:, :5]
+        found, weights = testing.route(level, logits, 5, sigmoid, False, 1.0, bias, n_groups, n_groups_used)
+        assert np.array_equal(found, expected)
+        assert np.allclose(weights, np.take_along_axis(scores, expected, -1), rtol=1e-5)
+
+
 def test_equal_scores_choose_the_first_and_no_number_chooses_something() -> None:
     logits = np.zeros((2, 8), np.float32)
     logits[1] = np.nan

@@ -83,6 +83,32 @@ LANGUAGE_NAMES = MOE_NAMES | {
     for name, ours in MOE_NAMES.items()
     if name.startswith("model.")
 }
+LATENT_NAMES = (
+    MOE_NAMES
+    | SHARED_EXPERTS
+    | {
+        "model.layers.{}.self_attn.q_a_proj": "blk.{}.attn_q_a",
+        "model.layers.{}.self_attn.q_a_layernorm": "blk.{}.attn_q_a_norm",
+        "model.layers.{}.self_attn.q_b_proj": "blk.{}.attn_q_b",
+        "model.layers.{}.self_attn.kv_a_proj_with_mqa": "blk.{}.attn_kv_a_mqa",
+        "model.layers.{}.self_attn.kv_a_layernorm": "blk.{}.attn_kv_a_norm",
+        "model.layers.{}.self_attn.kv_b_proj": "blk.{}.attn_kv_b",
+    }
+)
+# Latent attention: heads of 24 + 8 dimensions (values of 16) from 32 numbers.
+LATENT = BASE | {
+    "num_key_value_heads": 4, "q_lora_rank": 40, "kv_lora_rank": 32, "qk_nope_head_dim": 24, "qk_rope_head_dim": 8,
+    "v_head_dim": 16, "n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 40, "n_shared_experts": 2,
+    "first_k_dense_replace": 1, "rms_norm_eps": 1e-6,
+}  # fmt: skip
+LATENT_METADATA = {
+    "attention.head_count_kv": 1, "attention.key_length": 40, "attention.value_length": 32,
+    "attention.key_length_mla": 32, "attention.value_length_mla": 16, "attention.kv_lora_rank": 32,
+    "attention.q_lora_rank": 40, "rope.dimension_count": 8, "expert_count": 8, "expert_used_count": 3,
+}  # fmt: skip
+LATENT_FUSED = {key: value for key, value in LATENT_METADATA.items() if not key.endswith("_mla")} | {
+    "attention.head_count_kv": 4, "attention.key_length": 32, "attention.value_length": 16,
+}  # fmt: skip
 COHERE = BASE | {"logit_scale": 0.25, "tie_word_embeddings": True}
 COHERE_METADATA = {"logit_scale": 0.25, "attention.layer_norm_epsilon": 1e-5}
 VISION = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 32}
@@ -212,3 +238,14 @@ def bias_of_choice(weights: Weights, config: Any) -> None:
 
 def _rope(theta: float = 10000.0, **more: Any) -> dict[str, Any]:
     return {"rope_theta": theta, "rope_type": "default", **more}
+
+
+def split_latent(weights: Weights, config: Any) -> None:
+    """As newer files hold the matrices of latent attention: those of keys turned, apart from those of values."""
+    for name in list(weights):
+        if ".attn_kv_b." in name:
+            w = weights.pop(name).reshape(config.num_attention_heads, -1, config.kv_lora_rank)
+            keys, values = np.split(w, [config.qk_nope_head_dim], axis=1)
+            weights[name.replace("_kv_b", "_k_b")] = keys.swapaxes(1, 2)
+            weights[name.replace("_kv_b", "_v_b")] = values
+    bias_of_choice(weights, config)

@@ -22,6 +22,10 @@ from .conversion import (
     GPT2_NAMES,
     HEAD_DIM_32,
     LANGUAGE_NAMES,
+    LATENT,
+    LATENT_FUSED,
+    LATENT_METADATA,
+    LATENT_NAMES,
     LLAMA_NAMES,
     MOE_NAMES,
     POST_NORM_NAMES,
@@ -35,6 +39,7 @@ from .conversion import (
     permute_llama,
     phi3_fuse,
     split_heads_of_three,
+    split_latent,
     stack_experts,
     stack_experts_in_turns,
     stack_experts_permuted,
@@ -78,6 +83,16 @@ FAMILIES: dict[str, Family] = {
         "llama", "LlamaConfig",
         BASE | {"rope_parameters": _rope() | {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}}, LLAMA_NAMES,
         {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 64}, permute_llama,
+    ),
+    "ministral3": Family(
+        "mistral3", "Ministral3Config",
+        BASE | {"head_dim": 16, "rope_parameters": _rope() | {
+            "rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 16, "mscale": 1.0, "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.1, "beta_fast": 32.0, "beta_slow": 1.0}},
+        LLAMA_NAMES,
+        {"rope.scaling.type": "yarn", "rope.scaling.factor": 16.0, "rope.scaling.original_context_length": 16,
+         "rope.scaling.yarn_log_multiplier": 1.0, "attention.temperature_scale": 0.1},
+        permute_llama,
     ),
     "mistral-window": Family(
         "llama", "MistralConfig", BASE | {"sliding_window": 20, "head_dim": 16}, LLAMA_NAMES, {"attention.sliding_window": 20}, permute_llama
@@ -258,6 +273,17 @@ FAMILIES: dict[str, Family] = {
         {"text_config": BASE | {"model_type": "mistral", "head_dim": 16, "sliding_window": None}, "vision_config": VISION | {"model_type": "pixtral"}},
         LANGUAGE_NAMES, {}, permute_llama,
     ),
+    "ministral3-vision": Family(
+        "mistral3", "Mistral3Config",
+        {"text_config": BASE | {"model_type": "ministral3", "head_dim": 16, "rope_parameters": _rope() | {
+            "rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 16, "mscale": 1.0, "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.1, "beta_fast": 32.0, "beta_slow": 1.0}},
+         "vision_config": VISION | {"model_type": "pixtral"}},
+        LANGUAGE_NAMES,
+        {"rope.scaling.type": "yarn", "rope.scaling.factor": 16.0, "rope.scaling.original_context_length": 16,
+         "rope.scaling.yarn_log_multiplier": 1.0, "attention.temperature_scale": 0.1},
+        permute_llama,
+    ),
     "gemma3-vision": Family(
         "gemma3", "Gemma3Config",
         {"text_config": BASE | {"model_type": "gemma3_text", "head_dim": 32, "num_hidden_layers": 7, "sliding_window": 16, "query_pre_attn_scalar": 32},
@@ -265,6 +291,55 @@ FAMILIES: dict[str, Family] = {
          "mm_tokens_per_image": 1, "tie_word_embeddings": True},
         LANGUAGE_NAMES | {f"model.language_model.{k.removeprefix('model.')}": v for k, v in GEMMA2_NAMES.items() if k.startswith("model.")},
         HEAD_DIM_32 | {"attention.sliding_window": 16, "rope.freq_base": 1000000.0}, add_one_to_norms,
+    ),
+    "deepseek2-lite": Family(
+        "deepseek2", "DeepseekV2Config",
+        LATENT | {"q_lora_rank": None, "n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.0, "rope_parameters": _rope() | {
+            "rope_type": "yarn", "factor": 40.0, "original_max_position_embeddings": 32, "mscale": 0.707, "mscale_all_dim": 0.707}},
+        LATENT_NAMES,
+        LATENT_METADATA | {"rope.scaling.type": "yarn", "rope.scaling.factor": 40.0, "rope.scaling.original_context_length": 32,
+                           "rope.scaling.yarn_log_multiplier": 0.0707},
+        split_latent,
+    ),
+    "deepseek2": Family(
+        "deepseek2", "DeepseekV2Config",
+        LATENT | {"n_group": 4, "topk_group": 2, "topk_method": "group_limited_greedy", "routed_scaling_factor": 16.0}, LATENT_NAMES,
+        LATENT_FUSED | {"expert_group_count": 4, "expert_group_used_count": 2, "expert_weights_scale": 16.0}, bias_of_choice,
+    ),
+    "deepseek3": Family(
+        "deepseek2", "DeepseekV3Config",
+        LATENT | {"n_group": 4, "topk_group": 2, "n_shared_experts": 1, "rope_parameters": _rope() | {
+            "rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 32, "mscale": 1.0, "mscale_all_dim": 1.0}},
+        LATENT_NAMES,
+        LATENT_METADATA | {"expert_group_count": 4, "expert_group_used_count": 2, "expert_weights_scale": 2.5, "expert_weights_norm": True,
+                           "expert_gating_func": 2, "rope.scaling.type": "yarn", "rope.scaling.factor": 8.0,
+                           "rope.scaling.original_context_length": 32, "rope.scaling.yarn_log_multiplier": 0.1},
+        split_latent,
+    ),
+    "glm4.7-flash": Family(
+        "deepseek2", "Glm4MoeLiteConfig", LATENT, LATENT_NAMES,
+        LATENT_METADATA | {"expert_weights_scale": 1.8, "expert_weights_norm": True}, split_latent,
+    ),
+    "dots1": Family(
+        "dots1", "Dots1Config",
+        BASE | {"head_dim": 16, "n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 40, "n_shared_experts": 2,
+                "first_k_dense_replace": 1, "norm_topk_prob": True, "routed_scaling_factor": 2.5, "sliding_window": None},
+        MOE_NAMES | SHARED_EXPERTS,
+        {"expert_count": 8, "expert_used_count": 3, "expert_gating_func": 2, "expert_weights_norm": True, "expert_weights_scale": 2.5},
+        bias_of_choice,
+    ),
+    "minimax-m2": Family(
+        "minimax-m2", "MiniMaxM2Config",
+        BASE | {"head_dim": 16, "rotary_dim": 8, "num_local_experts": 8, "num_experts_per_tok": 3}, MOE_NAMES
+        | {"model.layers.{}.mlp": "blk.{}.ffn_gate_inp"},
+        {"rope.dimension_count": 8, "rope.freq_base": 5000000.0, "expert_count": 8, "expert_used_count": 3}, bias_of_choice,
+    ),
+    "hunyuan-moe": Family(
+        "hunyuan-moe", "HunYuanMoEV1Config", BASE | {"head_dim": 16, "num_experts": 8, "moe_topk": 3},
+        MOE_NAMES | {"model.layers.{}.self_attn.query_layernorm": "blk.{}.attn_q_norm",
+                     "model.layers.{}.self_attn.key_layernorm": "blk.{}.attn_k_norm", "model.layers.{}.mlp.gate.wg": "blk.{}.ffn_gate_inp"}
+        | {f"model.layers.{{}}.mlp.shared_mlp.{kind}_proj": f"blk.{{}}.ffn_{kind}_shexp" for kind in ("gate", "up", "down")},
+        {"expert_count": 8, "expert_used_count": 3}, stack_experts,
     ),
     "nemotron": Family(
         "nemotron", "NemotronConfig", BASE | {"partial_rotary_factor": 0.5}, LLAMA_NAMES,

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "base/error.h"
 #include "model/arch.h"
 
 namespace halfbyte::model::archs {
@@ -23,6 +24,26 @@ inline void alternate_windows(const files::TensorSource& source, Config& config,
 // In most families' files logit_scale divides; here it multiplies.
 inline void multiply_logits(Config& config) {
   config.logit_scale = 1.0f / config.logit_scale;
+}
+
+// 1 + share * 0.1 ln(factor) where positions are stretched by YaRN, else 1.
+inline double yarn_magnitude(const Config& config, double share) {
+  const bool is_stretched = config.rope_scaling == RopeScaling::yarn && config.rope_factor > 1.0;
+  return is_stretched ? 1.0 + share * 0.1 * std::log(config.rope_factor) : 1.0;
+}
+
+// Queries that grow with the position (Config::temperature_scale).
+inline void read_query_growth(const files::TensorSource& source, Config& config) {
+  const std::string prefix = config.arch + ".attention.temperature_";
+  const double scale = source.metadata().get_float(prefix + "scale").value_or(0.0);
+  const int64_t length = source.metadata().get_int(prefix + "length").value_or(config.rope_original_ctx);
+  if (scale == 0) return;
+  if (!std::isfinite(scale) || length < 1) {
+    throw Error(ErrorKind::format, format_string("%s: queries that grow by %g every %lld positions.",
+                                                 source.path().c_str(), scale, static_cast<long long>(length)));
+  }
+  config.temperature_scale = static_cast<float>(scale);
+  config.temperature_length = length;
 }
 
 }  // namespace halfbyte::model::archs

@@ -9,6 +9,8 @@ extern const Arch arcee;
 extern const Arch chatglm;
 extern const Arch cohere2;
 extern const Arch command_r;
+extern const Arch deepseek2;
+extern const Arch dots1;
 extern const Arch ernie4_5;
 extern const Arch ernie4_5_moe;
 extern const Arch exaone;
@@ -25,9 +27,12 @@ extern const Arch gptneox;
 extern const Arch granite;
 extern const Arch granitemoe;
 extern const Arch hunyuan_dense;
+extern const Arch hunyuan_moe;
 extern const Arch internlm2;
 extern const Arch llama;
+extern const Arch minimax_m2;
 extern const Arch minicpm;
+extern const Arch mistral3;
 extern const Arch nemotron;
 extern const Arch olmo2;
 extern const Arch olmoe;
@@ -47,11 +52,11 @@ extern const Arch starcoder;
 extern const Arch starcoder2;
 
 inline constexpr const Arch* kAll[] = {
-    &arcee,    &chatglm, &cohere2,    &command_r,     &ernie4_5,  &ernie4_5_moe, &exaone,    &exaone4,
-    &falcon,   &gemma,   &gemma2,     &gemma3,        &glm4,      &glm4moe,      &gpt2,      &gpt_oss,
-    &gptneox,  &granite, &granitemoe, &hunyuan_dense, &internlm2, &llama,        &minicpm,   &nemotron,
-    &olmo2,    &olmoe,   &phi2,       &phi3,          &qwen2,     &qwen2moe,     &qwen2vl,   &qwen3,
-    &qwen3moe, &qwen3vl, &qwen3vlmoe, &seed_oss,      &smollm3,   &stablelm,     &starcoder, &starcoder2,
+    &arcee,    &chatglm,  &cohere2,    &command_r,     &deepseek2,   &dots1,     &ernie4_5, &ernie4_5_moe, &exaone,
+    &exaone4,  &falcon,   &gemma,      &gemma2,        &gemma3,      &glm4,      &glm4moe,  &gpt2,         &gpt_oss,
+    &gptneox,  &granite,  &granitemoe, &hunyuan_dense, &hunyuan_moe, &internlm2, &llama,    &minimax_m2,   &minicpm,
+    &mistral3, &nemotron, &olmo2,      &olmoe,         &phi2,        &phi3,      &qwen2,    &qwen2moe,     &qwen2vl,
+    &qwen3,    &qwen3moe, &qwen3vl,    &qwen3vlmoe,    &seed_oss,    &smollm3,   &stablelm, &starcoder,    &starcoder2,
 };
 
 }  // namespace halfbyte::model::archs

@@ -27,11 +27,12 @@ ops::HeadRows Stage::heads(float* rows, int64_t stride, int64_t n, int n_heads, 
 void Stage::attention(size_t index, const float* input, const Batch& batch, cache::KvStore& kv, float* out,
                       bool accumulate) {
   const Config& c = weights_.config;
+  if (c.latent.rank > 0) return latent_attention(index, input, batch, kv, out, accumulate);
   const LayerConfig& shape = c.layers[index];
   const LayerWeights& w = weights_.layers[index];
   const int64_t n = batch.n_rows();
   const int64_t q_dim = int64_t{shape.n_heads} * c.head_dim_k, k_dim = int64_t{shape.n_kv_heads} * c.head_dim_k,
-                v_dim = int64_t{shape.n_kv_heads} * c.head_dim_v, o_dim = int64_t{shape.n_heads} * c.head_dim_v;
+                v_dim = int64_t{shape.n_kv_heads} * c.head_dim_v;
   const bool fused = static_cast<bool>(w.qkv);
   float* q = qkv_.as<float>();
   float* k = fused ? q + q_dim : q + n * q_dim;
@@ -52,53 +53,90 @@ void Stage::attention(size_t index, const float* input, const Batch& batch, cach
   adapt(index, &LayerAdapter::q, input, c.n_embd, q, q_stride);
   adapt(index, &LayerAdapter::k, input, c.n_embd, k, k_stride);
   adapt(index, &LayerAdapter::v, input, c.n_embd, v, v_stride);
-  ops::RopeArgs rope;
-  if (c.positions == PositionKind::rope && shape.uses_rope) {
-    const size_t table = rope_of_[index];
-    rope = {c.rope, c.rope_dim, inv_freqs_[table].as<float>(), magnitudes_[table]};
-  }
+  ops::RopeArgs rope = rope_of(index);
   if (c.norm_heads_after_rope && rope.kind != ops::RopeKind::none) {
     ops_.rope(context_, rope, q, q_stride, n, shape.n_heads, c.head_dim_k, batch.positions.data());
     ops_.rope(context_, rope, k, k_stride, n, shape.n_kv_heads, c.head_dim_k, batch.positions.data());
     rope = {};
   }
+  attend(index, heads(q, q_stride, n, shape.n_heads, w.q_norm, w.q_norm_bias),
+         heads(k, k_stride, n, shape.n_kv_heads, w.k_norm, w.k_norm_bias), v, v_stride, rope, batch, kv);
+  leave_attention(index, attended_.as<float>(), int64_t{shape.n_heads} * c.head_dim_v, out, accumulate);
+}
+
+// Rope of a layer; none where it has none.
+ops::RopeArgs Stage::rope_of(size_t index) const {
+  const Config& c = weights_.config;
+  if (c.positions != PositionKind::rope || !c.layers[index].uses_rope) return {};
+  const size_t table = rope_of_[index];
+  return {c.rope, c.rope_dim, inv_freqs_[table].as<float>(), magnitudes_[table]};
+}
+
+// Queries grow with the position where the model says so: rows that do so alike at once.
+void Stage::grow(const ops::HeadRows& query, const Batch& batch) {
+  const Config& c = weights_.config;
+  const std::vector<int32_t>& positions = batch.positions;
+  for (size_t begin = 0, end = 0; c.temperature_scale != 0 && begin < positions.size(); begin = end) {
+    const int64_t reach = positions[begin] / c.temperature_length;
+    while (end < positions.size() && positions[end] / c.temperature_length == reach) ++end;
+    if (reach == 0) continue;
+    float* rows = query.rows + static_cast<int64_t>(begin) * query.stride;
+    ops_.add(context_, rows, rows, c.temperature_scale * std::log1p(static_cast<float>(reach)),
+             static_cast<int64_t>(end - begin), query.stride);
+  }
+}
+
+// attended_ = attention of the queries; the keys and values are written to the cache. What stands between queries in
+// their rows may change, too.
+void Stage::attend(size_t index, const ops::HeadRows& query, const ops::HeadRows& key, const float* value,
+                   int64_t value_stride, const ops::RopeArgs& rope, const Batch& batch, cache::KvStore& kv) {
+  const Config& c = weights_.config;
+  const LayerConfig& shape = c.layers[index];
+  const int64_t n = batch.n_rows();
   const int layer = static_cast<int>(index);
   const auto group = static_cast<size_t>(groups_.group_of[index]);
-  const ops::HeadArgs args = {.query = heads(q, q_stride, n, shape.n_heads, w.q_norm, w.q_norm_bias),
-                              .key = heads(k, k_stride, n, shape.n_kv_heads, w.k_norm, w.k_norm_bias),
-                              .value = v,
-                              .value_stride = v_stride,
-                              .n_tokens = n,
-                              .norm = c.norm,
-                              .norm_eps = c.norm_eps,
-                              .rope = rope,
-                              .positions = batch.positions.data(),
-                              .layout = kv.layout(layer),
-                              .kv = kv.layer_data(layer),
-                              .slots = plan_->slots.data() + group * static_cast<size_t>(n)};
-  ops::store_heads(ops_, context_, args);
+  ops::store_heads(ops_, context_,
+                   {.query = query,
+                    .key = key,
+                    .value = value,
+                    .value_stride = value_stride,
+                    .n_tokens = n,
+                    .norm = c.norm,
+                    .norm_eps = c.norm_eps,
+                    .rope = rope,
+                    .positions = batch.positions.data(),
+                    .layout = kv.layout(layer),
+                    .kv = kv.layer_data(layer),
+                    .slots = plan_->slots.data() + group * static_cast<size_t>(n)});
+  grow(query, batch);
   ops_.attention(
       context_,
-      {.query = q,
-       .query_stride = q_stride,
+      {.query = query.rows,
+       .query_stride = query.stride,
        .out = attended_.as<float>(),
-       .out_stride = o_dim,
+       .out_stride = int64_t{shape.n_heads} * c.head_dim_v,
        .kv = kv.layer_data(layer),
        .layout = kv.layout(layer),
        .n_heads = shape.n_heads,
        .scale = c.attention_scale != 0 ? c.attention_scale : 1.0f / std::sqrt(static_cast<float>(c.head_dim_k)),
        .softcap = c.attention_softcap,
        .window = shape.window,
-       .sinks = w.sinks.data_or_null(),
+       .sinks = weights_.layers[index].sinks.data_or_null(),
        .spans = std::span(plan_->spans).subspan(group * batch.sequences.size(), batch.sequences.size())});
-  project(attended_.as<float>(), o_dim,
+}
+
+// out (+)= what the heads' outputs (n, width) become.
+void Stage::leave_attention(size_t index, const float* rows, int64_t width, float* out, bool accumulate) {
+  const Config& c = weights_.config;
+  const LayerWeights& w = weights_.layers[index];
+  project(rows, width,
           {{.weight = &w.o,
             .bias = w.o_bias.data_or_null(),
             .out = out,
             .out_stride = c.n_embd,
             .scale = accumulate ? c.residual_scale : 1.0f,
             .accumulate = accumulate}});
-  adapt(index, &LayerAdapter::o, attended_.as<float>(), o_dim, out, c.n_embd, accumulate ? c.residual_scale : 1.0f);
+  adapt(index, &LayerAdapter::o, rows, width, out, c.n_embd, accumulate ? c.residual_scale : 1.0f);
 }
 
 }  // namespace halfbyte::model

@@ -36,14 +36,17 @@ void Stage::experts(size_t index, const float* input, float* out, float scale, b
               .n_used = c.experts.n_used,
               .normalize = c.experts.normalize,
               .scale = c.experts.scale,
-              .bias = w.choice_bias.data_or_null()},
+              .bias = w.choice_bias.data_or_null(),
+              .n_groups = c.experts.n_groups,
+              .n_groups_used = c.experts.n_groups_used},
              router_logits_.as<float>(), n, chosen_.as<int32_t>(), shares_.as<float>());
   if (weights_.expert_ops[index] != &ops_) return sum_on_host(index, input, out, scale, accumulate);
   const ops::Chosen chosen = {c.experts.n_used, chosen_.as<int32_t>(), shares_.as<float>()};
   const std::span<const int32_t> slots(chosen.experts, static_cast<size_t>(n * chosen.n_used));
   if (observer_ != nullptr) {
-    for (const ops::Matrix* stack : {&w.gate, &w.up})
-      observer_->observe_experts(*stack, input, c.n_embd, slots, chosen.n_used);
+    for (const ops::Matrix* stack : {&w.gate, &w.up}) {
+      if (!stack->name.empty()) observer_->observe_experts(*stack, input, c.n_embd, slots, chosen.n_used);
+    }
   }
   float* hidden = expert_hidden_.as<float>();
   ops_.expert_glu(context_, input, c.n_embd, plan_->runs, unit_of(c, w), chosen, hidden);

@@ -32,12 +32,7 @@ void Stage::hidden_of_part(const StepPlan::Part& part, size_t index, const float
     ops_.linear(context_, in, c.n_embd, run, std::span(up));
     if (!is_changed) return;
     adapt_part(part, index, &LayerAdapter::up, input, c.n_embd, mlp_.as<float>(), n_ff);
-    if (ones_.size() < static_cast<size_t>(n_ff) * sizeof(float)) {
-      const std::vector<float> ones(static_cast<size_t>(n_ff), 1.0f);
-      ones_ = floats(n_ff);
-      ops_.memory->upload(ones_.data(), ones.data(), ones.size() * sizeof(float));
-    }
-    ops_.glu(context_, c.activation, hidden, n_ff, ones_.as<float>(), 0, hidden, n_ff, n, n_ff);
+    ops_.glu(context_, c.activation, hidden, n_ff, ones(n_ff), 0, hidden, n_ff, n, n_ff);
     return;
   }
   const int64_t width = 2 * n_ff, n_rows = plan_->runs.back().end;

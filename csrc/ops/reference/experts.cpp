@@ -1,6 +1,7 @@
 // Mixtures of experts: the choice, and the products with each row's own experts. Sums in double.
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "ops/activation.h"
@@ -11,6 +12,31 @@ namespace halfbyte::ops::reference {
 namespace {
 
 constexpr int64_t kSplitTokens = 64;  // fewer are chosen for on the caller's thread
+
+// Takes the experts of all groups but the best ones out of the choice.
+void leave_groups(const Routing& r, const std::vector<float>& keys, std::vector<bool>& is_taken) {
+  const auto per_group = static_cast<size_t>(r.n_experts / r.n_groups), n = static_cast<size_t>(r.n_groups);
+  std::vector<float> scores(n);
+  for (size_t g = 0; g < n; ++g) {
+    float first = -INFINITY, second = -INFINITY;
+    for (size_t e = g * per_group; e < (g + 1) * per_group; ++e) {
+      if (keys[e] > first)
+        second = std::exchange(first, keys[e]);
+      else if (keys[e] > second)
+        second = keys[e];
+    }
+    scores[g] = r.gating == Gating::softmax ? first : first + second;
+  }
+  std::vector<bool> is_open(n);
+  for (int i = 0; i < r.n_groups_used; ++i) {
+    size_t best = n;
+    for (size_t g = 0; g < n; ++g) {
+      if (!is_open[g] && (best == n || scores[g] > scores[best])) best = g;
+    }
+    is_open[best] = true;
+  }
+  for (size_t e = 0; e < keys.size(); ++e) is_taken[e] = !is_open[e / per_group];
+}
 
 void route_row(const Routing& r, const float* logits, std::vector<float>& scores, std::vector<float>& keys,
                int32_t* experts, float* weights) {
@@ -27,6 +53,7 @@ void route_row(const Routing& r, const float* logits, std::vector<float>& scores
   for (size_t e = 0; e < n; ++e) keys[e] = r.bias != nullptr ? scores[e] / total + r.bias[e] : scores[e];
   float chosen_sum = 0.0f;
   std::vector<bool> is_taken(n);
+  if (r.n_groups > 1) leave_groups(r, keys, is_taken);
   for (int j = 0; j < r.n_used; ++j) {
     size_t best = n;
     for (size_t e = 0; e < n; ++e) {

@@ -255,6 +255,8 @@ def route(
     normalize: bool = True,
     scale: typing.SupportsFloat | typing.SupportsIndex = 1.0,
     bias: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None = None,
+    n_groups: typing.SupportsInt | typing.SupportsIndex = 1,
+    n_groups_used: typing.SupportsInt | typing.SupportsIndex = 1,
 ) -> tuple[numpy.typing.NDArray[numpy.int32], numpy.typing.NDArray[numpy.float32]]:
     """
     (experts, weights) of each row

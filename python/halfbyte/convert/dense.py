@@ -36,6 +36,14 @@ DENSE: tuple[Family, ...] = (
         LLAMA_DEFAULTS | {"num_key_value_heads": 8, "max_position_embeddings": 131072},
         keys={"attention.sliding_window": "sliding_window"},
     ),
+    Family(
+        "mistral3",
+        ("ministral3",),
+        "Ministral3ForCausalLM",
+        LLAMA_NAMES,
+        PERMUTED,
+        {"rms_norm_eps": 1e-5, "rope_theta": 1000000.0, "max_position_embeddings": 262144, "num_key_value_heads": 8, "head_dim": 128},
+    ),
     Family("qwen2", ("qwen2",), "Qwen2ForCausalLM", LLAMA_NAMES, {}, LLAMA_DEFAULTS | {"max_position_embeddings": 32768}),
     Family(
         "qwen3",

@@ -116,6 +116,8 @@ _STACK = re.compile(r"^(.*\.(?:experts|shared_mlp))\.(\w+)\.(weight|bias)$")
 def as_checkpoint(tensors: list[Planned], family: Family) -> list[Planned]:
     """as_stacks() backwards, as the family's folders hold their experts."""
     stacks = {t.name: _Stacked(t, m[1], m[2], m[3]) for t in tensors if (m := _STACK.match(t.name))}
+    if family.experts == "each":  # the shared one is none of them
+        stacks = {name: stack for name, stack in stacks.items() if stack.prefix.endswith(".experts")}
 
     @lru_cache(maxsize=2)  # experts of a stack are written one after another: it is decoded once
     def made(name: str) -> Array:

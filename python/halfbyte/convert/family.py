@@ -115,6 +115,20 @@ class Family:
         return self.keys.get(key) or self.spelling.get(key) or KEYS[key][0]
 
 
+# Latent attention: every head's keys and values are made of one row.
+LATENT_NAMES = without(LLAMA_NAMES, "k_proj", "v_proj") | {
+    "model.layers.{}.self_attn.q_a_proj": "blk.{}.attn_q_a",
+    "model.layers.{}.self_attn.q_a_layernorm": "blk.{}.attn_q_a_norm",
+    "model.layers.{}.self_attn.q_b_proj": "blk.{}.attn_q_b",
+    "model.layers.{}.self_attn.kv_a_proj_with_mqa": "blk.{}.attn_kv_a_mqa",
+    "model.layers.{}.self_attn.kv_a_layernorm": "blk.{}.attn_kv_a_norm",
+    "model.layers.{}.self_attn.kv_b_proj": "blk.{}.attn_kv_b",
+}
+LATENT_KEYS = {
+    "attention.q_lora_rank": "q_lora_rank",
+    "attention.kv_lora_rank": "kv_lora_rank",
+    "attention.value_length": "v_head_dim",
+}
 GRANITE_KEYS = {
     "embedding_scale": "embedding_multiplier",
     "attention.scale": "attention_multiplier",

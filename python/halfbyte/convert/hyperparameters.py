@@ -40,8 +40,17 @@ def value_of(family: Family, config: Config, key: str) -> Any:
 
 def _required(family: Family, config: Config, key: str) -> int:
     value = value_of(family, config, key)
+    if isinstance(value, list) and value and value.count(value[0]) == len(value):  # the same for every layer
+        value = value[0]
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise FormatError(f"config.json: {family.config_name(key)} is {value!r}; a count was expected.")
+    return value
+
+
+def _number(family: Family, config: Config, name: str) -> int:
+    value = config.get(name, family.defaults.get(name))
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise FormatError(f"config.json: {name} is {value!r}; a count was expected.")
     return value
 
 
@@ -87,7 +96,11 @@ def hyperparameters(family: Family, config: Config) -> dict[str, Any]:
         "attention.head_count": heads.heads,
         "attention.head_count_kv": heads.kv_heads,
     }
-    if head_dim is not None:
+    if "kv_lora_rank" in family.defaults:
+        turning, still = (_number(family, config, f"qk_{part}_head_dim") for part in ("rope", "nope"))
+        head_dim = turning
+        out["attention.key_length"] = turning + still
+    elif head_dim is not None:
         out["attention.key_length"] = out["attention.value_length"] = head_dim
     epsilon = "attention.layer_norm_rms_epsilon" if family.rms else "attention.layer_norm_epsilon"
     out[epsilon] = float(value_of(family, config, epsilon) or 1e-5)
@@ -98,11 +111,15 @@ def hyperparameters(family: Family, config: Config) -> dict[str, Any]:
     for key, name in family.keys.items():
         value = config.get(name, family.defaults.get(name))
         if value is not None:
-            out[key] = value
+            out[key] = _required(family, config, key) if isinstance(value, list) else value
     if "scale_depth" in family.defaults:  # two multipliers of MiniCPM are said by what makes them
         depth, base = (float(config.get(n) or family.defaults[n]) for n in ("scale_depth", "dim_model_base"))
         out["residual_scale"] = depth / math.sqrt(out["block_count"])
         out["logit_scale"] = width / base
+    if "expert_gating_func" in out:
+        out["expert_gating_func"] = _SCORINGS[out["expert_gating_func"]]
+    if config.get("topk_method") == "greedy":  # groups are there, but none is left out
+        out = {key: value for key, value in out.items() if not key.startswith("expert_group_")}
     if "expert_shared_count" in out and "expert_feed_forward_length" in out:  # several shared experts are one wide one
         out["expert_shared_feed_forward_length"] = out["expert_shared_count"] * out["expert_feed_forward_length"]
     if family.rope:
@@ -113,8 +130,12 @@ def hyperparameters(family: Family, config: Config) -> dict[str, Any]:
     return {f"{family.arch}.{key}": value for key, value in out.items()} | _layer_pattern(family, config)
 
 
+# What configs call the ways to score experts -> GGUF's numbers.
+_SCORINGS = {"softmax": 1, "sigmoid": 2, "noaux_tc": 2}
 # Architectures whose YaRN ramp does not begin and end at whole pairs, unless the file says so.
 _UNTRUNCATED = ("gpt-oss",)
+# What the share of YaRN's logarithm is counted in, where files tell it.
+_LOG_UNIT = {"mistral3": 1.0, "deepseek2": 0.1}
 # Architectures whose layers with a window have a rope of their own in folders.
 _WINDOWS_UNSTRETCHED = ("olmo2",)
 
@@ -131,6 +152,8 @@ def _rope_metadata(family: Family, config: Config, head_dim: int) -> dict[str, A
     sections = rope.get("mrope_section") or family.defaults.get("mrope_section")
     if sections and family.back_as:
         out["rope.dimension_sections"] = [*sections, *[0] * (4 - len(sections))]
+    if isinstance(config.get("rotary_dim"), int):
+        out["rope.dimension_count"] = config["rotary_dim"]
     kind = rope["rope_type"]
     if kind == "dynamic" and rope.get("alpha"):
         out["rope.freq_base"] *= float(rope["alpha"]) ** (head_dim / (head_dim - 2))
@@ -148,8 +171,10 @@ def _rope_metadata(family: Family, config: Config, head_dim: int) -> dict[str, A
         out |= {f"rope.scaling.yarn_{name}": float(rope[name]) for name in ("beta_fast", "beta_slow") if rope.get(name)}
         if rope.get("truncate", True) != (family.arch not in _UNTRUNCATED):
             out["rope.scaling.yarn_truncate"] = bool(rope.get("truncate", True))
-        if rope.get("attention_factor"):
-            out["rope.scaling.attn_factor"] = float(rope["attention_factor"]) / (1 + 0.1 * math.log(factor))
+        if rope.get("llama_4_scaling_beta"):
+            out["attention.temperature_scale"] = float(rope["llama_4_scaling_beta"])
+            out["attention.temperature_length"] = int(original)
+        out |= _yarn_magnitude(family, rope, factor)
     elif kind in ("longrope", "su"):
         stretch = max(1.0, context / original)
         magnitude = rope.get("attention_factor") or math.sqrt(1 + math.log(stretch) / math.log(original))
@@ -164,6 +189,19 @@ def _rope_metadata(family: Family, config: Config, head_dim: int) -> dict[str, A
             f'config.json asks for rope of type "{kind}".', hint="Known are linear, yarn, longrope and llama3."
         )
     return out
+
+
+def _yarn_magnitude(family: Family, rope: dict[str, Any], factor: float) -> dict[str, Any]:
+    """What makes queries and keys longer where YaRN stretches: GGUF tells it as a multiple of 1 + 0.1 ln(factor), or, of
+    some architectures, as the share of the logarithm that a second magnitude has."""
+    own, second, magnitude = rope.get("mscale"), rope.get("mscale_all_dim"), rope.get("attention_factor")
+    if family.arch in _LOG_UNIT and second:
+        if own != (second if "kv_lora_rank" in family.defaults else 1.0) or magnitude:
+            raise UnsupportedError(f"config.json: YaRN with mscale = {own} and mscale_all_dim = {second}.")
+        return {"rope.scaling.yarn_log_multiplier": float(second) * _LOG_UNIT[family.arch]}
+    if not magnitude and own and second:
+        magnitude = (1 + 0.1 * own * math.log(factor)) / (1 + 0.1 * second * math.log(factor))
+    return {"rope.scaling.attn_factor": float(magnitude) / (1 + 0.1 * math.log(factor))} if magnitude else {}
 
 
 def rope_tensors(family: Family, config: Config) -> dict[str, npt.NDArray[np.float32]]:
@@ -210,6 +248,8 @@ def _refuse(family: Family, config: Config) -> None:
         "alibi": config.get("alibi") is True,
         "use_sliding_window": config.get("use_sliding_window") is True,
         "clip_qkv": config.get("clip_qkv") is not None,
+        "attention_bias": "kv_lora_rank" in family.defaults and config.get("attention_bias") is True,
+        "rope_interleave": config.get("rope_interleave") is False,
         "swiglu_alpha": config.get("swiglu_alpha", 1.702) != 1.702,
         "swiglu_limit": config.get("swiglu_limit", 7.0) != 7.0,
         "no_rope_layers": family.arch == "smollm3" and (intervals[0] != 4 or (intervals[1] or usual) != usual),
@@ -234,6 +274,11 @@ def with_multipliers(metadata: dict[str, Any]) -> dict[str, Any]:
 _NORMALIZED = ("qwen3moe", "glm4moe")
 
 
+def scoring_of(gating: Any) -> str:
+    """What configs call a GGUF file's expert_gating_func."""
+    return "sigmoid" if gating == _SCORINGS["sigmoid"] else "softmax"
+
+
 def config_of(family: Family, metadata: dict[str, Any], *, tied: bool) -> dict[str, Any]:
     """config.json of a GGUF file's metadata: hyperparameters() backwards."""
 
@@ -252,6 +297,20 @@ def config_of(family: Family, metadata: dict[str, Any], *, tied: bool) -> dict[s
     if "attention.scale" in family.keys:
         head_dim = out.get("head_dim") or out["hidden_size"] // out["num_attention_heads"]
         out.setdefault(family.config_name("attention.scale"), head_dim**-0.5)
+    if "scoring_func" in out:
+        out["scoring_func"] = scoring_of(out["scoring_func"])
+    if "topk_method" in family.defaults and get("expert_group_count"):
+        out["topk_method"] = "group_limited_greedy"
+    if "kv_lora_rank" in family.defaults:
+        turning = get("rope.dimension_count")
+        whole, values = (
+            get(f"attention.{part}_length_mla") or get(f"attention.{part}_length") for part in ("key", "value")
+        )
+        if None in (turning, whole, values):
+            raise FormatError(f"The file does not say how wide the heads of its {family.arch} model are.")
+        out.pop("head_dim", None)
+        out |= {"qk_rope_head_dim": turning, "qk_nope_head_dim": whole - turning, "v_head_dim": values}
+        out |= {"num_key_value_heads": out["num_attention_heads"], "q_lora_rank": out.get("q_lora_rank")}
     out["hidden_act" if family.rope else "activation_function"] = family.activations[0]
     if "query_pre_attn_scalar" in family.defaults:
         out["hidden_activation"] = out.pop("hidden_act")
@@ -276,7 +335,7 @@ def _rope_config(family: Family, metadata: dict[str, Any], config: dict[str, Any
 
     out: dict[str, Any] = {"rope_theta": get("freq_base", 10000.0)}
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    if get("dimension_count", head_dim) != head_dim:
+    if get("dimension_count", head_dim) != head_dim and "kv_lora_rank" not in family.defaults:
         part = get("dimension_count") / head_dim
         out["rotary_pct" if "rotary_pct" in family.defaults else "partial_rotary_factor"] = part
     if get("freq_base_swa"):
@@ -295,6 +354,13 @@ def _rope_config(family: Family, metadata: dict[str, Any], config: dict[str, Any
             "beta_slow": get("scaling.yarn_beta_slow", 1.0),
             "truncate": get("scaling.yarn_truncate", family.arch not in _UNTRUNCATED),
         }
+        if share := get("scaling.yarn_log_multiplier"):
+            del out["rope_scaling"]["attention_factor"]
+            share /= _LOG_UNIT[family.arch]
+            whole = share if "kv_lora_rank" in family.defaults else 1.0
+            out["rope_scaling"] |= {"mscale": whole, "mscale_all_dim": share}
+        if grows := metadata.get(f"{family.arch}.attention.temperature_scale"):
+            out["rope_scaling"]["llama_4_scaling_beta"] = grows
     elif kind == "longrope":
         out["rope_scaling"] = {"rope_type": "longrope", "attention_factor": get("scaling.attn_factor", 1.0)}
         out["original_max_position_embeddings"] = get("scaling.original_context_length")

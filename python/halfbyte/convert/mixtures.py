@@ -9,6 +9,8 @@ from halfbyte.convert.family import (
     GRANITE_DEFAULTS,
     GRANITE_KEYS,
     GRANITE_MOE_NAMES,
+    LATENT_KEYS,
+    LATENT_NAMES,
     LLAMA_DEFAULTS,
     LLAMA_NAMES,
     LOCAL_EXPERTS,
@@ -20,6 +22,27 @@ from halfbyte.convert.family import (
     expert_stacks,
     shared_expert,
 )
+
+_DEEPSEEK_NAMES = (
+    LATENT_NAMES | ROUTER | expert_stacks("mlp") | shared_expert("mlp.shared_experts")
+    | {"model.layers.{}.mlp.gate.e_score_correction": "blk.{}.exp_probs_b"}
+)  # fmt: skip
+_GROUPED_KEYS = (
+    EXPERT_WIDTH | EXPERTS_NORMALIZED
+    | {
+        "expert_gating_func": "scoring_func",
+        "expert_group_count": "n_group",
+        "expert_group_used_count": "topk_group",
+        "expert_shared_count": "n_shared_experts",
+        "expert_weights_scale": "routed_scaling_factor",
+        "leading_dense_block_count": "first_k_dense_replace",
+    }
+)  # fmt: skip
+_DEEPSEEK_KEYS = LATENT_KEYS | _GROUPED_KEYS
+_DEEPSEEK_DEFAULTS = {
+    "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64, "v_head_dim": 128,
+}  # fmt: skip
 
 MIXTURES: tuple[Family, ...] = (
     Family(
@@ -130,6 +153,109 @@ MIXTURES: tuple[Family, ...] = (
             "leading_dense_block_count": "first_k_dense_replace",
         },
         spelling={"expert_count": "n_routed_experts"},
+        experts="each",
+    ),
+    Family(
+        "deepseek2",
+        ("deepseek_v2",),
+        "DeepseekV2ForCausalLM",
+        _DEEPSEEK_NAMES,
+        {},
+        _DEEPSEEK_DEFAULTS
+        | {
+            "max_position_embeddings": 2048, "n_routed_experts": 64, "moe_intermediate_size": 1407, "n_shared_experts": 2,
+            "routed_scaling_factor": 1.0, "first_k_dense_replace": 0, "norm_topk_prob": False, "scoring_func": "softmax",
+            "topk_method": "greedy",
+        },
+        keys=_DEEPSEEK_KEYS,
+        spelling={"expert_count": "n_routed_experts"},
+        experts="each",
+    ),
+    Family(
+        "deepseek2",
+        ("deepseek_v3", "kimi_k2"),
+        "DeepseekV3ForCausalLM",
+        _DEEPSEEK_NAMES,
+        {},
+        _DEEPSEEK_DEFAULTS
+        | {
+            "max_position_embeddings": 4096, "n_routed_experts": 256, "num_experts_per_tok": 8,
+            "moe_intermediate_size": 2048, "n_shared_experts": 1, "routed_scaling_factor": 2.5, "n_group": 8,
+            "topk_group": 4, "first_k_dense_replace": 3, "norm_topk_prob": True, "scoring_func": "sigmoid",
+        },
+        keys=_DEEPSEEK_KEYS,
+        spelling={"expert_count": "n_routed_experts"},
+        experts="each",
+    ),
+    Family(
+        "deepseek2",
+        ("glm4_moe_lite",),
+        "Glm4MoeLiteForCausalLM",
+        _DEEPSEEK_NAMES,
+        {},
+        _DEEPSEEK_DEFAULTS
+        | {
+            "rms_norm_eps": 1e-5, "rope_theta": 1000000.0, "q_lora_rank": 768, "qk_nope_head_dim": 192, "v_head_dim": 256,
+            "max_position_embeddings": 202752, "n_routed_experts": 64, "num_experts_per_tok": 4,
+            "moe_intermediate_size": 1536, "n_shared_experts": 1, "routed_scaling_factor": 1.8, "n_group": 1,
+            "topk_group": 1, "first_k_dense_replace": 1, "norm_topk_prob": True, "scoring_func": "sigmoid",
+        },
+        keys=_DEEPSEEK_KEYS,
+        spelling={"expert_count": "n_routed_experts"},
+        experts="each",
+    ),
+    Family(
+        "dots1",
+        ("dots1",),
+        "Dots1ForCausalLM",
+        LLAMA_NAMES | QK_NORMS | ROUTER | expert_stacks("mlp") | shared_expert("mlp.shared_experts")
+        | {"model.layers.{}.mlp.gate.e_score_correction": "blk.{}.exp_probs_b"},
+        {},
+        {
+            "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "max_position_embeddings": 2048, "moe_intermediate_size": 1408,
+            "routed_scaling_factor": 1.0, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 0,
+            "norm_topk_prob": False, "scoring_func": "noaux_tc",
+        },
+        keys=_GROUPED_KEYS,
+        spelling={"expert_count": "n_routed_experts"},
+        experts="each",
+    ),
+    Family(
+        "minimax-m2",
+        ("minimax_m2",),
+        "MiniMaxM2ForCausalLM",
+        LLAMA_NAMES | QK_NORMS | expert_stacks("block_sparse_moe", "w1", "w3", "w2") | expert_stacks("mlp")
+        | {
+            "model.layers.{}.block_sparse_moe.gate": "blk.{}.ffn_gate_inp",
+            "model.layers.{}.block_sparse_moe.e_score_correction": "blk.{}.exp_probs_b",
+            "model.layers.{}.mlp.e_score_correction": "blk.{}.exp_probs_b",
+        }
+        | ROUTER,
+        {},
+        {
+            "rms_norm_eps": 1e-6, "rope_theta": 5000000.0, "max_position_embeddings": 196608, "head_dim": 128,
+            "num_key_value_heads": 8, "num_local_experts": 256, "num_experts_per_tok": 8, "scoring_func": "sigmoid",
+        },
+        keys={"expert_feed_forward_length": "intermediate_size", "expert_gating_func": "scoring_func"},
+        spelling=LOCAL_EXPERTS,
+        experts="each",
+    ),
+    Family(
+        "hunyuan-moe",
+        ("hunyuan_v1_moe",),
+        "HunYuanMoEV1ForCausalLM",
+        LLAMA_NAMES | expert_stacks("mlp") | shared_expert("mlp.shared_mlp")
+        | {
+            "model.layers.{}.mlp.gate.wg": "blk.{}.ffn_gate_inp",
+            "model.layers.{}.self_attn.query_layernorm": "blk.{}.attn_q_norm",
+            "model.layers.{}.self_attn.key_layernorm": "blk.{}.attn_k_norm",
+        },
+        {},
+        {"rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 2048, "num_experts": 1, "moe_topk": 1},
+        keys={
+            "expert_feed_forward_length": "intermediate_size", "expert_shared_feed_forward_length": "intermediate_size",
+        },
+        spelling={"expert_used_count": "moe_topk"},
         experts="each",
     ),
     Family(

@@ -17,7 +17,7 @@ from halfbyte.beside import written_beside
 from halfbyte.convert.experts import as_checkpoint
 from halfbyte.convert.families import FAMILIES, family_of_arch, family_of_type
 from halfbyte.convert.family import Family
-from halfbyte.convert.hyperparameters import config_of, heads_of, with_multipliers
+from halfbyte.convert.hyperparameters import config_of, heads_of, scoring_of, with_multipliers
 from halfbyte.convert.plan import NUMBER, Plan
 from halfbyte.convert.tensors import Array, Planned, decode, encode, is_plain
 from halfbyte.convert.transforms import Transform
@@ -68,6 +68,11 @@ def plan_hf(path: Path, type_name: str | None = None) -> Plan:
         if name in _FROM_CONFIG:
             _into_config(config, name, file.tensor_f32(name))
             continue
+        if name.endswith(".attn_v_b.weight"):
+            continue  # comes with its keys
+        if name.endswith(".attn_k_b.weight"):
+            planned.append(_fused_latent(path, file, name, names, wanted))
+            continue
         stem, _, kind = name.rpartition(".")
         theirs = names.get(NUMBER.sub("{}", stem))
         if theirs is None:
@@ -95,6 +100,26 @@ def plan_hf(path: Path, type_name: str | None = None) -> Plan:
     return Plan(path, family, config, as_checkpoint(planned, family))
 
 
+def _fused_latent(path: Path, file: Any, name: str, names: Mapping[str, str], wanted: str | None) -> Planned:
+    """The matrices of latent attention's keys (heads, rank, dimensions) and values (heads, dimensions, rank), which newer
+    files hold apart, as the one that folders hold."""
+    found = [next((t for t in file.tensors if t.name == n), None) for n in (name, name.replace("_k_b", "_v_b"))]
+    shapes = [tuple(t.shape[::-1]) if t is not None else () for t in found]
+    theirs = names.get("blk.{}.attn_kv_b")
+    if theirs is None or any(len(s) != 3 for s in shapes) or shapes[0][:2] != (shapes[1][0], shapes[1][2]):
+        raise FormatError(f"{path}: tensor {name} and its values do not fit together.")
+    form = wanted or (found[0].format if is_plain(found[0].format) else "BF16")  # type: ignore[union-attr]
+    heads, rank, still = shapes[0]
+
+    def make() -> Array:
+        keys, values = (file.tensor_f32(t.name).reshape(s) for t, s in zip(found, shapes, strict=True))  # type: ignore[union-attr]
+        both = np.concatenate([keys.swapaxes(1, 2), values], axis=1)
+        return encode(form, np.ascontiguousarray(both).reshape(-1, rank), name)
+
+    number = NUMBER.findall(name)
+    return Planned(f"{theirs.format(*number)}.weight", form, (heads * (still + shapes[1][1]), rank), make)
+
+
 def decode_bytes(form: str, data: Array, shape: tuple[int, ...]) -> Array:
     """A tensor's stored bytes as float32."""
     views: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
@@ -113,6 +138,8 @@ def _family_of(metadata: Mapping[str, Any]) -> Family:
     has_experts = bool(metadata.get(f"{arch}.expert_count"))
     told = [k for k in ("attention.sliding_window", "expert_shared_feed_forward_length") if metadata.get(f"{arch}.{k}")]
     same = [f for f in FAMILIES if f.arch == arch and bool(f.experts) == has_experts] or [family]
+    scoring = scoring_of(metadata.get(f"{arch}.expert_gating_func"))
+    same = [f for f in same if f.defaults.get("scoring_func", scoring) == scoring] or same
     return max(same, key=lambda f: sum((k in f.keys) == (k in told) for k in told))
 
 

@@ -1,0 +1,24 @@
+// Ministral 3 and Devstral 2: the llama layer with YaRN, and queries that grow with their distance from the beginning.
+#include "model/archs/common.h"
+#include "model/archs/list.h"
+
+namespace halfbyte::model::archs {
+
+namespace {
+
+void customize(const files::TensorSource& source, Config& config) {
+  read_query_growth(source, config);
+  // YaRN's own magnitude is divided by one that has this share of its logarithm.
+  const double share = source.metadata().get_float("mistral3.rope.scaling.yarn_log_multiplier").value_or(0.0);
+  config.rope_attn_factor /= yarn_magnitude(config, share);
+}
+
+}  // namespace
+
+const Arch mistral3 = {
+    .name = "mistral3",
+    .rope = ops::RopeKind::adjacent,
+    .customize = customize,
+};
+
+}  // namespace halfbyte::model::archs
