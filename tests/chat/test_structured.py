@@ -376,3 +376,26 @@ def test_bad_tools_are_named(llm: LLM) -> None:
     ):
         with pytest.raises(InvalidArgumentError, match=message):
             llm.chat([USER], tools=tools)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "n"),
+    [
+        (re.compile("^((a{1000}){1000}){1000}$"), 10**9),
+        (re.compile("(?:x(ab{3,900000}c)|y)+"), 900_000),
+        ({"type": "string", "pattern": "^(\\(a{600}){400}$"}, 240_000),
+        (Grammar('start: ("a"{1000}){300,}'), 300_000),
+    ],
+)
+def test_expressions_that_repeat_for_ever_are_refused(wanted: Any, n: int) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"repeats a part {n} times"):
+        constraint_of(wanted)
+
+
+def test_expressions_that_repeat_often_are_taken() -> None:
+    for wanted in (
+        re.compile("(a{1000}){150}b{1000}"),
+        {"type": "string", "minLength": 10**6},
+        re.compile(r"\({3}[)(]{2}"),
+    ):
+        assert constraint_of(wanted) is not None

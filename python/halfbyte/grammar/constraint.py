@@ -114,7 +114,7 @@ def json_schema_constraint(
     Raises UnsupportedError with a JSON pointer to the part that cannot be used.
     """
     if isinstance(schema, str):
-        _require_short(schema, "The schema")
+        _require_small(schema, "The schema")
         try:
             schema = json.loads(schema)
         except (ValueError, RecursionError) as error:
@@ -123,7 +123,7 @@ def json_schema_constraint(
         document = closed(schema)
         if isinstance(document, dict):
             document = {**document, "x-guidance": {**_SPACING, **document.get("x-guidance", {})}}
-        _require_short(json.dumps(document), "The schema")
+        _require_small(json.dumps(document), "The schema")
         problem = schema_problem(document)
         if problem:
             pointer, reason = _blame(document, problem)
@@ -192,7 +192,7 @@ def regex_constraint(pattern: str) -> Constraint:
     """The whole answer matches a regular expression (Rust's syntax: no look-around, no back references)."""
     from llguidance import LLMatcher
 
-    _require_short(pattern, "The regular expression")
+    _require_small(pattern, "The regular expression")
     entry = json.loads(LLMatcher.grammar_from_regex(pattern))["grammars"][0]
     constraint = Constraint({"lark_grammar": entry["lark_grammar"]})
     _require_valid(constraint, "The regular expression")
@@ -204,7 +204,7 @@ def choice_constraint(choices: Sequence[str]) -> Constraint:
     if not choices or not all(isinstance(choice, str) and choice for choice in choices):
         raise InvalidArgumentError("The choices must be texts, at least one, and none empty.")
     listed = " | ".join(json.dumps(choice) for choice in dict.fromkeys(choices))
-    _require_short(listed, "The list of choices")
+    _require_small(listed, "The list of choices")
     return Constraint({"lark_grammar": f"start: {listed}"})
 
 
@@ -213,7 +213,7 @@ _LARK = re.compile(r"(?m)^\s*(%llguidance\b|start\s*(\[[^\]]*\])?\s*:(?!:=))")
 
 def grammar_constraint(text: str) -> Constraint:
     """The answer follows a grammar: Lark where it has a rule `start:` or says %llguidance, else GBNF."""
-    _require_short(text, "The grammar")
+    _require_small(text, "The grammar")
     if not _LARK.search(text):
         from llguidance.gbnf_to_lark import gbnf_to_lark
 
@@ -228,11 +228,36 @@ def grammar_constraint(text: str) -> Constraint:
 
 # Longer texts take seconds to compile.
 _MOST_LETTERS = 1 << 19
+# So does a text that more repetitions force.
+_MOST_REPETITIONS = 200_000
 
 
-def _require_short(text: str, what: str) -> None:
+def _require_small(text: str, what: str) -> None:
     if len(text) > _MOST_LETTERS:
         raise InvalidArgumentError(f"{what} is {len(text)} letters long; {_MOST_LETTERS} are allowed.")
+    n = _repetitions(text)
+    if n > _MOST_REPETITIONS:
+        raise InvalidArgumentError(f"{what} repeats a part {n} times; {_MOST_REPETITIONS} are allowed.")
+
+
+_REPEATED = re.compile(r"\\.|[()]|\{(\d{1,18})(?:,(\d{0,18}))?\}", re.DOTALL)
+
+
+def _repetitions(text: str) -> int:
+    """How often the counts of a regular expression, or of those in a grammar, repeat a part, counts of groups in groups
+    multiplied."""
+    groups, last, end = [1], 1, 0  # the most within each open group; within the one that was closed last, and where
+    for found in _REPEATED.finditer(text):
+        if found[0] == "(":
+            groups.append(1)
+        elif found[0] == ")":
+            last, end = (groups.pop() if len(groups) > 1 else groups[0]), found.end()
+            groups[-1] = max(groups[-1], last)
+        elif found[1]:
+            last = int(found[2] or found[1]) * (last if end == found.start() else 1)
+            end = found.end()
+            groups[-1] = max(groups[-1], last)
+    return max(groups)
 
 
 def _require_valid(constraint: Constraint, what: str) -> None:
