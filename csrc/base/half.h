@@ -18,19 +18,20 @@ inline float f16_to_f32(uint16_t h) {
   return std::bit_cast<float>(sign | bits);
 }
 
-// f32 -> IEEE binary16, round to nearest even, overflow to infinity.
+// f32 -> IEEE binary16, round to nearest even, overflow to infinity. All cases are computed, as above.
 inline uint16_t f32_to_f16(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
-  const uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return sign | 0x7e00 | static_cast<uint16_t>(magnitude >> 13 & 0x3ff);  // NaN
-  if (magnitude >= 0x477ff000u) return sign | 0x7c00;                                                  // rounds to inf
-  if (magnitude < 0x38800000u) {  // subnormal half: adding 0.5 aligns the mantissa, and the FPU rounds to even
-    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
-    return sign | static_cast<uint16_t>(std::bit_cast<uint32_t>(shifted) - 0x3f000000u);
-  }
-  const uint32_t rounded = magnitude + 0xfffu + (magnitude >> 13 & 1);
-  return sign | static_cast<uint16_t>((rounded - 0x38000000u) >> 13);
+  const uint32_t bits = std::bit_cast<uint32_t>(value), magnitude = bits & 0x7fffffffu;
+  const auto either = [](bool condition, uint32_t a, uint32_t b) {
+    const uint32_t mask = 0u - static_cast<uint32_t>(condition);
+    return (a & mask) | (b & ~mask);
+  };
+  // Of a subnormal half, adding 0.5 aligns the mantissa, and the FPU rounds to even.
+  const uint32_t subnormal = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
+  const uint32_t normal = (magnitude + 0xfffu + (magnitude >> 13 & 1) - 0x38000000u) >> 13;
+  const uint32_t special = either(magnitude > 0x7f800000u, 0x7e00u | (magnitude >> 13 & 0x3ff), 0x7c00u);
+  const uint32_t finite = either(magnitude < 0x38800000u, subnormal, normal);
+  return static_cast<uint16_t>(bits >> 16 & 0x8000) |
+         static_cast<uint16_t>(either(magnitude >= 0x477ff000u, special, finite));
 }
 
 inline float bf16_to_f32(uint16_t h) {

@@ -91,9 +91,10 @@ struct AttentionTask {
 struct FinishTask {
   const float* values = nullptr;  // (n_tokens, 16)
   int64_t n_tokens = 0;
-  int n_rows = 0;               // 1 to 16: rows that exist
-  const float* bias = nullptr;  // (n_rows) or nullptr
-  int activation = 0;           // ops::Activation
+  int n_rows = 0;                // 1 to 16: rows that exist
+  const float* bias = nullptr;   // (n_rows) or nullptr
+  int activation = 0;            // ops::Activation
+  const float* times = nullptr;  // (n_tokens, 16), multiplied in after the activation, or nullptr
   float scale = 1.0f;
   bool accumulate = false;
   float* out = nullptr;  // row t at out + t * out_stride

@@ -1,6 +1,5 @@
 // Matrix products: quantize the input once, split panels among workers, finish 16 rows at a time.
 #include <algorithm>
-#include <cstring>
 
 #include "cpu/panels.h"
 
@@ -86,11 +85,15 @@ void linear_glu(const ops::Context& context, const float* x, int64_t x_stride, s
     multiply_panels(b, w, up, 0, first, n, rows, raised);
     for (int p = 0; p < n; ++p, gated += panel_floats, raised += panel_floats) {
       const int64_t row = (first + p) * kPanelRows, n_rows = std::min<int64_t>(kPanelRows, gate.n_rows - row);
-      if (gate_bias != nullptr) add_bias(gate_bias + row, n_rows, in.n_tokens, gated);
       if (up_bias != nullptr) add_bias(up_bias + row, n_rows, in.n_tokens, raised);
-      b.kernels.glu(static_cast<int>(act), gated, raised, gated, panel_floats);
-      for (int64_t t = 0; t < in.n_tokens; ++t)
-        std::memcpy(out + t * out_stride + row, gated + t * kPanelRows, static_cast<size_t>(n_rows) * sizeof(float));
+      b.kernels.finish({.values = gated,
+                        .n_tokens = in.n_tokens,
+                        .n_rows = static_cast<int>(n_rows),
+                        .bias = gate_bias != nullptr ? gate_bias + row : nullptr,
+                        .activation = static_cast<int>(act),
+                        .times = raised,
+                        .out = out + row,
+                        .out_stride = out_stride});
     }
   });
 }

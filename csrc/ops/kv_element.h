@@ -45,7 +45,12 @@ inline void store_key(const KvLayout& layout, std::byte* tile, int t, const floa
   constexpr int kT = kKvBlockTokens;
   switch (layout.k_type) {
     case KvType::f16:
-      for (int d = 0; d < dim; ++d) store_u16(tile + 2 * (d * kT + t), f32_to_f16(key[d]));
+      for (int first = 0; first < dim; first += 32) {  // converted together, in vector instructions; then one by one
+        const int n = dim - first < 32 ? dim - first : 32;
+        uint16_t halves[32];
+        for (int i = 0; i < n; ++i) halves[i] = f32_to_f16(key[first + i]);
+        for (int i = 0; i < n; ++i) store_u16(tile + 2 * ((first + i) * kT + t), halves[i]);
+      }
       return;
     case KvType::bf16:
       for (int d = 0; d < dim; ++d) store_u16(tile + 2 * (d * kT + t), f32_to_bf16(key[d]));

@@ -60,7 +60,7 @@ void glu(int kind, const float* gate, const float* up, float* out, int64_t n) {
   });
 }
 
-// A panel's dots become outputs: bias, activation, scale, and the write (or add).
+// A panel's dots become outputs: bias, activation, the other half of a gated unit, scale, and the write (or add).
 void finish(const FinishTask& task) {
   const int n = task.n_rows;
   const F16x bias = task.bias != nullptr ? load_some(task.bias, n) : f_zero(), scale = f_set(task.scale);
@@ -69,7 +69,9 @@ void finish(const FinishTask& task) {
   for (int64_t t = 0; t < task.n_tokens; ++t, values += 16, out += task.out_stride) {
     F16x v = f_load(values);
     if (task.bias != nullptr) v = f_add(v, bias);
-    v = f_mul(f_activate(task.activation, v), scale);
+    v = f_activate(task.activation, v);
+    if (task.times != nullptr) v = f_mul(v, f_load(task.times + 16 * t));
+    v = f_mul(v, scale);
     if (task.accumulate) v = f_add(load_some(out, n), v);
     store_some(out, v, n);
   }
