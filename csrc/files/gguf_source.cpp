@@ -51,6 +51,13 @@ struct GgufSource::State {
                                 static_cast<unsigned long long>(number), static_cast<long long>(*claimed),
                                 static_cast<unsigned long long>(count)));
     }
+    const auto own = part.metadata.get_int("split.no");
+    if (count > 1 && own && *own + 1 != static_cast<int64_t>(number)) {
+      throw Error(ErrorKind::format,
+                  format_string("%s: its name says that it is part %llu; the file says part %lld.", path.c_str(),
+                                static_cast<unsigned long long>(number), static_cast<long long>(*own) + 1),
+                  "Give the parts their own names back.");
+    }
     std::vector<TensorView> tensors = std::move(part.tensors);
     if (number == 1) contents = std::move(part), contents.tensors.clear();
     for (TensorView& tensor : tensors) {

@@ -180,20 +180,32 @@ def llama_cpp() -> Any:
         questions.close()
 
 
+def same(path: Path, ids: list[int], llama_cpp: Any, mix: str) -> None:
+    """Logits and perplexity of both programs."""
+    theirs, ours = llama_cpp(path, ids), logits(path, ids)
+    # Both round activations to eight bits, each in its own groups.
+    is_plain = mix in ("F32", "F16", "BF16")
+    assert relative(ours, theirs) <= (2e-3 if is_plain else 0.06), (mix, relative(ours, theirs))
+    assert abs(perplexity(ours, ids) / perplexity(theirs, ids) - 1) <= (1e-3 if is_plain else 0.03), mix
+
+
 @pytest.mark.llama_cpp
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name not in NOT_IN_LLAMA_CPP])
 def test_llama_cpp_reads_the_same_model(name: str, files: Any, llama_cpp: Any, tmp_path: Path) -> None:
     ids = np.random.default_rng(5).integers(3, 250, 40).tolist()
-    for mix in ("F32", "Q8_0", "Q4_K_M", "IQ2_XS"):
-        out = files(name)
-        if mix != "F32":
-            out = tmp_path / "out.gguf"
-            assert main(["quantize", str(files(name)), str(out), mix]) == 0
-        theirs = llama_cpp(out, ids)
-        ours = logits(out, ids)
-        # Both round activations to eight bits, each in its own groups.
-        assert relative(ours, theirs) <= (2e-3 if mix == "F32" else 0.06), (mix, relative(ours, theirs))
-        assert abs(perplexity(ours, ids) / perplexity(theirs, ids) - 1) <= (1e-3 if mix == "F32" else 0.03)
+    same(files(name), ids, llama_cpp, "F32")
+    for mix in ("Q8_0", "Q4_K_M", "IQ2_XS"):
+        assert main(["quantize", str(files(name)), str(tmp_path / "out.gguf"), mix]) == 0
+        same(tmp_path / "out.gguf", ids, llama_cpp, mix)
+
+
+@pytest.mark.llama_cpp
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+@pytest.mark.parametrize("mix", list(MIXES))
+def test_llama_cpp_reads_every_type(mix: str, name: str, files: Any, llama_cpp: Any, tmp_path: Path) -> None:
+    ids = np.random.default_rng(5).integers(3, 250, 40).tolist()
+    assert main(["quantize", str(files(name)), str(tmp_path / "out.gguf"), mix]) == 0
+    same(tmp_path / "out.gguf", ids, llama_cpp, mix)
 
 
 def test_every_architecture_that_folders_hold_is_converted_and_compared() -> None:

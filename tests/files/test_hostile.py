@@ -25,6 +25,8 @@ from halfbyte import LLM, _core
 from halfbyte.chat.template import ChatTemplate
 from halfbyte.cli.main import main
 from halfbyte.convert.lora import read_adapter
+from halfbyte.convert.to_folder import plan_hf
+from halfbyte.convert.to_folder import write_folder as write_hf
 from halfbyte.errors import FormatError, HalfbyteError, OutOfMemoryError, UnsupportedError
 from halfbyte.hub.headers import NeedMoreError, header_end
 from halfbyte.hub.modelfile import parse_modelfile
@@ -261,6 +263,51 @@ def test_a_gguf_adapter_that_ends_too_soon(llm: LLM, tmp_path: Path) -> None:
         (tmp_path / "cut.gguf").write_bytes(content[:size])
         with pytest.raises(FormatError):
             llm.adapters.load(tmp_path / "cut.gguf")
+
+
+#: Values of a model's metadata that no model has.
+ODD = st.sampled_from(
+    [0, -1, 1, 3, 1 << 31, 1 << 40, 0.0, -2.5, float("inf"), float("nan"), "", "x", True, [], [1, 2], ["a"], [0.5] * 3]
+)
+
+
+@pytest.fixture(scope="module")
+def file(folder: Path) -> Any:
+    out = folder.parent / "model.gguf"
+    assert main(["convert", str(folder), str(out)]) == 0
+    return _core.GgufFile(str(out))
+
+
+@often
+@given(data=st.data())
+def test_files_on_their_way_into_folders(
+    file: Any, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    metadata = dict(file.metadata)
+    rows = [[t.name, t.format, list(t.shape), file.tensor_data(t.name)] for t in file.tensors]
+    for _ in range(data.draw(st.integers(1, 3))):
+        key = data.draw(st.sampled_from([k for k in metadata if "tokens" not in k]))
+        row = data.draw(st.sampled_from(rows))
+        match data.draw(st.sampled_from(["replace", "replace", "remove", "lose", "rename", "turn", "flatten"])):
+            case "replace":
+                metadata[key] = data.draw(ODD)
+            case "remove" if len(metadata) > 1:
+                del metadata[key]
+            case "lose" if len(rows) > 1:
+                rows.remove(row)
+            case "rename":
+                row[0] = row[0].replace("attn_q", data.draw(st.sampled_from(["attn_qkv", "x", "attn_q.attn_q"])))
+            case "turn":
+                row[2] = row[2][::-1]
+            case "flatten":
+                row[2] = [int(np.prod(row[2]))]
+    place = tmp_path_factory.mktemp("odd")
+    with refusals():
+        _core.write_gguf(str(place / "odd.gguf"), metadata, [tuple(row) for row in rows])
+        write_hf(plan_hf(place / "odd.gguf"), place / "out")
+        assert (place / "out" / "config.json").is_file()
+        with LLM(place / "out", n_threads=1, n_ctx=64) as llm:
+            llm.generate("x", max_tokens=1)
 
 
 @often

@@ -131,6 +131,40 @@ def test_parts_are_joined_again(
     assert main(["merge", str(model), str(tmp_path / "no.gguf")]) == 1
 
 
+def test_parts_are_never_written_over_themselves(
+    tiny_model: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = _core.GgufFile(str(tiny_model()))
+    paths = split(source, tmp_path / "cut", plan_parts(source, max_tensors=10))
+    before = [path.read_bytes() for path in paths]
+    for command in (
+        ["split", str(paths[0]), str(tmp_path / "cut"), "--max-tensors", "10"],
+        ["merge", str(paths[0]), str(paths[1])],
+        ["merge", str(paths[0]), str(paths[0])],
+        ["quantize", str(paths[0]), str(paths[1]), "q8_0"],
+    ):
+        assert main(command) == 1, command
+        assert "is the input" in capsys.readouterr().err
+    assert [path.read_bytes() for path in paths] == before
+    assert sorted(tmp_path.iterdir()) == paths
+
+
+def test_parts_under_wrong_names_are_refused(
+    tiny_model: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = _core.GgufFile(str(tiny_model()))
+    paths = split(source, tmp_path / "cut", plan_parts(source, max_tensors=10))
+    assert len(paths) > 2
+    paths[1].rename(tmp_path / "second")
+    assert main(["merge", str(paths[0]), str(tmp_path / "out.gguf")]) == 1
+    assert f"part 2 of {len(paths)} is missing" in capsys.readouterr().err
+    paths[2].rename(paths[1])
+    (tmp_path / "second").rename(paths[2])
+    assert main(["merge", str(paths[0]), str(tmp_path / "out.gguf")]) == 1
+    assert "its name says that it is part 2; the file says part 3" in capsys.readouterr().err
+    assert not (tmp_path / "out.gguf").exists()
+
+
 def test_split_models_are_quantized_whole(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
     source = _core.GgufFile(str(tiny_model()))
     paths = split(source, tmp_path / "cut", plan_parts(source, max_tensors=5))

@@ -16,15 +16,15 @@ from halfbyte.errors import FormatError, HalfbyteError, UnsupportedError
 
 
 @contextmanager
-def config_values() -> Iterator[None]:
-    """Around what reads config.json: a value of a kind that it cannot have is the file's fault."""
+def config_values(where: str = "config.json") -> Iterator[None]:
+    """Around what reads a model's numbers: a value of a kind that they cannot have is the file's fault."""
     try:
         yield
     except HalfbyteError:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise FormatError(
-            f"config.json holds a value that it cannot have: {error}.", hint="Fetch the model again."
+            f"{where} holds a value that it cannot have: {error}.", hint="Fetch the model again."
         ) from error
 
 

@@ -17,7 +17,7 @@ from halfbyte.beside import written_beside
 from halfbyte.convert.experts import as_checkpoint
 from halfbyte.convert.families import FAMILIES, family_of_arch, family_of_type
 from halfbyte.convert.family import Family
-from halfbyte.convert.hyperparameters import config_of, heads_of, scoring_of, with_multipliers
+from halfbyte.convert.hyperparameters import config_of, config_values, heads_of, scoring_of, with_multipliers
 from halfbyte.convert.plan import NUMBER, Plan
 from halfbyte.convert.tensors import Array, Planned, decode, encode, is_plain
 from halfbyte.convert.transforms import Transform
@@ -47,7 +47,11 @@ def plan_hf(path: Path, type_name: str | None = None) -> Plan:
     wanted = type_name.upper() if type_name else None
     if wanted is not None and not is_plain(wanted):
         raise InvalidArgumentError(f"safetensors folders hold no {type_name}.", hint="Use f32, f16 or bf16.")
-    file = _core.GgufFile(str(path))
+    with config_values(str(path)):
+        return _plan(path, _core.GgufFile(str(path)), wanted)
+
+
+def _plan(path: Path, file: Any, wanted: str | None) -> Plan:
     metadata = file.metadata
     tensors = {t.name: t for t in file.tensors}
     family = _family_of(metadata)
@@ -88,10 +92,11 @@ def plan_hf(path: Path, type_name: str | None = None) -> Plan:
         def make(name: str = name, shape: tuple[int, ...] = shape, form: str = form, transform: Transform = transform,
                  stored: str = info.format) -> Array:  # fmt: skip
             data = file.tensor_data(name)
-            if stored == form and not transform.arithmetic:
-                elements = data.view({"F32": np.float32, "F16": np.float16, "BF16": np.uint16}[form]).reshape(shape)
-                return transform.undo(elements, heads)
-            return encode(form, transform.undo(decode_bytes(stored, data, shape), heads), name)
+            with config_values(f"{path}: tensor {name}"):
+                if stored == form and not transform.arithmetic:
+                    elements = data.view({"F32": np.float32, "F16": np.float16, "BF16": np.uint16}[form]).reshape(shape)
+                    return transform.undo(elements, heads)
+                return encode(form, transform.undo(decode_bytes(stored, data, shape), heads), name)
 
         planned.append(Planned(f"{theirs.format(*number)}.{kind}", form, out_shape, make))
     config["torch_dtype"] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[

@@ -9,7 +9,7 @@ from typing import Any
 from halfbyte import _core
 from halfbyte.errors import InvalidArgumentError
 
-_MOST_PARTS = 65535  # split.count is a 16-bit number
+_MOST_PARTS = 4096  # as many as readers open
 
 
 def part_path(prefix: str | Path, number: int, count: int) -> Path:
@@ -46,13 +46,12 @@ def split(
     """Writes PREFIX-00001-of-0000N.gguf and so on; the first holds all metadata. Returns their paths."""
     metadata = _without_parts(source)
     n_tensors, total = sum(map(len, parts)), sum(t.n_bytes for part in parts for t in part)
-    paths, done = [], 0
+    paths, done = [part_path(prefix, number, len(parts)) for number in range(1, len(parts) + 1)], 0
+    _refuse_inputs(source, paths)
     for number, part in enumerate(parts, 1):
         own = metadata if number == 1 else {}
         own = own | {"split.no": number - 1, "split.count": len(parts), "split.tensors.count": n_tensors}
-        path = part_path(prefix, number, len(parts))
-        _core.write_gguf(str(path), own, [_row(source, tensor) for tensor in part])
-        paths.append(path)
+        _core.write_gguf(str(paths[number - 1]), own, [_row(source, tensor) for tensor in part])
         done += sum(t.n_bytes for t in part)
         if progress is not None:
             progress(done, total)
@@ -61,7 +60,15 @@ def split(
 
 def merge(source: Any, path: str | Path) -> None:
     """Writes all parts of a split model (a GgufFile that was opened at its first part) as one file."""
+    _refuse_inputs(source, [Path(path)])
     _core.write_gguf(str(path), _without_parts(source), [_row(source, tensor) for tensor in source.tensors])
+
+
+def _refuse_inputs(source: Any, outputs: list[Path]) -> None:
+    """A kill in between would leave neither the old parts nor the new."""
+    for path in outputs:
+        if path.exists() and any(path.samefile(part) for part in source.paths):
+            raise InvalidArgumentError(f"{path} is the input, or a part of it.", hint="Give the output another name.")
 
 
 def _without_parts(source: Any) -> dict[str, Any]:
