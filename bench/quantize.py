@@ -42,12 +42,12 @@ TEXT = "\n".join(pydoc_data.topics.topics.values())
 
 
 class Peer:
-    """llama.cpp's quantizer in a process of its own."""
+    """llama.cpp in a process of its own: a script of peers/ under the Python that has it."""
 
-    def __init__(self, python: str) -> None:
-        script = Path(__file__).resolve().parent / "peers" / "llama_quantize.py"
+    def __init__(self, python: str, script: str) -> None:
+        path = Path(__file__).resolve().parent / "peers" / script
         self._process = subprocess.Popen(
-            [python, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [python, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
         self.version = self._answer()["version"]
 
@@ -55,13 +55,13 @@ class Peer:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit("llama.cpp's quantizer ended without an answer.")
+            raise SystemExit("llama.cpp ended without an answer.")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise SystemExit(answer["error"])
         return answer
 
-    def quantize(self, **job: Any) -> dict[str, Any]:
+    def ask(self, **job: Any) -> dict[str, Any]:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
@@ -182,7 +182,7 @@ def suite(
         ours, theirs = scratch / "ours.gguf", scratch / "theirs.gguf"
         plan = plan_quantization(source, mix, has_importance=importance is not None)
         spent = write(source, plan, ours, importance, arguments.threads)
-        their_spent = peer.quantize(
+        their_spent = peer.ask(
             input=str(base), output=str(theirs), file_type=MIXES[mix].file_type, threads=arguments.threads,
             importance=str(npz) if npz else None,
         )  # fmt: skip
@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--seen", type=Path, metavar="FOLDER", help="keep and reuse what files of a content showed")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    peer = Peer(arguments.llama_cpp)
+    peer = Peer(arguments.llama_cpp, "llama_quantize.py")
     text = hashlib.sha256(TEXT.encode()).hexdigest()
     facts = {
         "command": " ".join(["python", *sys.argv]),

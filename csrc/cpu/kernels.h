@@ -8,11 +8,18 @@ namespace halfbyte::cpu {
 
 inline constexpr int kPanelRows = 16;
 
+// The activation of a row that would take precision from its group: x = d * q + rest, and d leaves it out.
+struct Outlier {
+  int32_t column = -1;  // none
+  float rest = 0.0f;
+};
+
 // Activations of one token quantized in groups of 32 columns: x = d * q, d = amax / 127.
 struct QuantizedRow {
   const int8_t* q = nullptr;     // (n_cols)
   const float* d = nullptr;      // (n_cols / 32)
   const int32_t* sum = nullptr;  // (n_cols / 16) sums of 16 codes
+  Outlier outlier;
 };
 
 // The packed kernels' families: what a panel's bytes mean (ops/packed.h).
@@ -44,9 +51,12 @@ enum class PanelKind : uint8_t {
 inline constexpr int kPanelKinds = 23;
 inline constexpr int kFirstFloatKind = static_cast<int>(PanelKind::f32);
 
-// out[(p * n_tokens + t) * 16 + r] = dot of row r of panel p with token t; panels stand panel_bytes apart.
+// out[(p * n_tokens + t) * 16 + r] = dot of row r of panel p with token t's codes; panels stand panel_bytes apart.
 using IntPanelKernel = void (*)(const uint8_t* panel, int64_t panel_bytes, int n_panels, int64_t n_cols,
                                 const QuantizedRow* rows, int n_tokens, uint8_t* workspace, float* out);
+// Adds to the same out what tokens' outliers are more than their codes.
+using OutlierKernel = void (*)(const uint8_t* panel, int64_t panel_bytes, int n_panels, const QuantizedRow* rows,
+                               int n_tokens, float* out);
 // out[t * 16 + r] = dot of panel row r with token t.
 using FloatPanelKernel = void (*)(const uint8_t* panel, int64_t n_cols, const float* const* rows, int n_tokens,
                                   float* out);
@@ -107,8 +117,9 @@ struct Kernels {
   int64_t workspace_bytes = 0;
   int tile_panels = 1;  // panels that a kernel handles together for many tokens
   // Quantizes n_cols floats (a multiple of 32).
-  void (*quantize)(const float* x, int64_t n_cols, int8_t* q, float* d, int32_t* sum) = nullptr;
-  IntPanelKernel int_panel[kPanelKinds] = {};
+  Outlier (*quantize)(const float* x, int64_t n_cols, int8_t* q, float* d, int32_t* sum) = nullptr;
+  IntPanelKernel int_panel[kFirstFloatKind] = {};
+  OutlierKernel add_outliers[kFirstFloatKind] = {};
   FloatPanelKernel float_panel[kPanelKinds] = {};
   MatrixUnit unit;
   float (*dot)(const float* a, const float* b, int64_t n) = nullptr;  // fixed order for a given n

@@ -28,8 +28,8 @@ void quantize_rows(const Backend& b, const ops::Context& context, const Input& i
       int8_t* q = codes + t * n_cols;
       float* d = scales + t * (n_cols / 32);
       int32_t* sum = sums + t * (n_cols / 16);
-      b.kernels.quantize(in.x + t * in.stride, n_cols, q, d, sum);
-      s.quantized[static_cast<size_t>(t)] = {q, d, sum};
+      const Outlier outlier = b.kernels.quantize(in.x + t * in.stride, n_cols, q, d, sum);
+      s.quantized[static_cast<size_t>(t)] = {q, d, sum, outlier};
     }
   };
   if (n * n_cols < 1 << 15)
@@ -89,11 +89,12 @@ void multiply_panels(const Backend& b, Scratch::Worker& worker, const Matrix& st
     if (static_cast<int>(kind) < kFirstFloatKind) {
       uint8_t* workspace =
           n_tokens > b.kernels.direct_tokens ? worker.workspace.at_least<uint8_t>(b.kernels.workspace_bytes) : nullptr;
+      const auto k = static_cast<size_t>(kind);
       if (rows.pieces != nullptr)
-        return b.kernels.unit.panels[static_cast<int>(kind)](panel, stack.panel_bytes, n, stack.n_cols, rows.pieces,
-                                                             n_tokens, workspace, out);
-      return b.kernels.int_panel[static_cast<int>(kind)](panel, stack.panel_bytes, n, stack.n_cols, rows.quantized,
-                                                         n_tokens, workspace, out);
+        b.kernels.unit.panels[k](panel, stack.panel_bytes, n, stack.n_cols, rows.pieces, n_tokens, workspace, out);
+      else
+        b.kernels.int_panel[k](panel, stack.panel_bytes, n, stack.n_cols, rows.quantized, n_tokens, workspace, out);
+      return b.kernels.add_outliers[k](panel, stack.panel_bytes, n, rows.quantized, n_tokens, out);
     }
     for (int p = 0; p < n; ++p, panel += stack.panel_bytes, out += rows.n * kPanelRows)
       b.kernels.float_panel[static_cast<int>(kind)](panel, stack.n_cols, rows.floats, n_tokens, out);

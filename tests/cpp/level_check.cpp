@@ -111,7 +111,9 @@ std::vector<float> multiply(Run& run, const formats::Format& format, const std::
                             int64_t n_tokens) {
   const int64_t n_cols = cols_of(format);
   const ops::Matrix matrix = run.ops.pack({&format, kMatrixRows, n_cols, blocks}, false, run.pool);
-  const std::vector<float> x = noise(static_cast<size_t>(n_tokens * n_cols), 11);
+  std::vector<float> x = noise(static_cast<size_t>(n_tokens * n_cols), 11);
+  // Outliers: of every other token, some of them in one column.
+  for (int64_t t = 0; t < n_tokens; t += 2) x[static_cast<size_t>(t * n_cols + 97 * (t / 4) % n_cols)] = -20.0f;
   std::vector<float> out(static_cast<size_t>(n_tokens * kMatrixRows));
   const ops::Projection projection[] = {{.weight = &matrix, .out = out.data(), .out_stride = kMatrixRows}};
   const ops::RowRun rows[] = {{0, n_tokens, ops::Role::prefill}};

@@ -8,7 +8,7 @@ import pytest
 from halfbyte import _core
 from halfbyte._core import testing
 
-from .test_linear import DECODED, FLOATS, FORMATS, LEVELS, PACKED, quantized, random_blocks
+from .test_linear import DECODED, FLOATS, FORMATS, LEVELS, PACKED, random_blocks, rounded
 
 N_EXPERTS, N_USED = 5, 3
 
@@ -96,14 +96,14 @@ def test_experts_of_every_format(name: str, level: str) -> None:
         hidden, out, _ = testing.experts(
             level, name, stacks, n_ff, x, chosen, weights, biases, activation=4, limit=1.5, shift=1.0
         )
-        seen = quantized(x) if is_integer else x
+        seen = rounded(x) if is_integer else x
         g = np.einsum("tjfc,tc->tjf", gate[chosen], seen) + biases[0][chosen]
         u = np.einsum("tjfc,tc->tjf", up[chosen], seen) + biases[1][chosen]
         g, u = np.minimum(g, 1.5), np.clip(u, -1.5, 1.5)
         with np.errstate(over="ignore"):
             expected = g / (1 + np.exp(-1.702 * g)) * (u + 1)
         assert np.allclose(hidden, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
-        seen = quantized(hidden) if is_integer else hidden
+        seen = rounded(hidden) if is_integer else hidden
         each = np.einsum("tjcf,tjf->tjc", down[chosen], seen) + biases[2][chosen]
         expected = (weights[..., None] * each).sum(1)
         assert np.allclose(out, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())

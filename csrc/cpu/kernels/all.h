@@ -25,6 +25,7 @@ constexpr int kDirectTokens = 2, kTilePanels = 1, kTileTokens = 3, kFloatTokens 
 // clang-format off
 #include "cpu/kernels/simd.h"
 #include "cpu/kernels/unpack.h"
+#include "cpu/kernels/rounding.h"
 #include "cpu/kernels/chunk.h"
 #include "cpu/kernels/matmul.h"
 #include "cpu/kernels/elementwise.h"
@@ -40,7 +41,10 @@ void HALFBYTE_FILL(Kernels& k) {
   k.workspace_bytes = int64_t{kTilePanels} * kChunkBlocks * kUnpackedBytes;
   k.tile_panels = kTilePanels;
   k.quantize = quantize;
-  for_each_int_panel([&]<class L>(PanelKind kind) { k.int_panel[static_cast<int>(kind)] = int_panels<L>; });
+  for_each_int_panel([&]<class L>(PanelKind kind) {
+    k.int_panel[static_cast<int>(kind)] = int_panels<L>;
+    k.add_outliers[static_cast<int>(kind)] = add_outliers<L>;
+  });
   k.float_panel[static_cast<int>(PanelKind::f32)] = float_panel<LoadF32>;
   k.float_panel[static_cast<int>(PanelKind::f16)] = float_panel<LoadF16>;
   k.float_panel[static_cast<int>(PanelKind::bf16)] = float_panel<LoadBF16>;

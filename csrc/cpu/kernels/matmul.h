@@ -224,20 +224,3 @@ void float_panel(const uint8_t* panel, int64_t n_cols, const float* const* rows,
     float_tile_or_less<Load, kFloatTokens>(panel, n_cols, rows + t, n, out + 16 * t);
   }
 }
-
-void quantize(const float* x, int64_t n_cols, int8_t* q, float* d, int32_t* sum) {
-  for (int64_t block = 0; block < n_cols / 32; ++block, x += 32, q += 32) {
-    const F16x a = f_load(x), b = f_load(x + 16);
-    const float amax = f_highest(f_max(f_abs(a), f_abs(b)));
-    const float inverse = amax > 0 ? 127.0f / amax : 0.0f;
-    // The clamp holds only for activations that are not finite (their scale is not either): codes stay in range.
-    const F16x low = f_set(-127.0f), high = f_set(127.0f), scale = f_set(inverse);
-    const I16x qa = i_from(f_max(f_min(f_mul(a, scale), high), low));
-    const I16x qb = i_from(f_max(f_min(f_mul(b, scale), high), low));
-    i_store_i8(q, qa);
-    i_store_i8(q + 16, qb);
-    d[block] = amax / 127.0f;
-    sum[2 * block] = i_sum(qa);
-    sum[2 * block + 1] = i_sum(qb);
-  }
-}
