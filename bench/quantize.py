@@ -134,8 +134,8 @@ def importance_of(path: Path, chunks: list[list[int]], threads: int) -> Importan
         collector.add(chunk)
     found = Importance(datasets=["pydoc_data.topics"], n_chunks=len(chunks), chunk_size=N_CTX)
     for name, (sums, n_rows) in collector.squares().items():
-        found.sums[name] = sums.reshape(1, -1).astype(np.float32)
-        found.counts[name] = np.array([n_rows], np.float32)
+        found.sums[name] = sums.astype(np.float32)
+        found.counts[name] = n_rows.astype(np.float32)
     return found
 
 
