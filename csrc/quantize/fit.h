@@ -133,9 +133,9 @@ struct Affine {
   L v{};  // of importance times q, for the codes that these were fitted to
 };
 
-// What a search for scale and offset tries: the range of weights as `stretches` times the range of codes, from
-// top + stretch_low to top + stretch_high; the lowest weight on code shift_low to shift_high; then codes and fit by
-// turns.
+// What a search for scale and offset tries: the range of the weights spread over top + stretch_low to top +
+// stretch_high codes, and its lower end on code shift_low to shift_high, in even steps; then the best fit's codes and
+// their fit, by turns. At least two stretches and two shifts.
 struct AffineSearch {
   int stretches;
   float stretch_low, stretch_high;

@@ -99,8 +99,8 @@ def fit_to_size(
         weight = _WEIGHTS.get("head" if is_head else role_of(choice.name), 1.0)
         ladders.append(_ladder(source, choice, importance, weight, n_threads))
     chosen = _spend(ladders, target_bytes - sum(c.n_bytes for c in plan.choices if c.name in fixed))
-    formats = {c.name: option.format for c, option in zip(free, chosen, strict=True)}
-    choices = [replace(c, format=formats.get(c.name, c.format)) for c in plan.choices]
+    found = {c.name: replace(c, format=o.format, wanted=o.format) for c, o in zip(free, chosen, strict=True)}
+    choices = [found.get(c.name, c) for c in plan.choices]
     return Plan(choices, file_type_of((c.format, c.n_weights) for c in choices))
 
 
