@@ -39,6 +39,14 @@ def test_run_prints_the_continuation_only(model: str) -> None:
     assert "Hi" not in first.stdout[:2]
 
 
+def test_the_model_may_be_the_first_word(model: str) -> None:
+    flags = ["-p", "8", "-n", "0", "-r", "1"]
+    assert call("bench", model, *flags).stdout.startswith("pp8 ")
+    for words in ([model, "-m", model], ["-m", model, model]):
+        refused = call("bench", *words, *flags)
+        assert (refused.returncode, "two models" in refused.stderr) == (2, True)
+
+
 def test_run_takes_words_pipes_and_files(model: str, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("Hi")
     flags = ["-n", "4", "--temp", "0"]

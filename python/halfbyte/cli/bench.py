@@ -14,7 +14,7 @@ from halfbyte.llm import LLM
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model_arguments(parser, required=True)
+    add_model_arguments(parser)
     parser.add_argument(
         "-p", "--n-prompt", type=int, default=512, metavar="N", help="prompt tokens (0: no prefill test)"
     )

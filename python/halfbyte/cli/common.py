@@ -20,11 +20,24 @@ from halfbyte.params import SamplingParams
 _QUIET_S = 0.5
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
-    """-m and how to run it."""
+class _FirstWord(argparse.Action):
+    """A model named without -m."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, word: Any, _: Any = None
+    ) -> None:
+        if word is not None and namespace.model is not None:
+            parser.error(f"two models are named: {namespace.model} and {word}")
+        namespace.model = namespace.model if word is None else word
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, *, has_words: bool = False) -> None:
+    """The model, with -m or as the first word (has_words: the command reads its words itself), and how to run it."""
     parser.add_argument(
-        "-m", "--model", required=required, help="a .gguf file, a model's folder, a known name (smollm2), or owner/repo"
+        "-m", "--model", help="a .gguf file, a model's folder, a known name (smollm2, the default), or owner/repo"
     )
+    if not has_words:
+        parser.add_argument("word", nargs="?", action=_FirstWord, metavar="MODEL", help="the same as -m MODEL")
     parser.add_argument("-c", "--ctx-size", type=int, default=0, metavar="N", help="context in tokens (0: the model's)")
     parser.add_argument("-t", "--threads", type=int, default=0, metavar="N", help="threads (0: all cores)")
     parser.add_argument("-b", "--batch-size", type=int, default=512, metavar="N", help="prompt tokens of a step")

@@ -15,7 +15,7 @@ from halfbyte.errors import InvalidArgumentError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model_arguments(parser, required=True)
+    add_model_arguments(parser)
     parser.add_argument("-f", "--file", help="text file (-: standard input)")
     parser.add_argument("--chunks", type=int, default=-1, metavar="N", help="use the first N chunks only (-1: all)")
     parser.add_argument("--save-logits", metavar="FILE", help="save what the model predicts, as a base to compare with")

@@ -13,7 +13,7 @@ from halfbyte.llm import LLM
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", metavar="MODEL [PROMPT]", help="a model and a prompt without flags")
-    add_model_arguments(parser)
+    add_model_arguments(parser, has_words=True)
     parser.add_argument("-p", "--prompt", help="the prompt; without one: chat")
     parser.add_argument("-f", "--file", help="read the prompt from a file (-: standard input)")
     parser.add_argument("-sys", "--system", help="system message")
