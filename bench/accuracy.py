@@ -150,7 +150,7 @@ def main() -> None:
     results = json.loads(arguments.out.read_text())["results"] if arguments.out and arguments.out.exists() else {}
     of_model = results.setdefault(Path(arguments.model).name, {})
     facts = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python bench/accuracy.py", *(Path(word).name for word in sys.argv[1:])]),
         "machine": machine(),
         "peer": peer.version if peer else None,
         "text_sha256": hashlib.sha256(TEXT.encode()).hexdigest(),
