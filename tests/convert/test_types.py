@@ -56,7 +56,7 @@ EXPERTS = {
     "num_experts": "num_experts_per_tok", "num_local_experts": "num_experts_per_tok",
     "n_routed_experts": "num_experts_per_tok", "moe_num_experts": "moe_k",
 }  # fmt: skip
-# What llama.cpp does not compute: windows of Mistral and Phi, k norms of fewer heads than q has (OLMoE), a YaRN ramp that
+# What llama.cpp does not compute: windows of Mistral and Phi, fewer heads of k than of q (OLMoE, dots.llm1), a YaRN ramp that
 # begins and ends within a pair (gpt-oss), biases of ERNIE's MLP, norms of Qwen 2 VL with an epsilon; and its contexts are
 # 256 long at least (LongRoPE). And logits so large that any error decides a perplexity (MiniCPM's, of wide models).
 CHANGES: dict[str, dict[str, Any]] = {
@@ -67,19 +67,22 @@ CHANGES: dict[str, dict[str, Any]] = {
         "rope_parameters": FAMILIES["phi3-longrope"].arguments["rope_parameters"] | {"original_max_position_embeddings": 512},
     },
     "olmoe": {"num_key_value_heads": 16},
+    "dots1": {"num_key_value_heads": 16},
     "gpt-oss": {"rope_parameters": FAMILIES["gpt-oss"].arguments["rope_parameters"] | {"truncate": True}},
     "ernie4_5": {"use_bias": False},
     "minicpm": {"logits_scaling": 4.0},
     "qwen2vl": {"rms_norm_eps": 1e-12},
     "qwen2.5vl": {"rms_norm_eps": 1e-12},
-    # All experts take part of these, too.
-    "deepseek2": {"topk_group": 4},
-    "deepseek3": {"topk_group": 4},
+    # All experts take part of these, too; and a weight of 16 for each lets their roundings decide everything.
+    "deepseek2": {"n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.0},
+    "deepseek3": {"n_group": 1, "topk_group": 1},
+    # A stretch by 40 makes scores so large that any error decides them.
+    "deepseek2-lite": {"rope_parameters": FAMILIES["deepseek2-lite"].arguments["rope_parameters"] | {"factor": 4.0}},
     "hunyuan-moe": {"moe_topk": 8},
 }  # fmt: skip
 # Variants that llama.cpp does not load: it wants experts in every layer, and tells Command R+ and the large EXAONE 4 by
-# their 64 layers.
-NOT_IN_LLAMA_CPP = {"qwen3moe-half-dense", "command-r-plus", "exaone4-window"}
+# their 64 layers, DeepSeek 2 Lite by its 27.
+NOT_IN_LLAMA_CPP = {"qwen3moe-half-dense", "command-r-plus", "exaone4-window", "deepseek2-lite"}
 FIRST = {family.arch: name for name, family in reversed(FAMILIES.items())}
 
 
