@@ -161,27 +161,43 @@ def test_every_type_runs_within_its_error(name: str, files: Any, tmp_path: Path)
         assert relative(found, expected) <= bound, (mix, relative(found, expected), bound)
 
 
+class LlamaCpp:
+    """llama.cpp's logits, by the Python that has llama-cpp-python. A model that it dies of is that model's failure."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def __call__(self, path: Path, ids: list[int]) -> np.ndarray:
+        if self._process is None:
+            python = os.environ.get("HALFBYTE_LLAMA_CPP", sys.executable)
+            command = [python, str(Path(__file__).with_name("llama_cpp_logits.py"))]
+            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+            self._process = subprocess.Popen(command, text=True, **pipes)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        out = path.with_suffix(".npy")
+        self._process.stdin.write(json.dumps({"model": str(path), "ids": ids, "out": str(out)}) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer.startswith('"'):
+            self.close()
+            pytest.fail(f"llama.cpp died: {answer}")
+        problem = json.loads(answer)
+        assert not problem, problem
+        return np.asarray(np.load(out))
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+
 @pytest.fixture(scope="module")
 def llama_cpp() -> Any:
-    """(file, ids) -> llama.cpp's logits, by the Python that has llama-cpp-python."""
-    python = os.environ.get("HALFBYTE_LLAMA_CPP", sys.executable)
-    command = [python, str(Path(__file__).with_name("llama_cpp_logits.py"))]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, text=True, **pipes) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        questions, answers = process.stdin, process.stdout
-
-        def ask(path: Path, ids: list[int]) -> np.ndarray:
-            out = path.with_suffix(".npy")
-            questions.write(json.dumps({"model": str(path), "ids": ids, "out": str(out)}) + "\n")
-            questions.flush()
-            problem = json.loads(answers.readline())
-            assert not problem, problem
-            return np.asarray(np.load(out))
-
-        yield ask
-        questions.close()
+    program = LlamaCpp()
+    yield program
+    program.close()
 
 
 def same(path: Path, ids: list[int], llama_cpp: Any, mix: str) -> None:
