@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from halfbyte import _core
+from halfbyte import LLM, _core
+from halfbyte.cli.main import main
 from halfbyte.convert import plan_folder
 from halfbyte.convert.to_folder import plan_hf, write_folder
 from halfbyte.convert.to_gguf import plan_gguf, write_plan
@@ -71,6 +72,18 @@ def test_transformers_reads_the_folder_made_of_a_gguf_file(name: str, tmp_path: 
     ids = torch.tensor([np.random.default_rng(5).integers(3, 160, 50).tolist()])
     with torch.no_grad():
         expected, found = model(ids).logits[0].numpy(), again(ids).logits[0].numpy()
+    assert np.max(np.abs(found - expected)) <= 1e-4 * np.max(np.abs(expected))
+    # Of a quantized file: what its blocks decode to, and nothing else.
+    assert main(["quantize", str(tmp_path / "there.gguf"), str(tmp_path / "small.gguf"), "q8_0"]) == 0
+    assert main(["convert", str(tmp_path / "small.gguf"), str(tmp_path / "unpacked"), "--type", "f32"]) == 0
+    small, unpacked = _core.GgufFile(str(tmp_path / "small.gguf")), plan_folder(tmp_path / "unpacked")
+    if unpacked.family.arch == small.metadata["general.architecture"]:
+        rows = {tensor.name: tensor.make() for tensor in unpacked.tensors}
+        for tensor in small.tensors:
+            assert np.allclose(rows[tensor.name], small.tensor_f32(tensor.name), rtol=1e-5, atol=1e-7), tensor.name
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "unpacked", attn_implementation="eager")
+    with LLM(tmp_path / "unpacked", n_ctx=64, kv_type="f32") as llm, torch.no_grad():
+        expected, found = again(ids).logits[0].numpy(), llm.forward(ids[0].tolist())
     assert np.max(np.abs(found - expected)) <= 1e-4 * np.max(np.abs(expected))
 
 

@@ -1,7 +1,8 @@
 """A tiny random model of each architecture: folder -> GGUF -> every type -> run; and llama.cpp reads the same logits.
 
-The types run with PyTorch there (pytest -m parity: the mixes of TYPES; HALFBYTE_ALL_TYPES=1: all). llama.cpp's part
-needs a Python with llama-cpp-python: HALFBYTE_LLAMA_CPP=/path/to/python pytest -m llama_cpp (.ci/more makes one).
+The types run with PyTorch there (pytest -m parity: the mixes of TYPES; HALFBYTE_ALL_TYPES=1: all, in about eight
+minutes of one core). llama.cpp's part needs a Python with llama-cpp-python: HALFBYTE_LLAMA_CPP=/path/to/python pytest
+-m llama_cpp (.ci/more makes one).
 """
 
 from __future__ import annotations
