@@ -77,8 +77,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     # All experts take part of these, too; and a weight of 16 for each lets their roundings decide everything.
     "deepseek2": {"n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.0},
     "deepseek3": {"n_group": 1, "topk_group": 1},
-    # A stretch by 40 makes scores so large that any error decides them.
-    "deepseek2-lite": {"rope_parameters": FAMILIES["deepseek2-lite"].arguments["rope_parameters"] | {"factor": 4.0}},
+    # Four layers of two bits a weight leave nothing that a bound could hold.
+    "deepseek2-lite": {"num_hidden_layers": 2},
     "hunyuan-moe": {"moe_topk": 8},
 }  # fmt: skip
 # Variants that llama.cpp does not load: it wants experts in every layer, and tells Command R+ and the large EXAONE 4 by
