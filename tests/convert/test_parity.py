@@ -14,7 +14,7 @@ from halfbyte.convert import plan_folder
 from halfbyte.convert.to_folder import plan_hf, write_folder
 from halfbyte.convert.to_gguf import plan_gguf, write_plan
 
-from ..model.families import FAMILIES, make_model, save_folder
+from ..model.families import FAMILIES, make_model, save_folder, write_gguf
 from .folders import write_tokenizer
 
 pytestmark = [
@@ -109,3 +109,15 @@ def test_a_model_saved_without_its_head_is_found(name: str, tmp_path: Path) -> N
     model.save_pretrained(tmp_path / "whole")
     model.base_model.save_pretrained(tmp_path / "headless")
     assert same(made(tmp_path / "whole"), made(tmp_path / "headless"))
+
+
+def test_latent_attention_comes_back_from_files_that_hold_it_apart(tmp_path: Path) -> None:
+    model = make_model(FAMILIES["deepseek3"])
+    write_gguf(model, FAMILIES["deepseek3"], tmp_path / "apart.gguf")
+    plan = plan_hf(tmp_path / "apart.gguf")
+    back = {tensor.name: tensor.make() for tensor in plan.tensors}
+    for name, weight in model.state_dict().items():
+        if "kv_b_proj" in name:
+            assert np.array_equal(back[name], weight.numpy())
+    for key in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "kv_lora_rank", "num_key_value_heads"):
+        assert plan.metadata[key] == getattr(model.config, key)
