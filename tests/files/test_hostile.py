@@ -257,8 +257,13 @@ def test_gguf_adapters_that_do_not_fit(
     assert [p.name for p in tmp_path.iterdir()] == ["a.gguf"]
 
 
-def test_a_gguf_adapter_that_ends_too_soon(llm: LLM, tmp_path: Path) -> None:
+def test_a_gguf_adapter_of_a_damaged_name_or_that_ends_too_soon(llm: LLM, tmp_path: Path) -> None:
     content = write_adapter(tmp_path / "a.gguf", pair()).read_bytes()
+    (tmp_path / "odd.gguf").write_bytes(
+        content.replace(b"blk.1.attn_q.weight.lora_a", b"\xe2lk.1.attn_q.weight.lora_a")
+    )
+    with pytest.raises(UnsupportedError, match="no low-rank change"):
+        llm.adapters.load(tmp_path / "odd.gguf")
     for size in (*range(0, 400, 13), len(content) - 1):
         (tmp_path / "cut.gguf").write_bytes(content[:size])
         with pytest.raises(FormatError):
