@@ -3,14 +3,21 @@
 Decoding is bound by memory: bytes that a step must read (weights once, of the experts those that some row chooses, keys
 and values of every sequence) over the measured copy rate. Prompts are bound by arithmetic: two operations a weight and token
 over the measured bf16 rate of the tensor cores. Models are made in memory, a matrix at a time: nothing is written.
+
+Each model runs in a process of its own, within a limit of time: one that fails, hangs or breaks the card's state costs its
+own remaining rows and nothing else. Rows are printed, and written to --out, as they come.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import queue
 import subprocess
+import sys
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +32,7 @@ DRY = {"n_layers": 2, "n_embd": 256, "n_heads": 4, "n_kv_heads": 2, "n_ff": 256,
 MODELS = ["llama-3.2-1b", "llama-3.1-8b", "qwen3-30b-a3b"]
 MIXES = ["Q4_K_M", "Q8_0", "Q4_0"]
 DECODE_TOKENS = 64
+Row = dict[str, Any]
 
 
 def generate(engine: Any, prompts: list[list[int]], n: int) -> float:
@@ -81,29 +89,78 @@ class Work:
         return 2 * self.weights_of_token * n
 
 
-def measure(shape: synthetic.Shape, mix: str, rates: dict[str, Any], shrink: int = 1) -> list[dict[str, Any]]:
-    """Rows of the table for one model."""
+def measure(shape: synthetic.Shape, mix: str, rates: dict[str, Any], n_gpu_layers: int, shrink: int) -> Iterator[Row]:
+    """Rows of the table for one model, as they come. n_gpu_layers: -1 for all, which must fit."""
     metadata, tensors = synthetic.model(shape, mix)
-    on_gpu = rates is not NO_CARD
-    model = _core.Model.assemble("synthetic", metadata, tensors, n_gpu_layers=-1 if on_gpu else 0)
-    if on_gpu and model.n_gpu_layers != shape.n_layers:
+    n_ctx, n_batch = 17408 // shrink, 2048 // shrink
+    budget = _core.GpuBudget(n_ctx=n_ctx, n_batch=n_batch)
+    model = _core.Model.assemble("synthetic", metadata, tensors, n_gpu_layers=n_gpu_layers, gpu_budget=budget)
+    if n_gpu_layers and model.n_gpu_layers != shape.n_layers:
         raise MemoryError(f"it does not fit the card whole: {model.n_gpu_layers} of {shape.n_layers} layers do")
-    work, rows = Work(shape, tensors, model.config), []
+    work = Work(shape, tensors, model.config)
     # Guessed tokens would be measured as computed ones.
-    engine = _core.Engine(model, n_ctx=17408 // shrink, n_batch=2048, prompt_lookup=False)
+    engine = _core.Engine(model, n_ctx=n_ctx, n_batch=n_batch, prompt_lookup=False)
     try:
         for batch, depth in ((1, 16), (8, 16), (64, 16), (1, 16384 // shrink)):
             seconds = decode(engine, batch, depth)
             of_bound = work.decode_bytes(batch, depth) / rates["copy_bytes_per_second"] / seconds
-            test = {"test": f"decode x{batch} at {depth}", "tokens_per_second": batch / seconds, "of_bound": of_bound}
-            rows.append(test)
+            yield {"test": f"decode x{batch} at {depth}", "tokens_per_second": batch / seconds, "of_bound": of_bound}
         for n in (512 // shrink, 4096 // shrink):
             seconds = prefill(engine, n)
             of_bound = work.prompt_operations(n) / rates["bf16_flops"] / seconds
-            rows.append({"test": f"prompt of {n}", "tokens_per_second": n / seconds, "of_bound": of_bound})
+            yield {"test": f"prompt of {n}", "tokens_per_second": n / seconds, "of_bound": of_bound}
     finally:
         engine.close()
-    return rows
+
+
+def run_one(name: str, mix: str, rates: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """What a child does: a line of JSON for each row, or for what went wrong."""
+    shape, is_dry = synthetic.SHAPES[name], arguments.dry_run
+    if is_dry:
+        shape = replace(shape, **DRY, n_experts=min(shape.n_experts, 16))
+    if arguments.library is not None:
+        _core.testing.open_gpu_library(str(arguments.library))
+    try:
+        n_gpu_layers = 0 if is_dry and arguments.library is None else -1
+        for row in measure(shape, mix, rates, n_gpu_layers, 128 if is_dry else 1):
+            print(json.dumps(row), flush=True)
+    except Exception as problem:  # of this model; the next one may do
+        print(json.dumps({"problem": f"{problem}"}), flush=True)
+
+
+def rows_of_child(command: list[str], seconds: float) -> Iterator[Row]:
+    """What run_one() prints in another process; one row more says what ended it early."""
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    lines: queue.Queue[str] = queue.Queue()
+
+    def read() -> None:
+        assert child.stdout is not None
+        for line in child.stdout:
+            lines.put(line)
+        lines.put("")
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    deadline = time.monotonic() + seconds
+    try:
+        while line := lines.get(timeout=max(0.1, deadline - time.monotonic())):
+            yield json.loads(line)
+        code = child.wait()
+        if code:
+            yield {"problem": f"its process ended with {code}"}
+    except queue.Empty:
+        yield {"problem": f"stopped after {seconds:.0f} s"}
+    finally:
+        child.kill()
+        child.wait()
+
+
+def measured_rates(program: Path | None) -> dict[str, Any]:
+    if program is None:
+        return NO_CARD
+    result = subprocess.run([program], check=True, capture_output=True, text=True, timeout=120)
+    rates: dict[str, Any] = json.loads(result.stdout)
+    return rates
 
 
 def main() -> None:
@@ -113,38 +170,44 @@ def main() -> None:
     card.add_argument(
         "--dry-run", action="store_true", help="every step on the CPU, short, with tiny models and no bounds"
     )
+    parser.add_argument("--library", type=Path, help="another GPU backend than the installed one, as tests make it")
     parser.add_argument("--model", action="append", choices=sorted(synthetic.SHAPES), help="may be repeated")
     parser.add_argument("--mix", action="append", help="may be repeated")
-    parser.add_argument("--seconds", type=float, default=600, help="begin no further model when these are over")
-    parser.add_argument("--out", type=Path, help="also write JSON here")
+    parser.add_argument("--seconds", type=float, default=600, help="for all models together")
+    parser.add_argument("--out", type=Path, help="also write JSON here, again after each row")
+    parser.add_argument("--one", nargs=3, metavar=("MODEL", "MIX", "RATES"), help=argparse.SUPPRESS)  # for run_one()
     arguments = parser.parse_args()
-    start, rates = time.monotonic(), NO_CARD
-    if not arguments.dry_run:
-        rates = json.loads(subprocess.run([arguments.rates], check=True, capture_output=True, text=True).stdout)
+    if arguments.one:
+        name, mix, given = arguments.one
+        return run_one(name, mix, json.loads(given), arguments)
+    start, rates = time.monotonic(), measured_rates(arguments.rates)
     print(
         f"{rates['name']}: copies {rates['copy_bytes_per_second'] / 1e9:.0f} GB/s,"
         f" bf16 {rates['bf16_flops'] / 1e12:.0f} TFLOP/s, int8 {rates['int8_ops'] / 1e12:.0f} TOP/s (mma.sync)\n"
     )
     print(f"{'model':14} {'mix':8} {'test':20} {'tokens/s':>10} {'of bound':>9}")
-    results = []
-    for mix in arguments.mix or MIXES:
-        for name in arguments.model or MODELS:
-            shape = synthetic.SHAPES[name]
-            if arguments.dry_run:
-                shape = replace(shape, **DRY, n_experts=min(shape.n_experts, 16))
-            if time.monotonic() - start > arguments.seconds:
-                print(f"{name:14} {mix:8} left out: the time is over")
-                continue
-            try:
-                rows = measure(shape, mix, rates, shrink=32 if arguments.dry_run else 1)
-            except MemoryError as problem:  # of this card; the next model may be smaller
-                print(f"{name:14} {mix:8} left out: {problem}")
-                continue
-            for row in rows:
-                results.append({"model": name, "mix": mix, **row})
-                print(f"{name:14} {mix:8} {row['test']:20} {row['tokens_per_second']:10.1f} {row['of_bound']:9.0%}")
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps({"rates": rates, "results": results}, indent=2) + "\n")
+    results: list[dict[str, Any]] = []
+    models = [(name, mix) for mix in arguments.mix or MIXES for name in arguments.model or MODELS]
+    for i, (name, mix) in enumerate(models):
+        left = arguments.seconds - (time.monotonic() - start)
+        # No model may take more than twice its part of what is left.
+        limit = min(left, 2 * left / (len(models) - i))
+        if limit < 5:
+            print(f"{name:14} {mix:8} left out: the time is over", flush=True)
+            continue
+        command = [sys.executable, *sys.argv, "--one", name, mix, json.dumps(rates)]
+        for row in rows_of_child(command, limit):
+            results.append({"model": name, "mix": mix, **row})
+            if "problem" in row:
+                print(f"{name:14} {mix:8} not measured further: {row['problem']}", flush=True)
+            else:
+                figures = f"{row['tokens_per_second']:10.1f} {row['of_bound']:9.0%}"
+                print(f"{name:14} {mix:8} {row['test']:20} {figures}", flush=True)
+            if arguments.out is not None:
+                text = json.dumps({"rates": rates, "results": results}, indent=2) + "\n"
+                beside = arguments.out.with_suffix(".part")
+                beside.write_text(text)
+                beside.replace(arguments.out)
 
 
 if __name__ == "__main__":

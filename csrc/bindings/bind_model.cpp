@@ -11,6 +11,7 @@
 #include "bindings/metadata.h"
 #include "files/tensor_source.h"
 #include "model/adapter.h"
+#include "model/placement.h"
 #include "model/weights.h"
 
 namespace halfbyte::bindings {
@@ -43,9 +44,27 @@ py::dict config_to_python(const model::Config& c) {
   return out;
 }
 
+model::DeviceBudget gpu_budget(double utilization, int64_t n_ctx, int64_t n_batch, int64_t max_sequences,
+                               const std::string& kv_type) {
+  require(utilization > 0 && utilization <= 1,
+          "gpu_memory_utilization is %g; a share of the GPU's memory, above 0 and at most 1, was expected.",
+          utilization);
+  ops::KvType type;
+  require(ops::parse_kv_type(kv_type, type), "There is no KV type %s; choose f16, bf16, f32, q8_0 or q4_0.",
+          kv_type.c_str());
+  // What an engine would refuse is left to it.
+  return {utilization,
+          std::clamp<int64_t>(n_ctx, 0, int64_t{1} << 40),
+          std::clamp<int64_t>(n_batch, 1, 65536),
+          std::clamp<int64_t>(max_sequences, 1, 4096),
+          type,
+          type};
+}
+
 model::LoadOptions load_options(int n_threads, bool mmap, int64_t n_gpu_layers, int64_t n_cpu_moe,
-                                const py::object& progress) {
+                                const model::DeviceBudget& budget, const py::object& progress) {
   model::LoadOptions options;
+  options.budget = budget;
   if (n_gpu_layers != 0) options.devices = device_ops();
   if (n_gpu_layers > 0 && options.devices.empty()) {
     throw Error(ErrorKind::unsupported,
@@ -93,26 +112,37 @@ std::shared_ptr<model::Adapter> adapter_from_python(const std::shared_ptr<Weight
 }  // namespace
 
 void register_model(py::module_& m) {
+  py::class_<model::DeviceBudget>(m, "GpuBudget",
+                                  "What of the GPUs' memory a model may take, and the engine it is for.")
+      .def(py::init(&gpu_budget), py::kw_only(), py::arg("utilization") = 0.9, py::arg("n_ctx") = 0,
+           py::arg("n_batch") = 512, py::arg("max_sequences") = 64, py::arg("kv_type") = "f16",
+           "utilization: the share of each GPU's memory that weights, KV blocks and work buffers may take together. "
+           "n_ctx: 0 for not said.");
   py::class_<Weights, std::shared_ptr<Weights>>(
       m, "Model", "A model's weights, packed for this machine. Immutable; engines share it.")
       .def_static(
           "load",
           [](const std::string& path, int n_threads, bool mmap, int64_t n_gpu_layers, int64_t n_cpu_moe,
-             const py::object& progress) {
-            const model::LoadOptions options = load_options(n_threads, mmap, n_gpu_layers, n_cpu_moe, progress);
+             const model::DeviceBudget& gpu_budget, const py::object& progress) {
+            const model::LoadOptions options =
+                load_options(n_threads, mmap, n_gpu_layers, n_cpu_moe, gpu_budget, progress);
             const py::gil_scoped_release release;
             return load(files::open_gguf(path), options);
           },
           py::arg("path"), py::kw_only(), py::arg("n_threads") = 0, py::arg("mmap") = false,
-          py::arg("n_gpu_layers") = -1, py::arg("n_cpu_moe") = 0, py::arg("progress") = py::none(),
+          py::arg("n_gpu_layers") = -1, py::arg("n_cpu_moe") = 0, py::arg("gpu_budget") = model::DeviceBudget(),
+          py::arg("progress") = py::none(),
           "Loads a GGUF file. mmap=True packs nothing (slower, least memory). n_gpu_layers: how many of the last "
           "layers go to the GPUs, -1 for as many as fit. n_cpu_moe: layers, from the first on, whose experts stay on "
-          "the CPU. progress(done_bytes, total_bytes) may return False to stop.")
+          "the CPU. gpu_budget: what the layers leave room for. progress(done_bytes, total_bytes) may return False to "
+          "stop.")
       .def_static(
           "assemble",
           [](const std::string& path, const py::dict& metadata, const py::list& tensors, int n_threads, bool mmap,
-             int64_t n_gpu_layers, int64_t n_cpu_moe, const py::object& progress) {
-            const model::LoadOptions options = load_options(n_threads, mmap, n_gpu_layers, n_cpu_moe, progress);
+             int64_t n_gpu_layers, int64_t n_cpu_moe, const model::DeviceBudget& gpu_budget,
+             const py::object& progress) {
+            const model::LoadOptions options =
+                load_options(n_threads, mmap, n_gpu_layers, n_cpu_moe, gpu_budget, progress);
             auto source = std::make_shared<files::AssembledSource>(path, metadata_from_python(metadata),
                                                                    tensors_from_python(tensors));
             const py::gil_scoped_release release;
@@ -120,7 +150,7 @@ void register_model(py::module_& m) {
           },
           py::arg("path"), py::arg("metadata"), py::arg("tensors"), py::kw_only(), py::arg("n_threads") = 0,
           py::arg("mmap") = false, py::arg("n_gpu_layers") = -1, py::arg("n_cpu_moe") = 0,
-          py::arg("progress") = py::none(),
+          py::arg("gpu_budget") = model::DeviceBudget(), py::arg("progress") = py::none(),
           "Loads a model from metadata and tensors as write_gguf() takes them, one tensor at a time; path is for "
           "messages.")
       .def_property_readonly("config", [](const Weights& w) { return config_to_python(w.config); })
@@ -166,6 +196,33 @@ void register_model(py::module_& m) {
         return config_to_python(model::read_config(*source));
       },
       py::arg("path"), "A model file's configuration, without loading weights.");
+  m.def(
+      "gpu_plan",
+      [](const std::string& path, const model::DeviceBudget& budget) -> py::object {
+        model::LoadOptions options = load_options(1, false, -1, 0, budget, py::none());
+        if (options.devices.empty()) return py::none();
+        const std::unique_ptr<files::TensorSource> source = files::open_gguf(path);
+        const model::Config config = model::read_config(*source);
+        const auto n_fitting = [&](int64_t n_host_experts) {
+          options.n_host_experts = n_host_experts;
+          return n_on_gpu(model::place_layers(*source, config, default_ops(), options).layers);
+        };
+        py::dict plan;
+        int64_t available = 0;
+        for (const ops::Ops* device : options.devices) available += device->memory->available();
+        plan["available_bytes"] = available;
+        plan["n_gpu_layers"] = n_fitting(0);
+        plan["n_cpu_moe"] = py::none();
+        for (int64_t n = 0; n <= config.n_layers; ++n) {
+          if (n_fitting(n) < config.n_layers) continue;
+          plan["n_cpu_moe"] = n;
+          break;
+        }
+        return plan;
+      },
+      py::arg("path"), py::arg("gpu_budget"),
+      "What the GPUs hold of a model file, None without any. n_gpu_layers: how many of the last layers fit; n_cpu_moe: "
+      "the fewest layers whose experts stay on the CPU so that all the rest fits, None where that is not enough.");
   py::list names;
   for (const model::Arch* arch : model::all_archs()) names.append(std::string(arch->name));
   m.attr("ARCHITECTURES") = py::tuple(names);

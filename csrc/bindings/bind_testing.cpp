@@ -105,9 +105,44 @@ py::tuple linear(const std::string& level, const std::string& format, const py::
   return py::make_tuple(run.download(out, {x.shape(0), n_rows}), best, w.bytes());
 }
 
+// A matrix (format, blocks) that multiplies an op's result, which the op is told of.
+using Following = std::optional<std::pair<std::string, py::bytes>>;
+
+// What a test's op leaves goes through the matrix, where there is one.
+class Next {
+ public:
+  Next(Run& run, const Following& following, int64_t n_cols) : run_(run), n_cols_(n_cols) {
+    if (!following) return;
+    const formats::Format* f = formats::find_format(following->first);
+    require(f != nullptr && n_cols % f->block_weights == 0, "%s rows of %lld columns.", following->first.c_str(),
+            static_cast<long long>(n_cols));
+    const int64_t n_rows = static_cast<int64_t>(std::string_view(following->second).size()) / f->row_bytes(n_cols);
+    matrix_ = packed(run, following->first, following->second, n_rows, n_cols, false);
+  }
+
+  const ops::Matrix* matrix() const { return matrix_ ? &matrix_ : nullptr; }
+
+  // Of `rows` (n, n_cols), which the op has just left; as they are, in `shape`, without a matrix.
+  Floats finish(Buffer& rows, int64_t n, std::vector<py::ssize_t> shape) {
+    if (!matrix_) return run_.download(rows, std::move(shape));
+    Buffer out = run_.floats(n * matrix_.n_rows);
+    const ops::Projection p[] = {{.weight = &matrix_, .out = out.as<float>(), .out_stride = matrix_.n_rows}};
+    const ops::RowRun runs[] = {{0, n, ops::Role::decode}};
+    run_.ops.linear(run_.context, rows.as<float>(), n_cols_, std::span<const ops::RowRun>(runs),
+                    std::span<const ops::Projection>(p));
+    return run_.download(out, {n, matrix_.n_rows});
+  }
+
+ private:
+  Run& run_;
+  int64_t n_cols_;
+  ops::Matrix matrix_;
+};
+
 // act(x @ gate.T) * (x @ up.T); gate and up may be of different formats.
 Floats linear_glu(const std::string& level, const std::string& gate_format, const py::bytes& gate_blocks,
-                  const std::string& up_format, const py::bytes& up_blocks, const Floats& x, int activation) {
+                  const std::string& up_format, const py::bytes& up_blocks, const Floats& x, int activation,
+                  const Following& following) {
   Run run(level, 1);
   const formats::Format* f = formats::find_format(gate_format);
   require(f != nullptr && x.shape(1) % f->block_weights == 0, "%s rows of %zd columns.", gate_format.c_str(),
@@ -115,12 +150,13 @@ Floats linear_glu(const std::string& level, const std::string& gate_format, cons
   const int64_t n_rows = static_cast<int64_t>(std::string_view(gate_blocks).size()) / f->row_bytes(x.shape(1));
   const ops::Matrix gate = packed(run, gate_format, gate_blocks, n_rows, x.shape(1), false);
   const ops::Matrix up = packed(run, up_format, up_blocks, n_rows, x.shape(1), false);
+  Next next(run, following, n_rows);
   const Buffer in = run.upload(x);
   Buffer out = run.floats(x.shape(0) * n_rows);
   const ops::RowRun runs[] = {{0, x.shape(0), ops::Role::decode}};
   run.ops.linear_glu(run.context, in.as<float>(), x.shape(1), std::span<const ops::RowRun>(runs), gate, nullptr, up,
-                     nullptr, static_cast<ops::Activation>(activation), out.as<float>(), n_rows);
-  return run.download(out, {x.shape(0), n_rows});
+                     nullptr, static_cast<ops::Activation>(activation), out.as<float>(), n_rows, next.matrix());
+  return next.finish(out, x.shape(0), {x.shape(0), n_rows});
 }
 
 // (experts, weights) of each row, both (n_tokens, n_used).
@@ -191,13 +227,15 @@ py::tuple experts(const std::string& level, const std::string& format, const std
   return py::make_tuple(run.download(hidden, {n_tokens, n_used, n_ff}), run.download(out, {n_tokens, n_cols}), best);
 }
 
-Floats norm(const std::string& level, bool layer, const Floats& x, const Floats& weight, float eps) {
+Floats norm(const std::string& level, bool layer, const Floats& x, const Floats& weight, float eps,
+            const Following& following) {
   Run run(level, 1);
+  Next next(run, following, x.shape(1));
   const Buffer in = run.upload(x), scale = run.upload(weight);
   Buffer out = run.floats(x.size());
   run.ops.norm(run.context, layer ? ops::NormKind::layer : ops::NormKind::rms, in.as<float>(), x.shape(1),
-               out.as<float>(), x.shape(1), x.shape(0), x.shape(1), scale.as<float>(), nullptr, eps);
-  return run.download(out, {x.shape(0), x.shape(1)});
+               out.as<float>(), x.shape(1), x.shape(0), x.shape(1), scale.as<float>(), nullptr, eps, next.matrix());
+  return next.finish(out, x.shape(0), {x.shape(0), x.shape(1)});
 }
 
 Floats glu(const std::string& level, int activation, const Floats& gate, const Floats& up) {
@@ -291,7 +329,8 @@ std::pair<Ints, Floats> likely(const std::string& level, const Floats& logits, i
 // (n_rows, n_heads, dim) at first_position.. over them.
 py::tuple attention(const std::string& level, const std::string& kv_type, const Floats& q, const Floats& k,
                     const Floats& v, const Ints& table, int64_t first_position, float scale, float softcap,
-                    int64_t window, const std::optional<Floats>& sinks, int n_threads, int n_repeats, bool is_decode) {
+                    int64_t window, const std::optional<Floats>& sinks, int n_threads, int n_repeats, bool is_decode,
+                    const Following& following) {
   ops::KvType type;
   require(ops::parse_kv_type(kv_type, type), "There is no KV type %s.", kv_type.c_str());
   Run run(level, n_threads);
@@ -306,6 +345,7 @@ py::tuple attention(const std::string& level, const std::string& kv_type, const 
   const Buffer keys = run.upload(k), values = run.upload(v), queries = run.upload(q);
   run.ops.store_kv(run.context, layout, kv.data(), keys.as<float>(), k.shape(1) * k.shape(2), values.as<float>(),
                    v.shape(1) * v.shape(2), k.shape(0), slots.data());
+  Next next(run, following, q.shape(1) * v.shape(2));
   Buffer out = run.floats(q.shape(0) * q.shape(1) * v.shape(2));
   const Buffer sink_logits = sinks ? run.upload(*sinks) : Buffer();
   const ops::AttentionSpan span = {0, q.shape(0), first_position, is_decode ? ops::Role::decode : ops::Role::prefill,
@@ -321,14 +361,15 @@ py::tuple attention(const std::string& level, const std::string& kv_type, const 
                                    .softcap = softcap,
                                    .window = window,
                                    .sinks = sink_logits.as<float>(),
-                                   .spans = std::span(&span, 1)};
+                                   .spans = std::span(&span, 1),
+                                   .next = next.matrix()};
   const py::gil_scoped_release release;
   const double best = fastest(n_repeats, [&] {
     run.ops.attention(run.context, args);
     run.finish(out);
   });
   const py::gil_scoped_acquire gil;
-  return py::make_tuple(run.download(out, {q.shape(0), q.shape(1), v.shape(2)}), best);
+  return py::make_tuple(next.finish(out, q.shape(0), {q.shape(0), q.shape(1), v.shape(2)}), best);
 }
 
 }  // namespace
@@ -346,14 +387,16 @@ void register_testing(py::module_& m) {
         py::arg("chosen"), py::arg("weights"), py::arg("biases") = std::vector<Floats>{}, py::arg("activation") = 1,
         py::arg("limit") = 0.0f, py::arg("shift") = 0.0f, py::arg("n_threads") = 1, py::arg("keep_raw") = false,
         py::arg("n_repeats") = 1, "(hidden rows, sums, fastest seconds)");
-  t.def("norm", &norm, py::arg("level"), py::arg("layer"), py::arg("x"), py::arg("weight"), py::arg("eps"));
+  t.def("norm", &norm, py::arg("level"), py::arg("layer"), py::arg("x"), py::arg("weight"), py::arg("eps"),
+        py::arg("following") = py::none(), "following: (format, blocks) of a matrix that multiplies the result next.");
   t.def("glu", &glu, py::arg("level"), py::arg("activation"), py::arg("gate"), py::arg("up"));
   t.def("attention", &attention, py::arg("level"), py::arg("kv_type"), py::arg("q"), py::arg("k"), py::arg("v"),
         py::arg("table"), py::arg("first_position"), py::arg("scale"), py::arg("softcap") = 0.0f, py::arg("window") = 0,
         py::arg("sinks") = py::none(), py::arg("n_threads") = 1, py::arg("n_repeats") = 1, py::arg("is_decode") = false,
-        "(attended values, fastest seconds)");
+        py::arg("following") = py::none(), "(attended values, fastest seconds)");
   t.def("linear_glu", &linear_glu, py::arg("level"), py::arg("gate_format"), py::arg("gate_blocks"),
-        py::arg("up_format"), py::arg("up_blocks"), py::arg("x"), py::arg("activation"));
+        py::arg("up_format"), py::arg("up_blocks"), py::arg("x"), py::arg("activation"),
+        py::arg("following") = py::none());
   t.def("rope", &rope, py::arg("level"), py::arg("adjacent"), py::arg("x"), py::arg("inv_freq"), py::arg("positions"));
   t.def("norm_add", &norm_add, py::arg("level"), py::arg("layer"), py::arg("y"), py::arg("x"), py::arg("weight"),
         py::arg("scale"), py::arg("eps"));

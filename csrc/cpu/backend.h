@@ -24,7 +24,7 @@ void linear(const ops::Context&, const float* x, int64_t x_stride, std::span<con
             std::span<const ops::Projection> projections);
 void linear_glu(const ops::Context&, const float* x, int64_t x_stride, std::span<const ops::RowRun> runs,
                 const ops::Matrix& gate, const float* gate_bias, const ops::Matrix& up, const float* up_bias,
-                ops::Activation act, float* out, int64_t out_stride);
+                ops::Activation act, float* out, int64_t out_stride, const ops::Matrix*);
 void expert_glu(const ops::Context&, const float* x, int64_t x_stride, std::span<const ops::RowRun> runs,
                 const ops::ExpertUnit& unit, const ops::Chosen& chosen, float* out);
 void expert_sum(const ops::Context&, const float* hidden, std::span<const ops::RowRun> runs, const ops::Matrix& down,
@@ -32,7 +32,7 @@ void expert_sum(const ops::Context&, const float* hidden, std::span<const ops::R
                 int64_t out_stride);
 void embed(const ops::Context&, const ops::Matrix& table, std::span<const int32_t> tokens, float scale, float* out);
 void norm(const ops::Context&, ops::NormKind kind, const float* x, int64_t x_stride, float* out, int64_t out_stride,
-          int64_t n_rows, int64_t dim, const float* weight, const float* bias, float eps);
+          int64_t n_rows, int64_t dim, const float* weight, const float* bias, float eps, const ops::Matrix*);
 void rope(const ops::Context&, const ops::RopeArgs&, float* x, int64_t x_stride, int64_t n_tokens, int n_heads,
           int head_dim, const int32_t* positions);
 void store_kv(const ops::Context&, const ops::KvLayout&, std::byte* kv, const float* k, int64_t k_stride,

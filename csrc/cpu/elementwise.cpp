@@ -47,7 +47,8 @@ const RopeCache& rope_cache(Scratch& s, const ops::RopeArgs& args, int64_t n_tok
 }  // namespace
 
 void norm(const ops::Context& context, ops::NormKind kind, const float* x, int64_t x_stride, float* out,
-          int64_t out_stride, int64_t n_rows, int64_t dim, const float* weight, const float* bias, float eps) {
+          int64_t out_stride, int64_t n_rows, int64_t dim, const float* weight, const float* bias, float eps,
+          const ops::Matrix*) {
   const Kernels& k = backend_of(context).kernels;
   by_rows(context, n_rows, n_rows * dim, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r)

@@ -68,7 +68,7 @@ void linear(const ops::Context& context, const float* x, int64_t x_stride, std::
 
 void linear_glu(const ops::Context& context, const float* x, int64_t x_stride, std::span<const ops::RowRun> runs,
                 const Matrix& gate, const float* gate_bias, const Matrix& up, const float* up_bias, ops::Activation act,
-                float* out, int64_t out_stride) {
+                float* out, int64_t out_stride, const ops::Matrix*) {
   if (runs.empty()) return;
   const Backend& b = backend_of(context);
   const Input in = {x, x_stride, gate.n_cols, runs.back().end};

@@ -2,20 +2,25 @@
 //
 // A warp takes 16 (row, query head) pairs that share a kv head. Prompt rows: four warps walk over all positions
 // together, sharing the keys and values that they bring into shared memory. Decoding: one warp takes the heads of one
-// row over a chunk of 256 positions, and a second kernel merges the chunks in order. Positions are taken in tiles that
-// begin at multiples of the tile, so that a row's result does not depend on the rows beside it.
+// row over a chunk of kChunk positions, and a second kernel merges the chunks in a fixed order. Positions are taken in
+// tiles that begin at multiples of the tile, so that a row's result does not depend on the rows beside it.
+#include <algorithm>
 #include <cmath>
 
 #include "cuda/attention.h"
 #include "cuda/heads.h"
 #include "cuda/kv_tiles.cuh"
+#include "cuda/operands.cuh"
 
 namespace halfbyte::cuda {
 
 namespace {
 
 constexpr int kPairs = 16;  // of a warp
-constexpr int kMergeThreads = 128;
+// Of merge(): threads that take a dim each, and how many such groups share the chunks.
+constexpr int kMergeDims = 128, kMergeParts = 4;
+// Of the chunks' partial results that wait for it: rows are taken in turns where there would be more.
+constexpr int64_t kMostPartialBytes = int64_t{64} << 20;
 constexpr float kLog2E = 1.44269504088896f;
 
 struct AttentionJob {
@@ -35,6 +40,8 @@ struct AttentionJob {
   int n_spans;
   int n_chunks;    // decoding: of the longest sequence
   float* partial;  // decoding: for each row, head and chunk the highest score, the sum of weights, and value_dim sums
+  int first_decode_row;  // of this launch; partial begins with it
+  Operands rounded;      // takes the output of decoding rows as well; without codes: not wanted
 };
 
 // What one block does: pairs [first, end) of a span's n_rows * group, pair = row * group + head in group.
@@ -77,18 +84,15 @@ __device__ inline int64_t first_visible(const AttentionJob& job, int64_t positio
 }
 
 __device__ inline float* partial_of(const AttentionJob& job, int row, int head, int chunk) {
-  return job.partial + ((static_cast<int64_t>(row) * job.n_heads + head) * job.n_chunks + chunk) * (job.value_dim + 2);
-}
-
-__device__ inline uint32_t half_pair(float low, float high) {
-  return float_to_half(low) | static_cast<uint32_t>(float_to_half(high)) << 16;
+  const int64_t at = static_cast<int64_t>(row - job.first_decode_row) * job.n_heads + head;
+  return job.partial + (at * job.n_chunks + chunk) * (job.value_dim + 2);
 }
 
 // Two query values as f16, times a factor; zero past the head.
 __device__ inline uint32_t query_pair(const float* head, int d, int dim, float factor) {
   const float low = head != nullptr && d < dim ? head[d] * factor : 0.0f;
   const float high = head != nullptr && d + 1 < dim ? head[d + 1] * factor : 0.0f;
-  return bounded_half(low) | static_cast<uint32_t>(bounded_half(high)) << 16;
+  return bounded_halves(low, high);
 }
 
 template <int kDim, int kTokens, int kWarps, bool kDecode>
@@ -102,7 +106,7 @@ __global__ void __launch_bounds__(kWarps * 32) attend(const AttentionJob job) {
   int decode_row = 0;
   if constexpr (kDecode) {
     const int per_row = (job.group + kPairs - 1) / kPairs, index = static_cast<int>(blockIdx.x);
-    decode_row = index / per_row;
+    decode_row = job.first_decode_row + index / per_row;
     const Span& span = span_of_row(job, decode_row, lane);
     const int row = row_in_span(span, decode_row);
     work = {&span, row * job.group + index % per_row * kPairs, (row + 1) * job.group};
@@ -159,6 +163,7 @@ __global__ void __launch_bounds__(kWarps * 32) attend(const AttentionJob job) {
     __syncthreads();  // everyone is done with the last tile
     load_keys<kDim, kTokens>(kv, first, end, thread, kWarps * 32, keys);
     load_values<kDim, kTokens>(kv, first, end, thread, kWarps * 32, values);
+    wait_for_copies();
     __syncthreads();
 
     float scores[kTokens / 8][4] = {};
@@ -211,10 +216,10 @@ __global__ void __launch_bounds__(kWarps * 32) attend(const AttentionJob job) {
 #pragma unroll
     for (int n = 0; n < kTokens / 16; ++n) {
       const uint32_t weights[4] = {
-          half_pair(scores[2 * n][0], scores[2 * n][1]),
-          half_pair(scores[2 * n][2], scores[2 * n][3]),
-          half_pair(scores[2 * n + 1][0], scores[2 * n + 1][1]),
-          half_pair(scores[2 * n + 1][2], scores[2 * n + 1][3]),
+          two_halves(scores[2 * n][0], scores[2 * n][1]),
+          two_halves(scores[2 * n][2], scores[2 * n][3]),
+          two_halves(scores[2 * n + 1][0], scores[2 * n + 1][1]),
+          two_halves(scores[2 * n + 1][2], scores[2 * n + 1][3]),
       };
 #pragma unroll
       for (int d = 0; d < kDim / 16; ++d) {
@@ -257,12 +262,14 @@ __global__ void __launch_bounds__(kWarps * 32) attend(const AttentionJob job) {
   }
 }
 
-// A block a (row, head): merges the row's chunks in order. All warps find out the same weights.
-__global__ void __launch_bounds__(kMergeThreads) merge(const AttentionJob job) {
-  const int head = static_cast<int>(blockIdx.y), row = static_cast<int>(blockIdx.x);
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+// A block a (row, head): every kMergeParts-th chunk by one group of threads, then the groups' sums in order. All warps
+// find out the same weights.
+__global__ void __launch_bounds__(kMergeDims* kMergeParts) merge(const AttentionJob job) {
+  __shared__ float sums[kMergeParts][kMergeDims];
+  const int head = static_cast<int>(blockIdx.y), row = job.first_decode_row + static_cast<int>(blockIdx.x);
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp, part = thread / kMergeDims;
   const Span& span = span_of_row(job, row, lane);
-  const int in_span = row_in_span(span, row);
+  const int in_span = row_in_span(span, row), out_row = span.first_row + in_span;
   const int64_t position = span.first_position + in_span;
   const int first = static_cast<int>(first_visible(job, position) / kChunk), last = static_cast<int>(position / kChunk);
   const float* partial = partial_of(job, row, head, 0);
@@ -276,35 +283,65 @@ __global__ void __launch_bounds__(kMergeThreads) merge(const AttentionJob job) {
     total += partial[chunk * stride + 1] * exp2f(partial[chunk * stride] - highest);
   for (int mask = 16; mask > 0; mask /= 2) total += shuffle_xor(total, mask);
   total += exp2f(sink - highest);
-  float* out = job.out + (span.first_row + in_span) * job.out_stride + static_cast<int64_t>(head) * job.value_dim;
-  for (int d = static_cast<int>(threadIdx.x); d < job.value_dim; d += kMergeThreads) {
+  float* out = job.out + out_row * job.out_stride + static_cast<int64_t>(head) * job.value_dim;
+  for (int first_dim = 0; first_dim < job.value_dim; first_dim += kMergeDims) {
+    const int at = thread % kMergeDims, d = first_dim + at;
     float sum = 0.0f;
+    if (d < job.value_dim) {
 #pragma unroll 8
-    for (int chunk = first; chunk <= last; ++chunk)
-      sum = fmaf(partial[chunk * stride + 2 + d], exp2f(partial[chunk * stride] - highest), sum);
-    out[d] = sum / total;
+      for (int chunk = first + part; chunk <= last; chunk += kMergeParts)
+        sum = fmaf(partial[chunk * stride + 2 + d], exp2f(partial[chunk * stride] - highest), sum);
+    }
+    sums[part][at] = sum;
+    __syncthreads();
+    if (part == 0 && d < job.value_dim) {
+      for (int other = 1; other < kMergeParts; ++other) sum += sums[other][at];
+      out[d] = sum / total;
+      // Whole warps are here: heads that are rounded are whole groups of 32 dims.
+      if (job.rounded.codes != nullptr)
+        round_tile(job.rounded, out_row, (head * job.value_dim + d) / kWarp, lane, sum / total);
+    }
+    __syncthreads();
   }
+  if (job.rounded.codes == nullptr || head != job.n_heads - 1) return;
+  for (int tile = job.n_heads * job.value_dim / kWarp + thread / kWarp; tile < job.rounded.n_tiles;
+       tile += kMergeDims * kMergeParts / kWarp)
+    round_tile(job.rounded, out_row, tile, lane, 0.0f);
 }
 
+int64_t partial_row_bytes(int n_heads, int value_dim, int64_t n_chunks) {
+  return n_heads * n_chunks * (value_dim + 2) * static_cast<int64_t>(sizeof(float));
+}
+
+struct Counts {
+  int n_kv_heads, prompt_blocks, decode_rows, rows_at_once;
+};
+
 template <int kDim, int kTokens>
-void launch_attention(const AttentionJob& job, int n_kv_heads, int prompt_blocks, int decode_blocks, int decode_rows,
-                      cudaStream_t stream) {
+void launch_attention(AttentionJob job, const Counts& n, cudaStream_t stream) {
   constexpr size_t kShared = 2 * (kDim * (kTokens + 8) + kTokens * (kDim + 8));
   static_assert(kShared <= 48 << 10, "what every device gives without asking");
-  const auto heads = static_cast<unsigned>(n_kv_heads);
-  if (prompt_blocks > 0) {
-    launch(stream, dim3(static_cast<unsigned>(prompt_blocks), heads), dim3(128), kShared,
+  const auto kv_heads = static_cast<unsigned>(n.n_kv_heads), heads = static_cast<unsigned>(job.n_heads);
+  if (n.prompt_blocks > 0) {
+    launch(stream, dim3(static_cast<unsigned>(n.prompt_blocks), kv_heads), dim3(128), kShared,
            attend<kDim, kTokens, 4, false>, job);
   }
-  if (decode_blocks > 0) {
-    launch(stream, dim3(static_cast<unsigned>(decode_blocks), heads, static_cast<unsigned>(job.n_chunks)), dim3(32),
-           kShared, attend<kDim, kTokens, 1, true>, job);
-    launch(stream, dim3(static_cast<unsigned>(decode_rows), static_cast<unsigned>(job.n_heads)), dim3(kMergeThreads), 0,
-           merge, job);
+  const int blocks_per_row = (job.group + kPairs - 1) / kPairs;
+  for (int first = 0; first < n.decode_rows; first += n.rows_at_once) {
+    job.first_decode_row = first;
+    const int n_rows = n.decode_rows - first < n.rows_at_once ? n.decode_rows - first : n.rows_at_once;
+    launch(stream, dim3(static_cast<unsigned>(n_rows * blocks_per_row), kv_heads, static_cast<unsigned>(job.n_chunks)),
+           dim3(kWarp), kShared, attend<kDim, kTokens, 1, true>, job);
+    launch(stream, dim3(static_cast<unsigned>(n_rows), heads), dim3(kMergeDims * kMergeParts), 0, merge, job);
   }
 }
 
 }  // namespace
+
+int64_t partial_bytes(int64_t n_rows, int n_heads, int value_dim, int64_t n_chunks) {
+  const int64_t row_bytes = partial_row_bytes(n_heads, value_dim, n_chunks);
+  return std::min(n_rows * row_bytes, std::max(kMostPartialBytes, row_bytes));
+}
 
 void attention(const ops::Context& context, const ops::AttentionArgs& args) {
   Session& session = session_of(context);
@@ -332,24 +369,23 @@ void attention(const ops::Context& context, const ops::AttentionArgs& args) {
   job.spans = session.spans(args.spans);
   job.n_spans = static_cast<int>(args.spans.size());
   job.n_chunks = session.n_chunks(args.spans);
-  const int per_row = (job.group + kPairs - 1) / kPairs;
-  int64_t prompt_blocks = 0, decode_rows = 0;
+  Counts n = {layout.n_kv_heads, 0, 0, 1};
   for (const ops::AttentionSpan& span : args.spans) {
     if (span.role == ops::Role::decode)
-      decode_rows += span.n_rows;
+      n.decode_rows += static_cast<int>(span.n_rows);
     else
-      prompt_blocks += (span.n_rows * job.group + 4 * kPairs - 1) / (4 * kPairs);
+      n.prompt_blocks += static_cast<int>((span.n_rows * job.group + 4 * kPairs - 1) / (4 * kPairs));
   }
-  if (decode_rows > 0) {
-    const int64_t n_partials = decode_rows * args.n_heads * job.n_chunks * (layout.value_dim + 2);
-    job.partial = reinterpret_cast<float*>(
-        session.scratch(Session::Purpose::partial, n_partials * static_cast<int64_t>(sizeof(float))));
+  if (n.decode_rows > 0) {
+    const int64_t row_bytes = partial_row_bytes(args.n_heads, layout.value_dim, job.n_chunks);
+    n.rows_at_once = static_cast<int>(std::clamp<int64_t>(kMostPartialBytes / row_bytes, 1, n.decode_rows));
+    job.partial = reinterpret_cast<float*>(session.scratch(Session::Purpose::partial, n.rows_at_once * row_bytes));
   }
+  const int64_t n_values = int64_t{args.n_heads} * layout.value_dim;
+  if (n.prompt_blocks == 0 && layout.value_dim % kWarp == 0 && args.out_stride == n_values)
+    job.rounded = session.prepare(args.next, args.out, n.decode_rows, n_values);
   const int dim = layout.key_dim > layout.value_dim ? layout.key_dim : layout.value_dim;
-  const auto run = [&](auto launcher) {
-    launcher(job, layout.n_kv_heads, static_cast<int>(prompt_blocks), static_cast<int>(decode_rows * per_row),
-             static_cast<int>(decode_rows), session.stream());
-  };
+  const auto run = [&](auto launcher) { launcher(job, n, session.stream()); };
   if (dim <= 64)
     run(launch_attention<64, 64>);
   else if (dim <= 128)

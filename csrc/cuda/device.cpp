@@ -88,8 +88,9 @@ Buffer allocate(size_t n_bytes, const char* what) {
         format_string("%s needs %.1f MiB of GPU memory; %.1f MiB of %.1f MiB are free.", what,
                       mebibytes(static_cast<int64_t>(n_bytes)), mebibytes(available()),
                       mebibytes(current_device().total_bytes)),
-        "Put fewer layers on the GPU (-ngl N, n_gpu_layers), keep experts off it (--cpu-moe, cpu_moe), or choose "
-        "a smaller context (-c, n_ctx), batch (-b, n_batch) or KV type (--kv-type q8_0, kv_type).");
+        "Put fewer layers on the GPU (-ngl N, n_gpu_layers), keep experts off it (--cpu-moe, cpu_moe), take less of it "
+        "(--gpu-memory-utilization) where others use it too, or choose a smaller context (-c, n_ctx), batch (-b, "
+        "n_batch) or KV type (--kv-type q8_0, kv_type).");
   }
   check(status, "allocating memory");
   return Buffer(static_cast<std::byte*>(p), n_bytes, [](std::byte* data) { (void)cudaFree(data); });
@@ -125,6 +126,11 @@ ops::Memory make_memory() {
           [] {
             use_device(kIndex);
             return available();
+          },
+      .total =
+          [] {
+            use_device(kIndex);
+            return current_device().total_bytes;
           },
   };
 }

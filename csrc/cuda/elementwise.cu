@@ -4,6 +4,7 @@
 
 #include "cuda/device.h"
 #include "cuda/elementwise.h"
+#include "cuda/operands.cuh"
 #include "cuda/rows.cuh"
 #include "ops/activation.h"
 
@@ -31,6 +32,7 @@ struct NormJob {
   int64_t out_stride, n_rows;
   float* sum;
   float scale;
+  Operands rounded;  // takes the row as well; without codes: not wanted
 };
 
 template <int kWide>
@@ -39,8 +41,12 @@ __global__ void __launch_bounds__(kWide > kWarp ? kWide : kThreads) norm_rows(co
   const int64_t row = thread_index() / kWide;
   if (row >= job.n_rows) return;
   float* out = job.sum != nullptr ? job.sum + row * job.norm.dim : job.out + row * job.out_stride;
+  const bool is_rounded = job.rounded.codes != nullptr;
   norm_row<kWide>(job.norm, job.x + row * job.x_stride, static_cast<int>(threadIdx.x) % kWide, shared,
-                  [&](int i, float value) { out[i] = job.sum != nullptr ? fmaf(job.scale, value, out[i]) : value; });
+                  is_rounded ? 32 * job.rounded.n_tiles : job.norm.dim, [&](int i, float value) {
+                    if (i < job.norm.dim) out[i] = job.sum != nullptr ? fmaf(job.scale, value, out[i]) : value;
+                    if (is_rounded) round_tile(job.rounded, static_cast<int>(row), i / 32, i % 32, value);
+                  });
 }
 
 __global__ void rotate(const Rotation rotation, float* x, int64_t x_stride, int64_t n_tokens, int n_heads, int head_dim,
@@ -108,9 +114,7 @@ void embed(const ops::Context& context, const ops::Matrix& table, std::span<cons
 
 namespace {
 
-void run_norm(const ops::Context& context, const NormJob& job) {
-  if (job.n_rows == 0) return;
-  const cudaStream_t stream = session_of(context).stream();
+void run_norm(cudaStream_t stream, const NormJob& job) {
   if (job.norm.dim <= 512)
     launch(stream, dim3(blocks_for(job.n_rows * kWarp)), dim3(kThreads), 0, norm_rows<kWarp>, job);
   else
@@ -120,15 +124,21 @@ void run_norm(const ops::Context& context, const NormJob& job) {
 }  // namespace
 
 void norm(const ops::Context& context, ops::NormKind kind, const float* x, int64_t x_stride, float* out,
-          int64_t out_stride, int64_t n_rows, int64_t dim, const float* weight, const float* bias, float eps) {
+          int64_t out_stride, int64_t n_rows, int64_t dim, const float* weight, const float* bias, float eps,
+          const ops::Matrix* next) {
+  if (n_rows == 0) return;
+  Session& session = session_of(context);
   const Norm norm = {kind == ops::NormKind::layer, static_cast<int>(dim), weight, bias, eps};
-  run_norm(context, {norm, x, x_stride, out, out_stride, n_rows, nullptr, 1.0f});
+  NormJob job = {norm, x, x_stride, out, out_stride, n_rows, nullptr, 1.0f, {}};
+  if (out_stride == dim) job.rounded = session.prepare(next, out, n_rows, dim);
+  run_norm(session.stream(), job);
 }
 
 void norm_add(const ops::Context& context, ops::NormKind kind, float* y, float* x, float scale, int64_t n_rows,
               int64_t dim, const float* weight, const float* bias, float eps) {
+  if (n_rows == 0) return;
   const Norm norm = {kind == ops::NormKind::layer, static_cast<int>(dim), weight, bias, eps};
-  run_norm(context, {norm, y, dim, nullptr, 0, n_rows, x, scale});
+  run_norm(session_of(context).stream(), {norm, y, dim, nullptr, 0, n_rows, x, scale, {}});
 }
 
 void rope(const ops::Context& context, const ops::RopeArgs& args, float* x, int64_t x_stride, int64_t n_tokens,

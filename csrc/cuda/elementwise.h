@@ -11,7 +11,7 @@ bool has_code_for_device();
 
 void embed(const ops::Context&, const ops::Matrix& table, std::span<const int32_t> tokens, float scale, float* out);
 void norm(const ops::Context&, ops::NormKind kind, const float* x, int64_t x_stride, float* out, int64_t out_stride,
-          int64_t n_rows, int64_t dim, const float* weight, const float* bias, float eps);
+          int64_t n_rows, int64_t dim, const float* weight, const float* bias, float eps, const ops::Matrix* next);
 void norm_add(const ops::Context&, ops::NormKind kind, float* y, float* x, float scale, int64_t n_rows, int64_t dim,
               const float* weight, const float* bias, float eps);
 void rope(const ops::Context&, const ops::RopeArgs&, float* x, int64_t x_stride, int64_t n_tokens, int n_heads,

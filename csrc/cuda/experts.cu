@@ -210,14 +210,24 @@ void route(const ops::Context& context, const ops::Routing& routing, const float
          logits, n_tokens, experts, weights);
 }
 
+SlotGroups slot_groups(int64_t n_slots, int64_t n_experts, int groups_per_tile) {
+  const int64_t n_occupied = n_slots < n_experts ? n_slots : n_experts;
+  const int64_t n_groups = (n_slots + (kGroup - 1) * n_occupied + kGroup - 1) / kGroup;
+  return {n_groups * kGroup, groups_per_tile == 1 ? n_groups : n_groups / groups_per_tile + n_occupied};
+}
+
+int64_t expert_count_bytes() {
+  return kMostExperts * static_cast<int64_t>(sizeof(int32_t));
+}
+
 Groups group_slots(Session& session, const ops::Chosen& chosen, int64_t n_tokens, int64_t n_experts, int most_groups) {
-  const int64_t n_slots = n_tokens * chosen.n_used, n_occupied = n_slots < n_experts ? n_slots : n_experts;
+  const int64_t n_slots = n_tokens * chosen.n_used;
   Groups out;
   // Many slots of each expert: larger tiles read its matrix less often.
   out.groups_per_tile = n_slots > 2 * kGroup * n_experts ? most_groups : 1;
-  const int64_t n_groups = (n_slots + (kGroup - 1) * n_occupied + kGroup - 1) / kGroup;
-  out.n_rows = static_cast<int>(n_groups * kGroup);
-  out.n_tiles = static_cast<int>(out.groups_per_tile == 1 ? n_groups : n_groups / out.groups_per_tile + n_occupied);
+  const SlotGroups most = slot_groups(n_slots, n_experts, out.groups_per_tile);
+  out.n_rows = static_cast<int>(most.n_rows);
+  out.n_tiles = static_cast<int>(most.n_tiles);
   GroupJob job = {};
   job.experts = chosen.experts;
   job.n_slots = static_cast<int>(n_slots);
@@ -228,7 +238,7 @@ Groups group_slots(Session& session, const ops::Chosen& chosen, int64_t n_tokens
   const auto ints = [&](Session::Purpose purpose, int64_t n) {
     return reinterpret_cast<int32_t*>(session.scratch(purpose, n * static_cast<int64_t>(sizeof(int32_t))));
   };
-  job.counts = ints(Session::Purpose::expert_counts, kMostExperts);
+  job.counts = reinterpret_cast<int32_t*>(session.scratch(Session::Purpose::expert_counts, expert_count_bytes()));
   job.slots = ints(Session::Purpose::expert_slots, out.n_rows);
   job.tiles = reinterpret_cast<ExpertTile*>(
       session.scratch(Session::Purpose::expert_tiles, out.n_tiles * static_cast<int64_t>(sizeof(ExpertTile))));

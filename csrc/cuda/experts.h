@@ -17,6 +17,13 @@ struct Groups {
   int n_tiles = 0, n_rows = 0;     // as many as there could be: the device alone knows how many there are
   int groups_per_tile = 1;
 };
+// Rows and tiles of all groups, at most.
+struct SlotGroups {
+  int64_t n_rows, n_tiles;
+};
+SlotGroups slot_groups(int64_t n_slots, int64_t n_experts, int groups_per_tile);
+int64_t expert_count_bytes();
+
 // most_groups: of a tile.
 Groups group_slots(Session&, const ops::Chosen&, int64_t n_tokens, int64_t n_experts, int most_groups);
 

@@ -81,7 +81,7 @@ __device__ inline void prepare_head(const HeadJob& job, const ops::HeadRows& hea
     Norm norm = job.norm;
     norm.weight = heads.norm_weight;
     norm.bias = heads.norm_bias;
-    norm_row<kWarp>(norm, from, lane, nullptr, [&](int i, float value) { head[i] = value; });
+    norm_row<kWarp>(norm, from, lane, nullptr, norm.dim, [&](int i, float value) { head[i] = value; });
   } else {
     for (int i = lane; i < job.key_dim; i += kWarp) head[i] = from[i];
   }

@@ -123,6 +123,10 @@ void find(Session& session, LikelyJob job, int64_t n_rows) {
 
 }  // namespace
 
+int64_t likely_bytes(int64_t n_rows, int64_t n_vocab) {
+  return 2 * n_rows * chunks_of(n_vocab) * ops::kMostLikely * static_cast<int64_t>(sizeof(Key));
+}
+
 void likely(const ops::Context& context, const float* logits, int64_t n_rows, int64_t n_vocab, int n_likely,
             ops::Likely* out) {
   if (n_rows == 0) return;

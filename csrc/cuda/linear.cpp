@@ -21,10 +21,6 @@ Kind kind_of_matrix(const ops::Matrix& m) {
   return kind;
 }
 
-OperandType operand_of(Kind kind) {
-  return kind == Kind::f16 ? OperandType::f16 : kind == Kind::bf16 ? OperandType::bf16 : OperandType::int8;
-}
-
 void set_table(const ops::Matrix& m, int row_tile, Part& part) {
   const Table& table = table_of(*m.format);
   std::memcpy(part.tables[row_tile].words, table.values, sizeof table.values);
@@ -61,6 +57,15 @@ class Input {
   Input(Session& session, const float* x, int64_t stride, int64_t n_tokens, int64_t n_cols)
       : session_(session), x_(x), stride_(stride), n_tokens_(n_tokens), n_cols_(n_cols) {}
 
+  // Rows that the op before may have rounded already.
+  Input(Session& session, const float* x, int64_t stride, int64_t n_tokens, int64_t n_cols, const Prepared& prepared)
+      : Input(session, x, stride, n_tokens, n_cols) {
+    is_made_ = prepared.rows == x && prepared.n_cols == n_cols && stride == n_cols &&
+               prepared.operands.n_tokens >= n_tokens && prepared.operands.codes != nullptr;
+    if (is_made_) made_ = prepared.operands;
+    made_.n_tokens = static_cast<int>(n_tokens);
+  }
+
   // Rows of experts: each slot of `groups` takes row slot / slots_per_row.
   Input(Session& session, const float* x, int64_t stride, const Groups& groups, int slots_per_row, int64_t n_cols)
       : Input(session, x, stride, groups.n_rows, n_cols) {
@@ -76,8 +81,8 @@ class Input {
     job.slots = slots_;
     job.slots_per_row = slots_per_row_;
     job.x.n_tokens = static_cast<int>(n_tokens_);
-    if (kind == Kind::f32) return;
     const OperandType type = operand_of(kind);
+    if (type == OperandType::none) return;
     if (!is_made_ || type != type_) {
       std::byte* codes = session_.scratch(Session::Purpose::codes, operand_code_bytes(type, n_tokens_, n_cols_));
       std::byte* numbers = session_.scratch(Session::Purpose::numbers, operand_number_bytes(type, n_tokens_, n_cols_));
@@ -102,11 +107,13 @@ class Input {
 
 }  // namespace
 
-void linear(const ops::Context& context, const float* x, int64_t x_stride, std::span<const ops::RowRun> runs,
-            std::span<const ops::Projection> projections) {
-  if (runs.empty() || runs.back().end == 0 || projections.empty()) return;
-  Session& session = session_of(context);
-  Input input(session, x, x_stride, runs.back().end, projections[0].weight->n_cols);
+namespace {
+
+Prepared prepared_in(const ops::Context& context) {
+  return static_cast<Session*>(context.scratch)->take_prepared();
+}
+
+void multiply_all(Session& session, Input& input, std::span<const ops::Projection> projections) {
   std::vector<bool> is_done(projections.size());
   for (size_t first = 0; first < projections.size(); ++first) {
     if (is_done[first]) continue;
@@ -138,13 +145,26 @@ void linear(const ops::Context& context, const float* x, int64_t x_stride, std::
   }
 }
 
+}  // namespace
+
+void linear(const ops::Context& context, const float* x, int64_t x_stride, std::span<const ops::RowRun> runs,
+            std::span<const ops::Projection> projections) {
+  if (runs.empty() || runs.back().end == 0 || projections.empty()) return;
+  const Prepared prepared = prepared_in(context);
+  Session& session = session_of(context);
+  Input input(session, x, x_stride, runs.back().end, projections[0].weight->n_cols, prepared);
+  multiply_all(session, input, projections);
+}
+
 void linear_glu(const ops::Context& context, const float* x, int64_t x_stride, std::span<const ops::RowRun> runs,
                 const ops::Matrix& gate, const float* gate_bias, const ops::Matrix& up, const float* up_bias,
-                ops::Activation act, float* out, int64_t out_stride) {
+                ops::Activation act, float* out, int64_t out_stride, const ops::Matrix* next) {
   if (runs.empty() || runs.back().end == 0) return;
+  const Prepared prepared = prepared_in(context);
   Session& session = session_of(context);
   const Kind kind = kind_of_matrix(gate);
   const int64_t n_tokens = runs.back().end;
+  Input input(session, x, x_stride, n_tokens, gate.n_cols, prepared);
   if (kind != kind_of_matrix(up) || kind == Kind::f32) {
     auto* gated = reinterpret_cast<float*>(
         session.scratch(Session::Purpose::gated, n_tokens * gate.n_rows * static_cast<int64_t>(sizeof(float))));
@@ -152,11 +172,11 @@ void linear_glu(const ops::Context& context, const float* x, int64_t x_stride, s
         {.weight = &gate, .bias = gate_bias, .out = gated, .out_stride = gate.n_rows},
         {.weight = &up, .bias = up_bias, .out = out, .out_stride = out_stride},
     };
-    linear(context, x, x_stride, runs, std::span(projections));
+    multiply_all(session, input, std::span(projections));
     return glu(context, act, gated, gate.n_rows, out, out_stride, out, out_stride, n_tokens, gate.n_rows);
   }
   Job job;
-  Input(session, x, x_stride, n_tokens, gate.n_cols).fill(kind, job);
+  input.fill(kind, job);
   // A pair of row tiles is one of each matrix here, so that there are twice as many.
   job.n_slices = slices_of(kind, 2 * gate.n_rows, gate.n_cols);
   job.n_parts = 1;
@@ -172,6 +192,8 @@ void linear_glu(const ops::Context& context, const float* x, int64_t x_stride, s
   part.activation = act;
   set_table(gate, 0, part);
   set_table(up, 1, part);
+  if (out_stride == gate.n_rows && rounds_output(job))
+    job.rounded = session.prepare(next, out, n_tokens, gate.n_rows, true);
   run(kind, job, session.stream());
 }
 

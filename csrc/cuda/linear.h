@@ -9,7 +9,7 @@ void linear(const ops::Context&, const float* x, int64_t x_stride, std::span<con
             std::span<const ops::Projection> projections);
 void linear_glu(const ops::Context&, const float* x, int64_t x_stride, std::span<const ops::RowRun> runs,
                 const ops::Matrix& gate, const float* gate_bias, const ops::Matrix& up, const float* up_bias,
-                ops::Activation act, float* out, int64_t out_stride);
+                ops::Activation act, float* out, int64_t out_stride, const ops::Matrix* next);
 
 void expert_glu(const ops::Context&, const float* x, int64_t x_stride, std::span<const ops::RowRun> runs,
                 const ops::ExpertUnit& unit, const ops::Chosen& chosen, float* out);

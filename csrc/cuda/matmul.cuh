@@ -5,6 +5,9 @@
 // warp takes slices one after another. Both orders are the same, so a row's result depends on nothing but the row.
 #pragma once
 
+#include <algorithm>
+
+#include "cuda/operands.cuh"
 #include "cuda/tiles.h"
 #include "ops/activation.h"
 
@@ -164,10 +167,15 @@ __device__ inline void add_cells(const Part& part, const uint8_t* const (&weight
   }
 }
 
-// Bias, activation, gate, scale, and the write (or add) of a lane's sums.
+// A gated output of 32 columns on its way to int8: (token, column) in shared memory. Rows this long put what a warp
+// writes at once into different banks.
+inline constexpr int kStagedRow = 36;
+
+// Bias, activation, gate, scale, and the write (or add) of a lane's sums. staged: where else a gated output's 16
+// columns go, or nullptr.
 template <int kGroups>
 __device__ inline void write_out(const Job& job, const Part& part, int expert, int n_tokens, int pair, int first_group,
-                                 int lane, const Sums<kGroups>& sums) {
+                                 int lane, const Sums<kGroups>& sums, float* staged) {
   const int g = lane / 4, t = lane % 4;
   const bool is_gated = part.up != nullptr;
   const int64_t first_bias = static_cast<int64_t>(expert) * part.n_rows;
@@ -195,8 +203,21 @@ __device__ inline void write_out(const Job& job, const Part& part, int expert, i
         }
         float& out = part.out[target * part.out_stride + row];
         out = part.accumulate ? out + value : value;
+        if (staged != nullptr) staged[(8 * group + 2 * t + e % 2) * kStagedRow + g + e / 2 * 8] = value;
       }
     }
+  }
+}
+
+// The output of the block's pairs of row tiles, rounded: a warp takes 32 columns of a token.
+template <int kGroups>
+__device__ inline void round_output(const Operands& to, int first_pair, int n_pairs, int first_group,
+                                    const float* staged) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int n_warps = static_cast<int>(blockDim.x) / kWarp, n_tokens = 8 * kGroups;
+  for (int i = static_cast<int>(threadIdx.x) / kWarp; i < n_pairs / 2 * n_tokens; i += n_warps) {
+    const int token = 8 * first_group + i % n_tokens, tile = first_pair / 2 + i / n_tokens;
+    if (token < to.n_tokens && tile < to.n_tiles) round_tile(to, token, tile, lane, staged[i * kStagedRow + lane]);
   }
 }
 
@@ -270,19 +291,40 @@ __global__ void __launch_bounds__(256) multiply_rows(const Job job, bool is_sequ
       }
     }
   }
-  if (is_active && first_slice == 0) write_out<kGroups>(job, part, expert, x.n_tokens, pair, first_group, lane, sums);
+  if constexpr (kGroups <= 2) {
+    if (job.rounded.codes != nullptr) {
+      // What lies past the output's columns is zero, as in make_operands().
+      float* columns = shared + (warp / warps_per_pair / 2 * 8 * kGroups) * kStagedRow + warp / warps_per_pair % 2 * 16;
+      __syncthreads();  // everyone is done with the slices' sums
+      if (is_active && first_slice == 0) {
+        write_out<kGroups>(job, part, expert, x.n_tokens, pair, first_group, lane, sums, columns);
+      } else if (first_slice == 0) {
+        for (int i = lane; i < 8 * kGroups * 16; i += kWarp) columns[i / 16 * kStagedRow + i % 16] = 0.0f;
+      }
+      __syncthreads();
+      round_output<kGroups>(job.rounded, static_cast<int>(blockIdx.y) * pairs_per_block, pairs_per_block, first_group,
+                            shared);
+      return;
+    }
+  }
+  if (is_active && first_slice == 0)
+    write_out<kGroups>(job, part, expert, x.n_tokens, pair, first_group, lane, sums, nullptr);
 }
 
 template <Kind kKind, int kGroups>
 void launch_rows(const Job& job, bool is_sequential, cudaStream_t stream) {
-  const int n_warps = is_sequential ? 4 : 8, n_pairs = job.parts[job.n_parts - 1].pair_end;
-  const int pairs_per_block = is_sequential ? n_warps : n_warps / job.n_slices;
+  const int n_warps = is_sequential ? 4 : kFewWarps, pairs_per_block = is_sequential ? n_warps : n_warps / job.n_slices;
+  int n_pairs = job.parts[job.n_parts - 1].pair_end;
+  size_t n_shared = static_cast<size_t>(kWarp * 8 * n_warps * (is_sequential ? kGroups : 1));
+  if (job.rounded.codes != nullptr) {
+    n_pairs = 2 * job.rounded.n_tiles;
+    n_shared = std::max(n_shared, static_cast<size_t>(pairs_per_block / 2 * 8 * kGroups * kStagedRow));
+  }
   const dim3 grid(
       static_cast<unsigned>(job.tiles != nullptr ? job.n_tiles : (job.x.n_groups() + kGroups - 1) / kGroups),
       static_cast<unsigned>((n_pairs + pairs_per_block - 1) / pairs_per_block));
-  const size_t sums_bytes = sizeof(float) * kWarp * 8 * static_cast<size_t>(n_warps * (is_sequential ? kGroups : 1));
-  launch(stream, grid, dim3(static_cast<unsigned>(n_warps * kWarp)), sums_bytes, multiply_rows<kKind, kGroups>, job,
-         is_sequential);
+  launch(stream, grid, dim3(static_cast<unsigned>(n_warps * kWarp)), n_shared * sizeof(float),
+         multiply_rows<kKind, kGroups>, job, is_sequential);
 }
 
 template <Kind kKind>

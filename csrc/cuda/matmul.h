@@ -51,9 +51,18 @@ struct Job {
   const int32_t* slots = nullptr;
   int n_tiles = 0, slots_per_row = 1;
   int64_t matrix_bytes = 0;
+  Operands rounded;  // gated, few tokens: takes the output rounded as well; without codes: not wanted
   int n_parts = 0;
   Part parts[kMostParts];
 };
+
+// Warps of a block that multiplies few tokens.
+inline constexpr int kFewWarps = 8;
+
+// Whether blocks make whole groups of 32 columns of a gated output: of two row tiles and all their slices.
+inline bool rounds_output(const Job& job) {
+  return job.x.n_groups() <= 2 && 2 * job.n_slices <= kFewWarps;
+}
 
 // From this many tokens on, warps take all slices of a row tile one after another and share the activations.
 inline constexpr int kManyTokens = 256;

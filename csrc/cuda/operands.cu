@@ -1,7 +1,7 @@
 // Rounds activations and lays them out as operands.
 #include <cmath>
 
-#include "cuda/operands.h"
+#include "cuda/operands.cuh"
 
 namespace halfbyte::cuda {
 
@@ -24,24 +24,13 @@ struct Source {
 };
 
 // A warp a tile of 32 columns: lane l rounds column l.
-__global__ void quantize(const Source source, int n_tiles, uint8_t* codes, TileNumbers* numbers) {
+__global__ void quantize(const Source source, const Operands to) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp, token = static_cast<int>(blockIdx.x);
   const int tile = static_cast<int>(blockIdx.y) * kWarpsPerBlock + static_cast<int>(threadIdx.x) / kWarp;
-  if (tile >= n_tiles) return;
+  if (tile >= to.n_tiles) return;
   const int column = 32 * tile + lane;
   const float* row = source.row(token);
-  const float value = row != nullptr && column < source.n_cols ? row[column] : 0.0f;
-  float largest = fabsf(value);
-  for (int mask = 16; mask > 0; mask /= 2) largest = fmaxf(largest, shuffle_xor(largest, mask));
-  const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
-  const int code = static_cast<int>(rintf(value * inverse));
-  int sum = code;
-  for (int mask = 8; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
-  const int other = shuffle_xor(sum, 16);
-  const int64_t at = static_cast<int64_t>(token / 8) * n_tiles + tile;
-  codes[(at * 32 + token % 8 * 4 + lane % 16 / 4) * 8 + lane / 16 * 4 + lane % 4] = static_cast<uint8_t>(code);
-  if (lane == 0)
-    numbers[at * 8 + token % 8] = {largest / 127.0f, {static_cast<int16_t>(sum), static_cast<int16_t>(other)}};
+  round_tile(to, token, tile, lane, row != nullptr && column < source.n_cols ? row[column] : 0.0f);
 }
 
 // A block a token: the scale first, then the columns.
@@ -93,25 +82,30 @@ int64_t operand_number_bytes(OperandType type, int64_t n_tokens, int64_t n_cols)
                                    : n_rows * static_cast<int64_t>(sizeof(float));
 }
 
+Operands operands_in(OperandType type, int64_t n_tokens, int64_t n_cols, std::byte* codes, std::byte* numbers) {
+  Operands out;
+  out.codes = reinterpret_cast<uint8_t*>(codes);
+  out.n_tokens = static_cast<int>(n_tokens);
+  out.n_tiles = static_cast<int>(padded_columns(n_cols) / (type == OperandType::int8 ? 32 : 16));
+  if (type == OperandType::int8)
+    out.numbers = reinterpret_cast<TileNumbers*>(numbers);
+  else
+    out.row_scale = reinterpret_cast<float*>(numbers);
+  return out;
+}
+
 Operands make_operands(OperandType type, const float* x, int64_t x_stride, const int32_t* slots, int slots_per_row,
                        int64_t n_tokens, int64_t n_cols, std::byte* codes, std::byte* numbers, cudaStream_t stream) {
-  Operands out;
-  out.codes = reinterpret_cast<const uint8_t*>(codes);
-  out.n_tokens = static_cast<int>(n_tokens);
+  const Operands out = operands_in(type, n_tokens, n_cols, codes, numbers);
   const auto rows = static_cast<unsigned>(8 * out.n_groups());
   const Source source = {x, x_stride, slots, slots_per_row, out.n_tokens, static_cast<int>(n_cols)};
   const dim3 block(kWarpsPerBlock * kWarp);
   if (type == OperandType::int8) {
-    out.n_tiles = static_cast<int>(padded_columns(n_cols) / 32);
-    out.numbers = reinterpret_cast<const TileNumbers*>(numbers);
-    launch(stream, dim3(rows, static_cast<unsigned>(out.n_tiles / kWarpsPerBlock)), block, 0, quantize, source,
-           out.n_tiles, reinterpret_cast<uint8_t*>(codes), reinterpret_cast<TileNumbers*>(numbers));
-    return out;
+    launch(stream, dim3(rows, static_cast<unsigned>(out.n_tiles / kWarpsPerBlock)), block, 0, quantize, source, out);
+  } else {
+    launch(stream, dim3(rows), block, 0, type == OperandType::bf16 ? round_to_16_bits<true> : round_to_16_bits<false>,
+           source, out.n_tiles, out.codes, out.row_scale);
   }
-  out.n_tiles = static_cast<int>(padded_columns(n_cols) / 16);
-  out.row_scale = reinterpret_cast<const float*>(numbers);
-  launch(stream, dim3(rows), block, 0, type == OperandType::bf16 ? round_to_16_bits<true> : round_to_16_bits<false>,
-         source, out.n_tiles, reinterpret_cast<uint8_t*>(codes), reinterpret_cast<float*>(numbers));
   return out;
 }
 

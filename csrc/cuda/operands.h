@@ -22,16 +22,23 @@ struct TileNumbers {
 static_assert(sizeof(TileNumbers) == 8);
 
 struct Operands {
-  const uint8_t* codes = nullptr;
-  const TileNumbers* numbers = nullptr;
-  const float* row_scale = nullptr;
+  uint8_t* codes = nullptr;
+  TileNumbers* numbers = nullptr;
+  float* row_scale = nullptr;
   int n_tokens = 0;
   int n_tiles = 0;  // of 32 columns, or of 16 for the float types
 
   __host__ __device__ int n_groups() const { return (n_tokens + 7) / 8; }
 };
 
-enum class OperandType : uint8_t { int8, f16, bf16 };
+enum class OperandType : uint8_t { int8, f16, bf16, none };  // none: activations as they are
+
+constexpr OperandType operand_of(Kind kind) {
+  return kind == Kind::f32    ? OperandType::none
+         : kind == Kind::f16  ? OperandType::f16
+         : kind == Kind::bf16 ? OperandType::bf16
+                              : OperandType::int8;
+}
 
 inline int64_t padded_columns(int64_t n_cols) {
   return (n_cols + 255) / 256 * 256;
@@ -39,6 +46,9 @@ inline int64_t padded_columns(int64_t n_cols) {
 // Bytes of codes and of numbers (or row scales) for n_tokens rows.
 int64_t operand_code_bytes(OperandType type, int64_t n_tokens, int64_t n_cols);
 int64_t operand_number_bytes(OperandType type, int64_t n_tokens, int64_t n_cols);
+
+// Where operands of n_tokens rows lie in the two buffers, once somebody has made them.
+Operands operands_in(OperandType type, int64_t n_tokens, int64_t n_cols, std::byte* codes, std::byte* numbers);
 
 // Starts the conversion of x (n_tokens, n_cols) into the two buffers, and tells where what is. slots, on the device:
 // token t is row slots[t] / slots_per_row of x, or zeros where that is -1; nullptr: row t.

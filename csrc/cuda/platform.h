@@ -55,6 +55,22 @@ __device__ inline uint4 load_streaming(const uint4* p) {
   return v;
 }
 
+// Sixteen bytes from global into shared memory without passing through registers, so that many are on their way at
+// once. They are there, for the thread that asked, after wait_for_copies(). Before 8.0: an ordinary copy.
+__device__ inline void copy_async(void* shared, const void* global) {
+#if __CUDA_ARCH__ >= 800
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(global) : "memory");
+#else
+  *static_cast<uint4*>(shared) = *static_cast<const uint4*>(global);
+#endif
+}
+__device__ inline void wait_for_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
 __device__ inline float shuffle_xor(float x, int mask) {
   return __shfl_xor_sync(kAllLanes, x, mask);
 }

@@ -28,9 +28,11 @@ struct Norm {
   float eps;
 };
 
-// Calls write(i, value) for each i of a row that kWide threads norm together: thread i % kWide does.
+// Calls write(i, value) for each i of a row that kWide threads norm together: thread i % kWide does. n: how many there
+// are, those past the row zero.
 template <int kWide, class Write>
-__device__ inline void norm_row(const Norm& norm, const float* x, int thread, float* shared, const Write& write) {
+__device__ inline void norm_row(const Norm& norm, const float* x, int thread, float* shared, int n,
+                                const Write& write) {
   float mean = 0.0f, squares = 0.0f;
   if (norm.is_layer) {
 #pragma unroll 4
@@ -42,7 +44,11 @@ __device__ inline void norm_row(const Norm& norm, const float* x, int thread, fl
   squares = sum_over<kWide>(squares, shared) / static_cast<float>(norm.dim);
   const float scale = 1.0f / sqrtf(squares + norm.eps);
 #pragma unroll 4
-  for (int i = thread; i < norm.dim; i += kWide) {
+  for (int i = thread; i < n; i += kWide) {
+    if (i >= norm.dim) {
+      write(i, 0.0f);
+      continue;
+    }
     const float value = (x[i] - mean) * scale * (norm.weight != nullptr ? norm.weight[i] : 1.0f);
     write(i, norm.bias != nullptr ? value + norm.bias[i] : value);
   }

@@ -31,6 +31,10 @@ int64_t table_entries(const ops::AttentionSpan& span) {
 
 }  // namespace
 
+int64_t rounded_chunks(int64_t n_positions) {
+  return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>((n_positions + kChunk - 1) / kChunk)));
+}
+
 Session::Session() : device_(current_index()) {
   check(cudaStreamCreate(&stream_), "creating a stream");
 }
@@ -55,12 +59,30 @@ std::byte* Session::scratch(Purpose purpose, int64_t n_bytes) {
   return buffers.back().data();
 }
 
-void Session::reserve(Arena& arena, size_t n_bytes) {
+size_t Session::arena_capacity(size_t n_bytes) {
+  return std::max<size_t>(size_t{1} << 16, std::bit_ceil(n_bytes));
+}
+
+Operands Session::prepare(const ops::Matrix* next, const float* rows, int64_t n_rows, int64_t n_cols, bool is_gated) {
+  Kind kind;
+  if (next == nullptr || next->n_cols != n_cols || !packed_kind(*next->format, kind) ||
+      operand_of(kind) != OperandType::int8)
+    return {};
+  const OperandType type = OperandType::int8;
+  std::byte* codes =
+      scratch(is_gated ? Purpose::gated_codes : Purpose::codes, operand_code_bytes(type, n_rows, n_cols));
+  std::byte* numbers =
+      scratch(is_gated ? Purpose::gated_numbers : Purpose::numbers, operand_number_bytes(type, n_rows, n_cols));
+  prepared_ = {rows, n_cols, operands_in(type, n_rows, n_cols, codes, numbers)};
+  return prepared_.operands;
+}
+
+void Session::make_room(Arena& arena, size_t n_bytes) {
   arena.used = 0;
   if (arena.host.size() >= n_bytes) return;
   check(cudaStreamSynchronize(stream_), "waiting for a step");
   if (&arena == &step_) forget_recordings();  // they read from where it was
-  const size_t capacity = std::max<size_t>(size_t{1} << 16, std::bit_ceil(n_bytes));
+  const size_t capacity = arena_capacity(n_bytes);
   arena = {};
   arena.device = device_memory().allocate(capacity, "A step's inputs");
   arena.host = allocate_pinned(capacity);
@@ -110,7 +132,7 @@ size_t Session::arena_bytes(const ops::StepInputs& inputs) const {
 template <class T>
 const T* Session::put_alone(Arena& arena, std::span<const T> values) {
   check(cudaStreamSynchronize(stream_), "waiting for an op");  // it may still read the last one
-  reserve(arena, aligned(values.size_bytes()));
+  make_room(arena, aligned(values.size_bytes()));
   const T* at = put(arena, values);
   upload(arena);
   return at;
@@ -134,7 +156,7 @@ const int32_t* Session::rows(std::span<const int32_t> host) {
 const Span* Session::spans(std::span<const ops::AttentionSpan> host) {
   if (mode_ != Mode::idle && lies_in(inputs_.spans, host.data())) return spans_ + (host.data() - inputs_.spans.data());
   check(cudaStreamSynchronize(stream_), "waiting for an op");
-  reserve(alone_spans_, arena_bytes({.spans = host}));
+  make_room(alone_spans_, arena_bytes({.positions = {}, .slots = {}, .spans = host, .picked = {}, .key = 0}));
   const Span* at = put_spans(alone_spans_, host);
   upload(alone_spans_);
   return at;
@@ -145,13 +167,14 @@ int Session::n_chunks(std::span<const ops::AttentionSpan> host) const {
   for (const ops::AttentionSpan& s : host) {
     if (s.role == ops::Role::decode) last = std::max(last, s.first_position + s.n_rows - 1);
   }
-  return static_cast<int>(std::bit_ceil(static_cast<uint64_t>(last / kChunk + 1)));
+  return static_cast<int>(rounded_chunks(last + 1));
 }
 
 bool Session::begin_step(const ops::StepInputs& inputs) {
+  prepared_ = {};
   check(cudaStreamSynchronize(stream_), "waiting for the last step");  // its inputs are overwritten now
   inputs_ = inputs;
-  reserve(step_, arena_bytes(inputs));
+  make_room(step_, arena_bytes(inputs));
   positions_ = put(step_, inputs.positions);
   slots_ = put(step_, inputs.slots);
   picked_ = put(step_, inputs.picked);

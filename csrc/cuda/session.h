@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <span>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
+#include "cuda/operands.h"
 #include "cuda/platform.h"
 #include "ops/ops.h"
 
@@ -21,7 +23,17 @@ struct Span {
 };
 
 // Positions that one block of a decoding attention takes: fixed, so that a row's result depends on its position alone.
-inline constexpr int64_t kChunk = 256;
+inline constexpr int64_t kChunk = 128;
+
+// A chunk count that recorded steps share: the next power of two.
+int64_t rounded_chunks(int64_t n_positions);
+
+// What an op left of its output, so that the next one need not make it: int8 operands of n_cols columns.
+struct Prepared {
+  const float* rows = nullptr;  // the output, rows without gaps; nullptr: nothing
+  int64_t n_cols = 0;
+  Operands operands;
+};
 
 class Session {
  public:
@@ -40,6 +52,8 @@ class Session {
   enum class Purpose : uint8_t {
     codes,
     numbers,
+    gated_codes,  // of what linear_glu() gives, while it reads `codes`
+    gated_numbers,
     gated,
     partial,
     likely,
@@ -49,6 +63,16 @@ class Session {
     count
   };
   std::byte* scratch(Purpose purpose, int64_t n_bytes);
+
+  // Brings all of it to the size that steps up to this shape need; before, what that will take.
+  void reserve(const ops::StepShape& shape);
+  static int64_t reserved_bytes(const ops::StepShape& shape);
+
+  // Buffers for int8 operands of an op's output (n_rows, next->n_cols), which it fills; without codes where the next
+  // matrix takes others.
+  Operands prepare(const ops::Matrix* next, const float* rows, int64_t n_rows, int64_t n_cols, bool is_gated = false);
+  // What the op before left, once.
+  Prepared take_prepared() { return std::exchange(prepared_, {}); }
 
   // The device's copy of a step's input, found by its host address; outside of a step, uploaded on the spot.
   const int32_t* positions(const int32_t* host, int64_t n);
@@ -75,7 +99,8 @@ class Session {
   enum class Mode : uint8_t { idle, eager, recording, replaying };
 
   size_t arena_bytes(const ops::StepInputs& inputs) const;
-  void reserve(Arena& arena, size_t n_bytes);
+  void make_room(Arena& arena, size_t n_bytes);
+  static size_t arena_capacity(size_t n_bytes);
   template <class T>
   const T* put(Arena& arena, std::span<const T> values);
   const Span* put_spans(Arena& arena, std::span<const ops::AttentionSpan> spans);
@@ -89,7 +114,8 @@ class Session {
   std::vector<Buffer> scratch_[static_cast<int>(Purpose::count)];
   Arena step_;
   Arena alone_positions_, alone_slots_, alone_rows_, alone_spans_;  // outside of steps
-  ops::StepInputs inputs_;                                          // of the running step, and their copies
+  Prepared prepared_;
+  ops::StepInputs inputs_;  // of the running step, and their copies
   const int32_t* positions_ = nullptr;
   const int64_t* slots_ = nullptr;
   const int32_t* picked_ = nullptr;
@@ -99,10 +125,12 @@ class Session {
   std::unordered_map<uint64_t, Recording> recordings_;
 };
 
-// With which every op begins.
+// With which every op begins. What is prepared is for the op that comes next: matrix products take it before
+// (linear.cpp).
 inline Session& session_of(const ops::Context& context) {
   auto& session = *static_cast<Session*>(context.scratch);
   session.enter();
+  (void)session.take_prepared();
   return session;
 }
 

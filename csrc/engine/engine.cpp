@@ -65,7 +65,7 @@ struct Engine::State {
   std::thread thread;  // last: everything else lives before it starts
 
   State(std::shared_ptr<const model::Weights> w, std::shared_ptr<const model::Weights> draft, EngineOptions o)
-      : options(resolve_options(std::move(o), *w)),
+      : options(resolve_options(std::move(o), *w, draft.get())),
         weights(w),
         runner(std::in_place, std::move(w), std::move(draft), options) {
     thread = std::thread([this] { loop(); });

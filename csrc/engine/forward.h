@@ -6,10 +6,12 @@
 #include <span>
 #include <vector>
 
+#include "model/room.h"
+
 namespace halfbyte::engine {
 
 // Rows of a pass whose logits are computed in one step: bounds the logits buffer for large vocabularies.
-inline constexpr int64_t kForwardChunk = 64;
+inline constexpr int64_t kForwardChunk = model::DeviceBudget::kForwardRows;
 
 // What a pass returns for each token, f32.
 enum class ForwardOutput : uint8_t {

@@ -14,7 +14,8 @@ namespace halfbyte::engine {
 struct EngineOptions {
   int n_threads = 0;  // 0: usable cores
   int64_t n_ctx = 0;  // longest sequence; 0: the model's, bounded by memory
-  // KV pool size in tokens of which all layers keep everything; 0: enough for n_ctx (and as much again for shared use).
+  // KV pool size in tokens of which all layers keep everything; 0: enough for n_ctx, and for shared use as much again
+  // on the host, and what the model's share of a device's memory leaves.
   int64_t kv_tokens = 0;
   ops::KvType k_type = ops::KvType::f16;
   ops::KvType v_type = ops::KvType::f16;
@@ -30,7 +31,9 @@ struct EngineOptions {
 // Blocks of the KV cache, each for one group of layers; options resolved.
 int32_t n_kv_blocks(const EngineOptions& options, const model::KvGroups& groups);
 
-// The options with every 0 resolved. Throws invalid_argument, or out_of_memory when the KV cache cannot fit.
-EngineOptions resolve_options(EngineOptions options, const model::Weights& weights);
+// The options with every 0 resolved; draft: a model that has a cache as long beside this one's, or nullptr. Throws
+// invalid_argument, or out_of_memory when the KV cache cannot fit.
+EngineOptions resolve_options(EngineOptions options, const model::Weights& weights,
+                              const model::Weights* draft = nullptr);
 
 }  // namespace halfbyte::engine

@@ -41,7 +41,8 @@ struct Decoder::State {
     for (size_t begin = 0, end = 0; begin < backends.size(); begin = end) {
       while (end < backends.size() && backends[end] == backends[begin]) ++end;
       stages.push_back(std::make_unique<Stage>(*weights, *backends[begin], pool, static_cast<int64_t>(begin),
-                                               static_cast<int64_t>(end), rows, ropes, rope_of, groups));
+                                               static_cast<int64_t>(end), StepLimits{rows, logit_rows, n_ctx}, ropes,
+                                               rope_of, groups));
     }
   }
 

@@ -11,12 +11,11 @@ namespace halfbyte::model {
 
 namespace {
 
-// Of what is free; the rest is for the KV cache and the work buffers.
-constexpr double kWeightShare = 0.8;
-
 struct Sizes {
-  std::vector<double> layers;  // bytes of each on a device
+  std::vector<double> layers;  // bytes of each on a device, with its keys and values
   double output = 0;
+  double work = 0;       // on every device
+  double last_work = 0;  // on the one that gives the output
 };
 
 bool is_expert_stack(const std::string& name) {
@@ -30,10 +29,31 @@ double bytes_on_device(const ops::Ops& device, const files::TensorView& tensor) 
          static_cast<double>(device.packed_bytes(*tensor.format, tensor.shape[1], tensor.n_cols()));
 }
 
+// Keys and values of one layer; a sequence has blocks for one token more than it is long.
+double kv_bytes(const Config& config, size_t layer, const DeviceBudget& budget, int64_t n_ctx) {
+  const ops::KvLayout layout = {budget.k_type, budget.v_type, config.layers[layer].n_kv_heads, config.head_dim_k,
+                                config.head_dim_v};
+  return static_cast<double>((n_ctx / ops::kKvBlockTokens + 2) * layout.block_bytes());
+}
+
 Sizes sizes_of(const files::TensorSource& source, const Config& config, const ops::Ops& device,
-               int64_t n_host_experts) {
+               const LoadOptions& options, int64_t n_ctx) {
+  const int64_t n_host_experts = options.n_host_experts;
   Sizes sizes;
-  sizes.layers.resize(static_cast<size_t>(config.n_layers));
+  for (size_t layer = 0; layer < config.layers.size(); ++layer)
+    sizes.layers.push_back(kv_bytes(config, layer, options.budget, n_ctx));
+  const bool has_experts = config.experts.n_used > 0;
+  const files::TensorView* q_down = source.find("blk.0.attn_q_a.weight");
+  const StepLimits limits = {options.budget.n_rows, options.budget.n_logit_rows(), n_ctx};
+  StageKind kind = {.is_on_device = true,
+                    .gives_output = false,
+                    .fuses_gate = config.gated_mlp && source.find("blk.0.ffn_gate.weight") == nullptr,
+                    .q_rank = q_down != nullptr ? q_down->n_rows() : 0,
+                    .has_experts = has_experts,
+                    .has_experts_on_host = has_experts && n_host_experts > 0};
+  sizes.work = static_cast<double>(work_bytes(config, limits, kind, device, 1));
+  kind.gives_output = true;
+  sizes.last_work = static_cast<double>(work_bytes(config, limits, kind, device, 1));
   bool has_output = false;
   double embedding = 0;  // stays on the host, and is packed once more where it is the output too
   for (const files::TensorView& tensor : source.tensors()) {
@@ -53,13 +73,41 @@ Sizes sizes_of(const files::TensorSource& source, const Config& config, const op
 }
 
 // Bytes for layers on each of the first n devices; the output matrix lies on the last of them.
-std::vector<double> rooms_of(const std::vector<const ops::Ops*>& devices, size_t n, double output) {
+std::vector<double> rooms_of(const LoadOptions& options, size_t n, const Sizes& sizes) {
   std::vector<double> rooms;
   for (size_t i = 0; i < n; ++i) {
-    const double share = kWeightShare * static_cast<double>(devices[i]->memory->available());
-    rooms.push_back(std::max(1.0, i + 1 == n ? share - output : share));
+    const auto allowed = static_cast<double>(allowed_bytes(*options.devices[i]->memory, options.budget.share));
+    rooms.push_back(std::max(1.0, allowed - (i + 1 == n ? sizes.last_work + sizes.output : sizes.work)));
   }
   return rooms;
+}
+
+double mebibytes(double n_bytes) {
+  return n_bytes / (1 << 20);
+}
+
+[[noreturn]] void refuse(const LoadOptions& options, const Sizes& sizes, int64_t n, int64_t n_ctx) {
+  const double layers = std::accumulate(sizes.layers.end() - n, sizes.layers.end(), 0.0);
+  const auto n_devices = static_cast<double>(options.devices.size());
+  double allowed = 0, free = 0, total = 0;
+  for (const ops::Ops* device : options.devices) {
+    allowed += static_cast<double>(allowed_bytes(*device->memory, options.budget.share));
+    free += static_cast<double>(device->memory->available());
+    total += static_cast<double>(device->memory->total());
+  }
+  throw Error(
+      ErrorKind::out_of_memory,
+      format_string("%lld layers need %.1f MiB of GPU memory (with keys and values of %lld tokens; the output matrix "
+                    "%.1f MiB and work buffers %.1f MiB among them); %.1f MiB may be taken: of %.1f MiB, %.1f MiB are "
+                    "free, and gpu_memory_utilization is %.2f.",
+                    static_cast<long long>(n),
+                    mebibytes(layers + sizes.output + sizes.last_work + (n_devices - 1) * sizes.work),
+                    static_cast<long long>(n_ctx), mebibytes(sizes.output),
+                    mebibytes(sizes.last_work + (n_devices - 1) * sizes.work), mebibytes(allowed), mebibytes(total),
+                    mebibytes(free), options.budget.share),
+      "Put fewer layers on the GPU (-ngl N, n_gpu_layers), keep experts off it (--cpu-moe, cpu_moe), allow more of it "
+      "(--gpu-memory-utilization), or choose a smaller context (-c, n_ctx), batch (-b, n_batch) or KV type (--kv-type "
+      "q8_0, kv_type).");
 }
 
 // Deals the last n layers out to devices with these rooms; false where one would be overfull. `at`: of each layer.
@@ -100,16 +148,20 @@ Placement place_layers(const files::TensorSource& source, const Config& config, 
                 "Use the CPU with -ngl 0.");
   }
 
-  const Sizes sizes = sizes_of(source, config, *options.devices.front(), options.n_host_experts);
+  const int64_t least = asked > 0 ? DeviceBudget::kLeastContext : DeviceBudget::kUsualContext;
+  const int64_t n_ctx = options.budget.n_ctx > 0 ? options.budget.n_ctx : std::min(config.n_ctx_train, least);
+  const Sizes sizes = sizes_of(source, config, *options.devices.front(), options, n_ctx);
   int64_t n = asked > 0 ? std::min(asked, n_layers) : n_layers;
   std::vector<double> rooms;
   std::vector<size_t> at(static_cast<size_t>(n_layers));
-  for (size_t n_devices = 1; n_devices <= options.devices.size(); ++n_devices) {
-    rooms = rooms_of(options.devices, n_devices, sizes.output);
-    if (deal(sizes, n, rooms, at)) break;
+  bool fits = false;
+  for (size_t n_devices = 1; n_devices <= options.devices.size() && !fits; ++n_devices) {
+    rooms = rooms_of(options, n_devices, sizes);
+    fits = deal(sizes, n, rooms, at);
   }
-  // Where all of them together hold less: what they hold, or what was asked for, and then memory may run out.
-  while (asked < 0 && n > 0 && !deal(sizes, n, rooms, at)) --n;
+  // Where all of them together hold less: what they hold.
+  if (asked > 0 && !fits) refuse(options, sizes, n, n_ctx);
+  while (n > 0 && !deal(sizes, n, rooms, at)) --n;
   for (int64_t layer = n_layers - n; layer < n_layers; ++layer) {
     const auto l = static_cast<size_t>(layer);
     out.layers[l] = options.devices[at[l]];

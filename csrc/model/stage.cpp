@@ -8,71 +8,48 @@
 
 namespace halfbyte::model {
 
-namespace {
-
-// The widest row that any layer needs of each kind.
-struct Widths {
-  int64_t q = 0, k = 0, v = 0, attention = 0, qkv = 0, latent = 0, mlp = 0, gate_up = 0, n_experts = 0, expert = 0;
-};
-
-Widths widths_of(const Weights& w) {
-  Widths out;
-  for (size_t i = 0; i < w.layers.size(); ++i) {
-    const LayerConfig& layer = w.config.layers[i];
-    out.q = std::max<int64_t>(out.q, int64_t{layer.n_heads} * w.config.head_dim_k);
-    out.k = std::max<int64_t>(out.k, int64_t{layer.n_kv_heads} * w.config.head_dim_k);
-    out.v = std::max<int64_t>(out.v, int64_t{layer.n_kv_heads} * w.config.head_dim_v);
-    out.attention = std::max<int64_t>(out.attention, int64_t{layer.n_heads} * w.config.head_dim_v);
-    out.mlp = std::max(out.mlp, layer.n_ff);
-    out.n_experts = std::max<int64_t>(out.n_experts, layer.n_experts);
-    out.expert = std::max(out.expert, layer.n_ff_expert);
-    const LatentConfig& l = w.config.latent;  // (see layers/latent.cpp)
-    out.latent = std::max(out.latent, w.layers[i].latent.q_down.n_rows + w.config.head_dim_k +
-                                          layer.n_heads * (2 * int64_t{l.key_dim} - w.config.rope_dim + l.value_dim));
-    if (w.layers[i].gate_up) out.gate_up = std::max(out.gate_up, 2 * layer.n_ff);
-  }
-  out.qkv = out.q + out.k + out.v;
-  return out;
-}
-
-}  // namespace
-
 Stage::Stage(const Weights& weights, const ops::Ops& ops, ThreadPool& pool, int64_t begin, int64_t end,
-             int64_t max_rows, const std::vector<RopeTable>& ropes, const std::vector<size_t>& rope_of,
+             const StepLimits& limits, const std::vector<RopeTable>& ropes, const std::vector<size_t>& rope_of,
              const KvGroups& groups)
     : weights_(weights), ops_(ops), begin_(begin), end_(end), rope_of_(rope_of), groups_(groups) {
-  const Config& c = weights.config;
-  const Widths widths = widths_of(weights);
-  x_ = floats(max_rows * c.n_embd);
-  normed_ = floats(max_rows * c.n_embd);
-  branch_ = floats(max_rows * c.n_embd);
-  qkv_ = floats(max_rows * widths.qkv);
-  attended_ = floats(max_rows * widths.attention);
-  if (c.latent.rank > 0) {
-    latent_ = floats(max_rows * widths.latent);
-    const auto n_heads = static_cast<int32_t>(widths.q / c.head_dim_k);
-    std::vector<int32_t> own(static_cast<size_t>(max_rows * n_heads));
-    for (size_t i = 0; i < own.size(); ++i) own[i] = static_cast<int32_t>(i) % n_heads;
-    own_heads_ = floats(static_cast<int64_t>(own.size()));
-    ops.memory->upload(own_heads_.data(), own.data(), own.size() * sizeof(int32_t));
-    ones(std::max<int64_t>(static_cast<int64_t>(own.size()), c.latent.key_dim));  // steps that repeat make none
-  }
-  mlp_ = floats(max_rows * widths.mlp);
-  gate_up_ = floats(max_rows * widths.gate_up);
-  router_logits_ = floats(max_rows * widths.n_experts);
-  chosen_ = floats(max_rows * c.experts.n_used);
-  shares_ = floats(max_rows * c.experts.n_used);
-  shared_ = floats(2 * max_rows * (c.experts.n_used > 0));
   const auto owners = std::span(weights.expert_ops).subspan(begin, end - begin);
   const auto elsewhere = std::find_if(owners.begin(), owners.end(), [&](const ops::Ops* o) { return o != &ops; });
   if (elsewhere != owners.end()) {
     host_experts_.ops = *elsewhere;
     host_experts_.context = {&pool, host_experts_.ops->create_scratch(pool)};
-    expert_sums_ = floats(max_rows * c.n_embd);
   }
-  if (std::count(owners.begin(), owners.end(), &ops) > 0)
-    expert_hidden_ = floats(max_rows * c.experts.n_used * widths.expert);
-  picked_ = floats(max_rows * c.n_embd);
+  const Config& c = weights.config;
+  const StageSizes sizes = stage_sizes(c, limits,
+                                       {.is_on_device = !ops.memory->is_host,
+                                        .gives_output = end == c.n_layers,
+                                        .fuses_gate = weights.fuses_gate(),
+                                        .q_rank = weights.q_rank(),
+                                        .has_experts = std::count(owners.begin(), owners.end(), &ops) > 0,
+                                        .has_experts_on_host = elsewhere != owners.end()});
+  x_ = floats(sizes.row);
+  normed_ = floats(sizes.row);
+  branch_ = floats(sizes.row);
+  picked_ = floats(sizes.row);
+  qkv_ = floats(sizes.qkv);
+  attended_ = floats(sizes.attended);
+  if (c.latent.rank > 0) {
+    latent_ = floats(sizes.latent);
+    std::vector<int32_t> own(static_cast<size_t>(sizes.own_heads));
+    for (size_t i = 0; i < own.size(); ++i) own[i] = static_cast<int32_t>(i) % most_heads(c);
+    own_heads_ = floats(sizes.own_heads);
+    ops.memory->upload(own_heads_.data(), own.data(), own.size() * sizeof(int32_t));
+    ones(sizes.ones);  // steps that repeat make none
+  }
+  mlp_ = floats(sizes.mlp);
+  gate_up_ = floats(sizes.gate_up);
+  router_logits_ = floats(sizes.router_logits);
+  chosen_ = floats(sizes.choices);
+  shares_ = floats(sizes.choices);
+  shared_ = floats(sizes.shared);
+  expert_hidden_ = floats(sizes.expert_hidden);
+  expert_sums_ = floats(sizes.expert_sums);
+  logits_ = floats(sizes.logits);
+  likely_ = floats(sizes.likely);
   for (const RopeTable& table : ropes) {
     inv_freqs_.push_back(floats(static_cast<int64_t>(table.inv_freq.size())));
     ops.memory->upload(inv_freqs_.back().data(), table.inv_freq.data(), table.inv_freq.size() * sizeof(float));
@@ -80,6 +57,8 @@ Stage::Stage(const Weights& weights, const ops::Ops& ops, ThreadPool& pool, int6
   }
   context_.pool = &pool;
   context_.scratch = ops.create_scratch(pool);
+  if (ops.reserve_scratch != nullptr)
+    ops.reserve_scratch(context_, step_shape(c, limits, weights.q_rank(), groups.n_groups()));
 }
 
 Stage::~Stage() {
@@ -108,10 +87,11 @@ void Stage::project(const float* in, int64_t in_stride, std::initializer_list<op
   ops_.linear(context_, in, in_stride, plan_->runs, std::span(projections.begin(), projections.size()));
 }
 
-void Stage::norm(const float* in, float* out, int64_t n_rows, const Vector& weight, const Vector& bias) {
+void Stage::norm(const float* in, float* out, int64_t n_rows, const Vector& weight, const Vector& bias,
+                 const ops::Matrix* next) {
   const Config& c = weights_.config;
   ops_.norm(context_, c.norm, in, c.n_embd, out, c.n_embd, n_rows, c.n_embd, weight.data_or_null(), bias.data_or_null(),
-            c.norm_eps);
+            c.norm_eps, next);
 }
 
 // The residual stream (n_rows, n_embd) += the norm of a block's output.
@@ -130,7 +110,7 @@ void Stage::embed(const Batch& batch) {
     ops_.add(context_, x_.as<float>(), branch_.as<float>(), 1.0f, n, c.n_embd);
   }
   if (!weights_.token_embedding_norm.empty()) {
-    norm(x_.as<float>(), x_.as<float>(), n, weights_.token_embedding_norm, weights_.token_embedding_norm_bias);
+    norm(x_.as<float>(), x_.as<float>(), n, weights_.token_embedding_norm, weights_.token_embedding_norm_bias, nullptr);
   }
 }
 
@@ -143,16 +123,16 @@ void Stage::layer(size_t index, const Batch& batch, cache::KvStore& kv) {
   float* output = branch_.as<float>();
   switch (c.norm_places) {
     case NormPlaces::pre:
-      norm(stream, input, n, w.attn_norm, w.attn_norm_bias);
+      norm(stream, input, n, w.attn_norm, w.attn_norm_bias, &w.first_of_attention());
       attention(index, input, batch, kv, stream, true);
-      norm(stream, input, n, w.mlp_norm, w.mlp_norm_bias);
+      norm(stream, input, n, w.mlp_norm, w.mlp_norm_bias, &w.first_of_mlp());
       feed_forward(index, input, stream, true);
       return;
     case NormPlaces::pre_and_post:
-      norm(stream, input, n, w.attn_norm, w.attn_norm_bias);
+      norm(stream, input, n, w.attn_norm, w.attn_norm_bias, &w.first_of_attention());
       attention(index, input, batch, kv, output, false);
       norm_add(output, n, w.attn_post_norm);
-      norm(stream, input, n, w.mlp_norm, w.mlp_norm_bias);
+      norm(stream, input, n, w.mlp_norm, w.mlp_norm_bias, &w.first_of_mlp());
       feed_forward(index, input, output, false);
       norm_add(output, n, w.mlp_post_norm);
       return;
@@ -166,14 +146,14 @@ void Stage::layer(size_t index, const Batch& batch, cache::KvStore& kv) {
       // The MLP reads the stream before attention adds to it.
       const bool own_norm = !w.mlp_norm.empty();
       if (own_norm)
-        norm(stream, input, n, w.mlp_norm, w.mlp_norm_bias);
+        norm(stream, input, n, w.mlp_norm, w.mlp_norm_bias, &w.first_of_mlp());
       else
-        norm(stream, input, n, w.attn_norm, w.attn_norm_bias);
+        norm(stream, input, n, w.attn_norm, w.attn_norm_bias, &w.first_of_mlp());
       feed_forward(index, input, output, false);
       if (!w.attn_norm_2.empty())
-        norm(stream, input, n, w.attn_norm_2, w.attn_norm_2_bias);
+        norm(stream, input, n, w.attn_norm_2, w.attn_norm_2_bias, &w.first_of_attention());
       else if (own_norm)
-        norm(stream, input, n, w.attn_norm, w.attn_norm_bias);
+        norm(stream, input, n, w.attn_norm, w.attn_norm_bias, &w.first_of_attention());
       attention(index, input, batch, kv, stream, true);
       ops_.add(context_, stream, output, c.residual_scale, n, c.n_embd);
       return;
@@ -187,7 +167,8 @@ void Stage::finish(const Batch& batch) {
   const auto n = static_cast<int64_t>(batch.logit_rows.size());
   float* rows = picked_.as<float>();
   ops_.pick_rows(context_, x_.as<float>(), c.n_embd, plan_->picked, rows);
-  norm(rows, rows, static_cast<int64_t>(plan_->picked.size()), weights_.output_norm, weights_.output_norm_bias);
+  norm(rows, rows, static_cast<int64_t>(plan_->picked.size()), weights_.output_norm, weights_.output_norm_bias,
+       &weights_.output);
   if (n == 0) return;
   const ops::Projection head[] = {{.weight = &weights_.output,
                                    .bias = weights_.output_bias.data_or_null(),

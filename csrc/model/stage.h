@@ -35,8 +35,9 @@ struct StepPlan {
 class Stage {
  public:
   // Layers [begin, end), all on `ops`. ropes: the model's different tables, rope_of: each layer's.
-  Stage(const Weights& weights, const ops::Ops& ops, ThreadPool& pool, int64_t begin, int64_t end, int64_t max_rows,
-        const std::vector<RopeTable>& ropes, const std::vector<size_t>& rope_of, const KvGroups& groups);
+  Stage(const Weights& weights, const ops::Ops& ops, ThreadPool& pool, int64_t begin, int64_t end,
+        const StepLimits& limits, const std::vector<RopeTable>& ropes, const std::vector<size_t>& rope_of,
+        const KvGroups& groups);
   ~Stage();
 
   // Tells `observer` (nullptr: nobody) of every layer's matrix products from now on. Only on a host backend.
@@ -58,7 +59,8 @@ class Stage {
   Buffer floats(int64_t n) const;
   uint64_t step_key(const Batch& batch, cache::KvStore& kv, bool is_last) const;
   void project(const float* in, int64_t in_stride, std::initializer_list<ops::Projection> projections);
-  void norm(const float* in, float* out, int64_t n_rows, const Vector& weight, const Vector& bias);
+  void norm(const float* in, float* out, int64_t n_rows, const Vector& weight, const Vector& bias,
+            const ops::Matrix* next);
   ops::HeadRows heads(float* rows, int64_t stride, int64_t n, int n_heads, const Vector& norm, const Vector& norm_bias);
   void norm_add(float* branch, int64_t n_rows, const Vector& weight);
   void attention(size_t index, const float* input, const Batch& batch, cache::KvStore& kv, float* out, bool accumulate);

@@ -47,6 +47,9 @@ class Loader {
     weights_ = weights.get();
     weights->config = read_config(*source_);
     weights->source = source_;
+    weights->device_share = options_.budget.share;
+    for (const ops::Ops* device : options_.devices)
+      weights->rooms.push_back({device->memory, allowed_bytes(*device->memory, options_.budget.share), 0});
     const Config& c = weights->config;
     Placement placement = place_layers(*source_, c, *ops_, options_);
     weights->layer_ops = std::move(placement.layers);
@@ -242,7 +245,16 @@ class Loader {
   }
 
   Vector vector(const std::string& name, int64_t n, Need need = Need::required) {
-    return Vector(numbers(name, n, need), *ops_->memory);
+    Vector v(numbers(name, n, need), *ops_->memory);
+    count(v.size() * sizeof(float));
+    return v;
+  }
+
+  // Bytes that what is being loaded takes.
+  void count(size_t n_bytes) {
+    for (DeviceRoom& room : weights_->rooms) {
+      if (room.memory == ops_->memory) room.weight_bytes += static_cast<int64_t>(n_bytes);
+    }
   }
 
   std::vector<float> numbers(const std::string& name, int64_t n, Need need) {
@@ -285,6 +297,7 @@ class Loader {
     ops::Matrix m = ops_->pack(source, options_.keep_raw && ops_->memory->is_host, pool_);
     m.name = name;
     weights_->packed_bytes += m.layout == ops::Layout::raw ? 0 : m.bytes();
+    count(m.storage.size());
     done_bytes_ += static_cast<int64_t>(source.bytes.size());
     if (m.layout != ops::Layout::raw && name != "token_embd.weight") source_->release_pages(*source_->find(name));
     report(false);
@@ -338,6 +351,16 @@ Vector::Vector(const std::vector<float>& values, const ops::Memory& memory) {
   if (n_bytes == 0) return;
   storage_ = memory.allocate(n_bytes, "A norm or bias");
   memory.upload(storage_.data(), values.data(), n_bytes);
+}
+
+bool Weights::fuses_gate() const {
+  return std::any_of(layers.begin(), layers.end(), [](const LayerWeights& l) { return static_cast<bool>(l.gate_up); });
+}
+
+int64_t Weights::q_rank() const {
+  int64_t rank = 0;
+  for (const LayerWeights& l : layers) rank = std::max(rank, l.latent.q_down.n_rows);
+  return rank;
 }
 
 std::shared_ptr<const Weights> load_weights(std::shared_ptr<files::TensorSource> source, const ops::Ops& ops,

@@ -9,6 +9,7 @@
 #include "base/progress.h"
 #include "files/tensor_source.h"
 #include "model/arch.h"
+#include "model/room.h"
 #include "ops/ops.h"
 
 namespace halfbyte::model {
@@ -59,6 +60,10 @@ struct LayerWeights {
   Vector sinks;
   LatentWeights latent;
   ExpertWeights experts;
+
+  // The matrix that reads a block's input before others do.
+  const ops::Matrix& first_of_attention() const { return qkv ? qkv : latent.q_down ? latent.q_down : q; }
+  const ops::Matrix& first_of_mlp() const { return experts ? experts.router : gate_up ? gate_up : gate ? gate : up; }
 };
 
 // Everything a decoder reads. Immutable once loaded; shared by decoders and engines.
@@ -76,6 +81,11 @@ struct Weights {
   const ops::Ops* output_ops = nullptr;         // output norm and output matrix
   std::shared_ptr<files::TensorSource> source;  // keeps mapped bytes alive
   int64_t packed_bytes = 0;
+  double device_share = 0;        // DeviceBudget::share
+  std::vector<DeviceRoom> rooms;  // of the devices that there are
+
+  bool fuses_gate() const;  // some MLP's gate and up are one matrix
+  int64_t q_rank() const;   // of latent attention's queries; 0: they have none
 };
 
 struct LoadOptions {
@@ -85,6 +95,7 @@ struct LoadOptions {
   std::vector<const ops::Ops*> devices;  // backends with memory of their own, for the last layers and the output
   int64_t n_device_layers = -1;          // how many; -1: as many as fit
   int64_t n_host_experts = 0;            // layers, from the first on, whose experts stay on the host
+  DeviceBudget budget;
 };
 
 std::shared_ptr<const Weights> load_weights(std::shared_ptr<files::TensorSource> source, const ops::Ops& ops,

@@ -30,9 +30,14 @@ int64_t available_bytes() {
 
 const Memory& host_memory() {
   static const Memory memory = {
-      "host",          true,       [](size_t n_bytes, const char* what) { return Buffer(n_bytes, what); },
-      copy_bytes,      copy_bytes, copy_bytes,
-      available_bytes,
+      .name = "host",
+      .is_host = true,
+      .allocate = [](size_t n_bytes, const char* what) { return Buffer(n_bytes, what); },
+      .upload = copy_bytes,
+      .download = copy_bytes,
+      .copy = copy_bytes,
+      .available = available_bytes,
+      .total = nullptr,
   };
   return memory;
 }

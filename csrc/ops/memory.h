@@ -19,6 +19,7 @@ struct Memory {
   void (*download)(void* to_host, const void* from, size_t n_bytes) = nullptr;
   void (*copy)(void* to, const void* from, size_t n_bytes) = nullptr;  // ranges do not overlap
   int64_t (*available)() = nullptr;                                    // bytes that could still be allocated
+  int64_t (*total)() = nullptr;                                        // of a device: bytes that it has
 };
 
 const Memory& host_memory();

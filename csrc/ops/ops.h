@@ -104,6 +104,7 @@ struct AttentionArgs {
   int64_t window = 0;            // > 0: sliding window of that many positions, the query's own included
   const float* sinks = nullptr;  // (n_heads) logits of a virtual extra key without value, or nullptr
   std::span<const AttentionSpan> spans;
+  const Matrix* next = nullptr;  // as norm()'s
 };
 
 // Rope with per-pair inverse frequencies (rope_dim/2 of them): angle = position * inv_freq[i]; cos and sin are
@@ -162,6 +163,18 @@ struct StepInputs {
   uint64_t key = 0;
 };
 
+// The largest step that a context will run. Counts of numbers are those of the widest row of any layer.
+struct StepShape {
+  int64_t n_rows = 0, n_logit_rows = 0;
+  int64_t n_sequences = 0, n_positions = 0;  // of one sequence
+  int64_t n_kv_groups = 1;                   // groups of layers that have KV blocks of their own
+  int64_t n_inputs = 0, n_gated = 0;         // what linear() takes, what linear_glu() gives
+  int64_t n_vocab = 0;
+  int n_heads = 0, value_dim = 0;
+  int n_experts = 0, n_used = 0;
+  int64_t n_expert_values = 0;  // what an expert's matrix takes or gives
+};
+
 struct Ops {
   const char* name = nullptr;  // "reference", "cpu avx512", ...
 
@@ -189,6 +202,10 @@ struct Ops {
   // refuses; and the end of packing, after which every packed matrix has arrived and what packing held is given back.
   int64_t (*packed_bytes)(const formats::Format& format, int64_t n_rows, int64_t n_cols) = nullptr;
   void (*finish_packing)() = nullptr;
+  // Likewise: bytes of scratch memory that steps of this shape and smaller ones need, and their allocation, after which
+  // such steps allocate nothing.
+  int64_t (*scratch_bytes)(const StepShape&) = nullptr;
+  void (*reserve_scratch)(const Context&, const StepShape&) = nullptr;
 
   // out[t, :] = scale * decoded row tokens[t] of `table` (layout raw). Token ids are in host memory, checked by the
   // caller. Called before begin_step().
@@ -199,10 +216,10 @@ struct Ops {
   void (*linear)(const Context&, const float* x, int64_t x_stride, std::span<const RowRun> runs,
                  std::span<const Projection> projections) = nullptr;
 
-  // out[t, r] = act(gate[r].x[t] + gate_bias[r]) * (up[r].x[t] + up_bias[r]).
+  // out[t, r] = act(gate[r].x[t] + gate_bias[r]) * (up[r].x[t] + up_bias[r]). next: as norm()'s.
   void (*linear_glu)(const Context&, const float* x, int64_t x_stride, std::span<const RowRun> runs, const Matrix& gate,
                      const float* gate_bias, const Matrix& up, const float* up_bias, Activation act, float* out,
-                     int64_t out_stride) = nullptr;
+                     int64_t out_stride, const Matrix* next) = nullptr;
 
   // Mixtures of experts. logits: (n_tokens, n_experts). experts, weights: (n_tokens, n_used), what Chosen points to.
   void (*route)(const Context&, const Routing&, const float* logits, int64_t n_tokens, int32_t* experts,
@@ -219,8 +236,11 @@ struct Ops {
 
   // Each of n_rows rows of dim floats at x + r * x_stride: rms: x / sqrt(mean(x^2) + eps) * w;
   // layer: (x - mean) / sqrt(var + eps) * w + b. weight or bias may be nullptr (ones, zeros). In place allowed.
+  // next: a matrix that the next op multiplies the rows of `out` with, so that a backend may prepare them for it; or
+  // nullptr. It changes no result.
   void (*norm)(const Context&, NormKind kind, const float* x, int64_t x_stride, float* out, int64_t out_stride,
-               int64_t n_rows, int64_t dim, const float* weight, const float* bias, float eps) = nullptr;
+               int64_t n_rows, int64_t dim, const float* weight, const float* bias, float eps,
+               const Matrix* next) = nullptr;
 
   // Rotates n_heads heads of head_dim floats in each row of x, in place. positions: (n_tokens), in host memory.
   void (*rope)(const Context&, const RopeArgs&, float* x, int64_t x_stride, int64_t n_tokens, int n_heads, int head_dim,

@@ -56,6 +56,8 @@ class LLM:
     quant: what a folder's matrices become on loading (q8_0, q4_k_m, ...); None leaves them as they are.
     n_ctx: longest prompt and answer together (None: the model's, bounded by memory). n_batch: tokens of a step.
     n_threads: None for all cores. n_gpu_layers: how many of the last layers, "auto": as many as fit the GPUs, if any.
+    gpu_memory_utilization: the share of each GPU's memory that weights, KV blocks and work buffers may take; what weights
+    and buffers leave of it holds KV blocks.
     cpu_moe: True keeps the experts of all layers on the CPU, a number those of the first so many layers.
     kv_type: f16, bf16, f32, q8_0 or q4_0. seed: default of requests without one.
     lora: adapters (PEFT folders or GGUF files) with their strengths, which answers have unless they choose others.
@@ -76,6 +78,7 @@ class LLM:
         n_threads: int | None = None,
         n_gpu_layers: int | str = "auto",
         cpu_moe: bool | int = False,
+        gpu_memory_utilization: float = 0.9,
         kv_type: str = "f16",
         max_sequences: int = 64,
         max_waiting: int = 0,
@@ -99,6 +102,7 @@ class LLM:
 
         files = model if isinstance(model, ModelFiles) else open_model(str(model))
         self.path, self.card = files.path, files.card
+        context = n_ctx or self.card.parameters.get("num_ctx", 0)
         self.seed = seed
         self._weights, self.tokenizer = open_weights(
             self.path,
@@ -107,6 +111,13 @@ class LLM:
             mmap=mmap,
             n_gpu_layers=layers,
             n_cpu_moe=n_cpu_moe,
+            gpu_budget=_core.GpuBudget(
+                utilization=gpu_memory_utilization,
+                n_ctx=context,
+                n_batch=n_batch,
+                max_sequences=max_sequences,
+                kv_type=kv_type,
+            ),
             progress=progress,
         )
         metadata, self._n_logits = self._weights.metadata, int(self._weights.n_vocab)
@@ -128,7 +139,7 @@ class LLM:
         self._engine: Any = _core.Engine(
             self._weights,
             n_threads=n_threads or 0,
-            n_ctx=n_ctx or self.card.parameters.get("num_ctx", 0),
+            n_ctx=context,
             n_batch=n_batch,
             max_sequences=max_sequences,
             max_waiting=max_waiting,

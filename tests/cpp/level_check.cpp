@@ -152,7 +152,8 @@ std::vector<float> elementwise(Run& run) {
     run.ops.glu(run.context, act, x.data(), 75, y.data(), 75, to.data(), 75, 3, 75);
     out.insert(out.end(), to.begin(), to.end());
   }
-  run.ops.norm(run.context, ops::NormKind::layer, x.data(), 75, to.data(), 75, 3, 75, y.data(), nullptr, 1e-5f);
+  run.ops.norm(run.context, ops::NormKind::layer, x.data(), 75, to.data(), 75, 3, 75, y.data(), nullptr, 1e-5f,
+               nullptr);
   out.insert(out.end(), to.begin(), to.end());
   run.ops.softcap(run.context, x.data(), 3 * 75, 3.0f);
   out.insert(out.end(), x.begin(), x.end());

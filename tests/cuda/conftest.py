@@ -6,6 +6,7 @@ that all index arithmetic is tested. On a machine with a card and a build with t
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -23,13 +24,18 @@ SOURCE = Path(__file__).parent / "emulation"
 def emulated_library(tmp_path_factory: pytest.TempPathFactory) -> str:
     if shutil.which("cmake") is None or shutil.which("c++") is None:
         pytest.skip("needs cmake and c++")
-    build = tmp_path_factory.mktemp("cuda_emulation")
-    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-    launcher = ["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []
-    subprocess.run(["cmake", "-S", SOURCE, "-B", build, *generator, *launcher], check=True, capture_output=True)
-    result = subprocess.run(["cmake", "--build", build, "--parallel", "2"], capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout[-4000:]
-    return str(build / "libhalfbyte_cuda.so")
+    # Kept from run to run: only what has changed is compiled again. Another run waits for this one's compiler.
+    build = SOURCE.parents[2] / "build" / "cuda_emulation"
+    build.mkdir(parents=True, exist_ok=True)
+    with (build / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+        launcher = ["-DCMAKE_CXX_COMPILER_LAUNCHER=ccache"] if shutil.which("ccache") else []
+        subprocess.run(["cmake", "-S", SOURCE, "-B", build, *generator, *launcher], check=True, capture_output=True)
+        result = subprocess.run(["cmake", "--build", build, "--parallel", "2"], capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout[-4000:]
+        # A copy, so that a later run's build changes nothing under this one.
+        return str(shutil.copy(build / "libhalfbyte_cuda.so", tmp_path_factory.mktemp("cuda_emulation")))
 
 
 @pytest.fixture(scope="session", params=["emulation", "card"])

@@ -74,6 +74,39 @@ def test_gated_products(gate: str, up: str) -> None:
         assert np.mean((part - exact) ** 2) <= 5e-4 * np.mean(exact**2)
 
 
+@pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "F16"])
+def test_inputs_rounded_where_they_are_made_give_the_same_bits(name: str) -> None:
+    """Norms, gated products and attention leave int8 inputs for the matrix that follows; it must not notice."""
+    draw = np.random.default_rng(8)
+
+    def following(n_cols: int) -> tuple[str, bytes]:
+        return name, random_blocks(name, 20, n_cols, seed=3)
+
+    def product_of(rows: np.ndarray) -> np.ndarray:
+        rows = rows.reshape(len(rows), -1)
+        return testing.linear("cuda", name, following(rows.shape[1])[1], rows)[0]
+
+    # A warp a row, a block a row; columns that end inside a group of 256.
+    for n, dim in ((1, 96), (11, 256), (2, 1056)):
+        x, w = draw.normal(size=(n, dim)).astype(np.float32), draw.normal(size=dim).astype(np.float32)
+        for layer in (False, True):
+            rows = testing.norm("cuda", layer, x, w, 1e-5)
+            assert np.array_equal(testing.norm("cuda", layer, x, w, 1e-5, following(dim)), product_of(rows)), (n, dim)
+    # One slice of the columns and two; one group of tokens, two, and more than the few that are rounded at once.
+    for n, n_cols, n_ff in ((1, 64, 96), (3, 1024, 288), (16, 64, 320), (17, 64, 64)):
+        gate, up = (random_blocks("Q8_0", n_ff, n_cols, seed=seed) for seed in (1, 2))
+        x = draw.normal(size=(n, n_cols)).astype(np.float32)
+        rows = testing.linear_glu("cuda", "Q8_0", gate, "Q8_0", up, x, 1)
+        found = testing.linear_glu("cuda", "Q8_0", gate, "Q8_0", up, x, 1, following(n_ff))
+        assert np.array_equal(found, product_of(rows)), (n, n_cols, n_ff)
+    for n, dim, is_decode in ((3, 64, True), (2, 160, True), (2, 80, True), (3, 64, False)):
+        q, k, v, table = make(150, n, heads=2 if dim > 64 else 6, kv_heads=1, dim=dim)
+        args = ("cuda", "f16", q, k, v, table, 150 - n, 0.125)
+        rows = testing.attention(*args, is_decode=is_decode)[0]
+        found = testing.attention(*args, is_decode=is_decode, following=following(rows[0].size))[0]
+        assert np.array_equal(found, product_of(rows)), (n, dim)
+
+
 @pytest.mark.parametrize("is_decode", [False, True])
 @pytest.mark.parametrize("kv_type", list(KV_TYPES))
 @pytest.mark.parametrize("options", [{}, {"softcap": 20.0}, {"window": 24}, {"sinks": True}])

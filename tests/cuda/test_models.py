@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,27 +95,74 @@ def test_the_likely_tokens_decide_as_all_logits_would(model: Path) -> None:
             assert llm.generate(PROMPT, params).token_ids == found.token_ids
 
 
-def test_only_candidates_cross_the_bus(emulated_library: str, model: Path) -> None:
+@pytest.mark.usefixtures("gpu")
+def test_seeded_text_is_that_of_the_cpu(tmp_path: Path) -> None:
+    # Weights and cache in f32, and no draw among dozens of equals: rounding alone must not turn one.
+    model = write_tiny_llama(tmp_path / "tiny.gguf")
+    params = [SEEDED.replace(seed=seed, temperature=0.3) for seed in (1, 2, 3)]
+    texts = {}
+    for n_gpu_layers in (0, 2):
+        with LLM(model, n_gpu_layers=n_gpu_layers, n_ctx=128, kv_type="f32") as llm:
+            texts[n_gpu_layers] = [o.token_ids for o in llm.generate([PROMPT] * 3, params)]
+    assert texts[2] == texts[0]
+    assert len({tuple(ids) for ids in texts[0]}) == 3
+
+
+@pytest.fixture
+def facts(emulated_library: str) -> Iterator[Any]:
+    """What the emulated device counts."""
     testing.open_gpu_library(emulated_library)
     device = ctypes.CDLL(emulated_library)
-    device.bytes_downloaded.restype = ctypes.c_int64
-    try:
-        with LLM(model, n_gpu_layers=2, n_ctx=128) as llm:
+    for name in ("bytes_downloaded", "launches", "allocations", "bytes_taken"):
+        getattr(device, name).restype = ctypes.c_int64
+    yield device
+    testing.open_gpu_library("")
 
-            def bytes_a_token(params: SamplingParams) -> float:
-                before = device.bytes_downloaded()
-                return (llm.generate(PROMPT, params) and device.bytes_downloaded() - before) / SEEDED.max_tokens
 
-            assert bytes_a_token(SEEDED.replace(temperature=0)) == 8
-            assert bytes_a_token(SEEDED) == 64 * 8
-            assert bytes_a_token(SEEDED.replace(logprobs=0)) == 4 * llm._weights.n_vocab
-    finally:
-        testing.open_gpu_library("")
+def test_only_candidates_cross_the_bus(facts: Any, model: Path) -> None:
+    with LLM(model, n_gpu_layers=2, n_ctx=128) as llm:
+
+        def bytes_a_token(params: SamplingParams) -> float:
+            before = facts.bytes_downloaded()
+            return (llm.generate(PROMPT, params) and facts.bytes_downloaded() - before) / SEEDED.max_tokens
+
+        assert bytes_a_token(SEEDED.replace(temperature=0)) == 8
+        assert bytes_a_token(SEEDED) == 64 * 8
+        assert bytes_a_token(SEEDED.replace(logprobs=0)) == 4 * llm._weights.n_vocab
+
+
+def test_a_layer_of_a_decoding_step_is_nine_kernels(facts: Any, tmp_path: Path) -> None:
+    """Norm, q k v, heads, attention, its merge, output, norm, gate and up, down: inputs are rounded where they are made."""
+    greedy = SamplingParams(temperature=0, ignore_eos=True)
+
+    def launches_of_a_step(n_layers: int) -> float:
+        path = write_tiny_llama(tmp_path / f"{n_layers}.gguf", format_name="Q8_0", n_layers=n_layers, n_embd=128)
+        with LLM(path, n_gpu_layers=n_layers, n_ctx=64, prompt_lookup=False, prefix_cache=False) as llm:
+            counts = []
+            for n in (2, 6):
+                before = facts.launches()
+                llm.generate(PROMPT[:4], greedy, max_tokens=n)
+                counts.append(facts.launches() - before)
+        return (counts[1] - counts[0]) / 4
+
+    assert launches_of_a_step(2) - launches_of_a_step(1) == 9
+
+
+@pytest.mark.parametrize("n_experts", [0, 4])
+def test_steps_allocate_nothing(facts: Any, tmp_path: Path, n_experts: int) -> None:
+    path = write_tiny_llama(tmp_path / "tiny.gguf", format_name="Q8_0", n_experts=n_experts)
+    with LLM(path, n_gpu_layers=2, n_ctx=96, n_batch=32, max_sequences=4) as llm:
+        before = facts.allocations()
+        assert before > 0
+        llm.generate([PROMPT, PROMPT[:3], PROMPT[:9]], [SEEDED.replace(max_tokens=3)] * 3)
+        llm.generate(PROMPT[:5], temperature=0, max_tokens=3, logprobs=2)
+        llm.forward(PROMPT)
+        assert facts.allocations() == before
 
 
 @pytest.mark.usefixtures("gpu")
 def test_a_model_larger_than_the_memory_is_refused_with_advice(model: Path) -> None:
-    with pytest.raises(HalfbyteError, match=r"GPU memory; .* available"):
+    with pytest.raises(HalfbyteError, match=r"GPU memory .* MiB are\s+free"):
         LLM(model, n_gpu_layers=2, n_ctx=1 << 26)
 
 

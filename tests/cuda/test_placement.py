@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,13 +84,14 @@ def test_a_count_of_layers_is_expected(models: dict[str, Path], capsys: pytest.C
 @pytest.fixture
 def devices(
     emulated_library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> Iterator[None]:
+) -> Iterator[ctypes.CDLL]:
     """Emulated devices, (how many, KiB of each): a copy of the library, which looks at them when it is opened."""
     n_devices, n_kibibytes = request.param
     monkeypatch.setenv("EMULATED_DEVICES", str(n_devices))
     monkeypatch.setenv("EMULATED_KIB", str(n_kibibytes))
-    testing.open_gpu_library(str(shutil.copy(emulated_library, tmp_path / "libhalfbyte_cuda.so")))
-    yield
+    path = str(shutil.copy(emulated_library, tmp_path / "libhalfbyte_cuda.so"))
+    testing.open_gpu_library(path)
+    yield ctypes.CDLL(path)
     testing.open_gpu_library("")
 
 
@@ -108,7 +110,7 @@ def test_one_device_is_enough_for_a_model_that_fits_it(larger: Path) -> None:
         assert (llm._weights.n_gpu_layers, llm._weights.n_gpus) == (4, 1)
 
 
-@pytest.mark.parametrize("devices", [(2, 1300)], indirect=True)
+@pytest.mark.parametrize("devices", [(2, 1600)], indirect=True)
 @pytest.mark.usefixtures("devices")
 @pytest.mark.parametrize(("n_gpu_layers", "n_found"), [("auto", 4), (3, 3)])
 def test_layers_are_dealt_out_to_two_devices(larger: Path, n_gpu_layers: int | str, n_found: int) -> None:
@@ -123,7 +125,7 @@ def test_layers_are_dealt_out_to_two_devices(larger: Path, n_gpu_layers: int | s
             assert [o.token_ids for o in llm.generate([PROMPT[:4], PROMPT[:6]], GREEDY)] == alone
 
 
-@pytest.mark.parametrize("devices", [(1, 1300)], indirect=True)
+@pytest.mark.parametrize("devices", [(1, 1600)], indirect=True)
 @pytest.mark.usefixtures("devices")
 def test_as_many_layers_as_fit(larger: Path) -> None:
     with LLM(larger, n_ctx=64, n_batch=16) as llm:
@@ -137,22 +139,78 @@ def test_kept_experts_count_for_nothing_on_the_device(tmp_path: Path, capsys: py
     path = write_tiny_llama(tmp_path / "experts.gguf", format_name="Q8_0", n_experts=32, n_ff=192, n_ctx=64)
     with LLM(path, n_ctx=64, n_batch=16) as llm:
         assert llm._weights.n_gpu_layers < 2
-    plan = estimate_memory(path)["gpu"]
+    plan = estimate_memory(path, n_batch=16)["gpu"]
     assert plan["n_gpu_layers"] < 2
     assert plan["n_cpu_moe"] in (1, 2)
     for cpu_moe in (True, plan["n_cpu_moe"]):
         with LLM(path, n_ctx=64, n_batch=16, cpu_moe=cpu_moe) as llm:
             assert llm._weights.n_gpu_layers == 2
-    assert main(["fit", str(path)]) == 0
+    assert main(["fit", str(path), "-b", "16"]) == 0
     assert f"--n-cpu-moe {plan['n_cpu_moe']}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("devices", [(1, 16384)], indirect=True)
+def test_weights_cache_and_work_take_their_share_of_the_memory(devices: ctypes.CDLL, larger: Path) -> None:
+    devices.bytes_taken.restype = ctypes.c_int64
+    blocks = []
+    for share in (0.5, 0.8):
+        many = 1024  # sequences, which would have use for more than there is
+        with LLM(larger, n_ctx=64, n_batch=16, max_sequences=many, gpu_memory_utilization=share) as llm:
+            assert llm._weights.n_gpu_layers == 4
+            assert llm.generate(PROMPT[:4], GREEDY).token_ids
+            blocks.append(llm.stats()["n_blocks"])
+            allowed, taken = share * 16384 * 1024, devices.bytes_taken()
+            row = 16 * 4 * 2 * 2 * 32 * 2  # tokens, layers, keys and values, heads, dims, bytes
+            assert allowed - 3 * row < taken <= allowed
+    assert blocks[0] < blocks[1]
+    assert devices.bytes_taken() == 0
+
+
+@pytest.mark.parametrize("devices", [(1, 65536)], indirect=True)
+@pytest.mark.usefixtures("devices")
+def test_as_many_blocks_as_running_sequences_can_use_are_enough(larger: Path) -> None:
+    with LLM(larger, n_ctx=64, n_batch=16, max_sequences=3) as llm:
+        llm.generate(PROMPT[:4], GREEDY)
+        assert llm.stats()["n_blocks"] == 3 * 64 / 16 + 1
+
+
+@pytest.mark.parametrize("devices", [(1, 4096)], indirect=True)
+@pytest.mark.usefixtures("devices")
+def test_layers_obey_the_share(larger: Path) -> None:
+    counts = []
+    for share in (0.9, 0.35, 0.02):
+        with LLM(larger, n_ctx=64, n_batch=16, max_sequences=4, gpu_memory_utilization=share) as llm:
+            counts.append(llm._weights.n_gpu_layers)
+        plan = estimate_memory(larger, n_ctx=64, n_batch=16, gpu_memory_utilization=share)["gpu"]
+        assert plan["n_gpu_layers"] == counts[-1]
+    assert counts[0] == 4 > counts[1] > counts[2] == 0
+
+
+@pytest.mark.parametrize("devices", [(1, 4096)], indirect=True)
+@pytest.mark.usefixtures("devices")
+def test_a_cache_beyond_the_share_is_refused_with_the_flags(larger: Path) -> None:
+    weights = _core.Model.load(str(larger), n_gpu_layers=4, gpu_budget=_core.GpuBudget(n_ctx=64, n_batch=16))
+    with pytest.raises(OutOfMemoryError, match=r"KV cache for 4000 tokens .* gpu_memory_utilization is 0.90") as caught:
+        _core.Engine(weights, n_ctx=4000, n_batch=16)
+    for flag in ("-ngl", "--gpu-memory-utilization", "--kv-type"):
+        assert flag in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.0, -1.0, 1.1, float("nan")])
+def test_shares_that_are_none_are_refused(larger: Path, capsys: pytest.CaptureFixture[str], share: float) -> None:
+    with pytest.raises(InvalidArgumentError, match="gpu_memory_utilization"):
+        LLM(larger, gpu_memory_utilization=share)
+    assert main(["run", "-m", str(larger), f"--gpu-memory-utilization={share}", "-p", "x"]) == 2
+    assert "--gpu-memory-utilization" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("devices", [(1, 1024)], indirect=True)
 @pytest.mark.usefixtures("devices")
 def test_what_does_not_fit_says_how_much_and_which_flags(larger: Path) -> None:
     with pytest.raises(
-        OutOfMemoryError, match=r"needs [\d.]+ MiB of GPU memory; [\d.]+ MiB of 1.0 MiB are free"
+        OutOfMemoryError, match=r"4 layers need [\d.]+ MiB of GPU memory .* of 1.0 MiB, [\d.]+ MiB are free"
     ) as caught:
         LLM(larger, n_gpu_layers=4, n_ctx=64)
     assert "-ngl" in str(caught.value)
     assert "--cpu-moe" in str(caught.value)
+    assert "--gpu-memory-utilization" in str(caught.value)

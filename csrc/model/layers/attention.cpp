@@ -15,10 +15,11 @@ ops::HeadRows Stage::heads(float* rows, int64_t stride, int64_t n, int n_heads, 
   if (c.heads_have_own_norms) {
     for (int64_t at = 0; at < dim; at += c.head_dim_k) {
       ops_.norm(context_, c.norm, rows + at, stride, rows + at, stride, n, c.head_dim_k, weight.data() + at, nullptr,
-                c.norm_eps);
+                c.norm_eps, nullptr);
     }
   } else if (dim > 0) {
-    ops_.norm(context_, c.norm, rows, stride, rows, stride, n, dim, weight.data(), bias.data_or_null(), c.norm_eps);
+    ops_.norm(context_, c.norm, rows, stride, rows, stride, n, dim, weight.data(), bias.data_or_null(), c.norm_eps,
+              nullptr);
   }
   return {.rows = rows, .stride = stride, .n_heads = n_heads};
 }
@@ -122,7 +123,8 @@ void Stage::attend(size_t index, const ops::HeadRows& query, const ops::HeadRows
        .softcap = c.attention_softcap,
        .window = shape.window,
        .sinks = weights_.layers[index].sinks.data_or_null(),
-       .spans = std::span(plan_->spans).subspan(group * batch.sequences.size(), batch.sequences.size())});
+       .spans = std::span(plan_->spans).subspan(group * batch.sequences.size(), batch.sequences.size()),
+       .next = c.latent.rank > 0 ? nullptr : &weights_.layers[index].o});
 }
 
 // out (+)= what the heads' outputs (n, width) become.

@@ -46,7 +46,8 @@ void Stage::latent_attention(size_t index, const float* input, const Batch& batc
     project(input, c.n_embd,
             {{.weight = &w.q_down, .out = q_latent, .out_stride = rank},
              {.weight = &w.kv_down, .out = latent, .out_stride = c.head_dim_k}});
-    ops_.norm(context_, c.norm, q_latent, rank, q_latent, rank, n, rank, w.q_norm.data(), nullptr, c.norm_eps);
+    ops_.norm(context_, c.norm, q_latent, rank, q_latent, rank, n, rank, w.q_norm.data(), nullptr, c.norm_eps,
+              &layer.q);
     project(q_latent, rank, {{.weight = &layer.q, .out = q, .out_stride = q_width}});
   } else {
     project(input, c.n_embd,
@@ -61,7 +62,7 @@ void Stage::latent_attention(size_t index, const float* input, const Batch& batc
   multiply_heads(w.key_up, q_still, query + c.rope_dim, c.head_dim_k);
   copy(latent + l.rank, c.head_dim_k, key, c.head_dim_k, n, c.rope_dim);
   ops_.norm(context_, c.norm, latent, c.head_dim_k, key + c.rope_dim, c.head_dim_k, n, l.rank, w.kv_norm.data(),
-            nullptr, c.norm_eps);
+            nullptr, c.norm_eps, nullptr);
 
   attend(index, {.rows = query, .stride = n_heads * c.head_dim_k, .n_heads = static_cast<int>(n_heads)},
          {.rows = key, .stride = c.head_dim_k, .n_heads = 1}, key + c.rope_dim, c.head_dim_k, rope_of(index), batch,

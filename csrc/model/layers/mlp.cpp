@@ -20,7 +20,7 @@ void Stage::hidden_of_part(const StepPlan::Part& part, size_t index, const float
                                       [&](const auto& each) { return each.first->layers[index].changes_hidden(); });
   if (!is_changed && w.gate) {
     ops_.linear_glu(context_, in, c.n_embd, run, w.gate, w.gate_bias.data_or_null(), w.up, w.up_bias.data_or_null(),
-                    c.activation, hidden, n_ff);
+                    c.activation, hidden, n_ff, nullptr);
     return;
   }
   if (!w.gate && !w.gate_up) {
@@ -76,7 +76,7 @@ void Stage::feed_forward(size_t index, const float* input, float* out, bool accu
       for (const ops::Matrix* m : {&w.gate, &w.up}) observer_->observe(*m, input, c.n_embd, plan_->runs.back().end);
     }
     ops_.linear_glu(context_, input, c.n_embd, plan_->runs, w.gate, w.gate_bias.data_or_null(), w.up,
-                    w.up_bias.data_or_null(), c.activation, hidden, n_ff);
+                    w.up_bias.data_or_null(), c.activation, hidden, n_ff, &w.down);
   } else {
     project(input, c.n_embd,
             {{.weight = &w.up,

@@ -60,7 +60,7 @@ void linear(const Context& context, const float* x, int64_t x_stride, std::span<
 
 void linear_glu(const Context& context, const float* x, int64_t x_stride, std::span<const RowRun> runs,
                 const Matrix& gate, const float* gate_bias, const Matrix& up, const float* up_bias, Activation act,
-                float* out, int64_t out_stride) {
+                float* out, int64_t out_stride, const Matrix*) {
   const int64_t n_tokens = n_tokens_of(runs);
   std::vector<float> gated(static_cast<size_t>(n_tokens * gate.n_rows));
   const Projection projections[] = {

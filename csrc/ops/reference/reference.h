@@ -11,14 +11,14 @@ void linear(const Context&, const float* x, int64_t x_stride, std::span<const Ro
             std::span<const Projection> projections);
 void linear_glu(const Context&, const float* x, int64_t x_stride, std::span<const RowRun> runs, const Matrix& gate,
                 const float* gate_bias, const Matrix& up, const float* up_bias, Activation act, float* out,
-                int64_t out_stride);
+                int64_t out_stride, const Matrix*);
 void route(const Context&, const Routing&, const float* logits, int64_t n_tokens, int32_t* experts, float* weights);
 void expert_glu(const Context&, const float* x, int64_t x_stride, std::span<const RowRun> runs, const ExpertUnit& unit,
                 const Chosen& chosen, float* out);
 void expert_sum(const Context&, const float* hidden, std::span<const RowRun> runs, const Matrix& down,
                 const float* bias, const Chosen& chosen, float scale, bool accumulate, float* out, int64_t out_stride);
 void norm(const Context&, NormKind kind, const float* x, int64_t x_stride, float* out, int64_t out_stride,
-          int64_t n_rows, int64_t dim, const float* weight, const float* bias, float eps);
+          int64_t n_rows, int64_t dim, const float* weight, const float* bias, float eps, const Matrix*);
 void rope(const Context&, const RopeArgs&, float* x, int64_t x_stride, int64_t n_tokens, int n_heads, int head_dim,
           const int32_t* positions);
 void store_kv(const Context&, const KvLayout&, std::byte* kv, const float* k, int64_t k_stride, const float* v,

@@ -20,6 +20,7 @@ __all__: list[str] = [
     "Chain",
     "Engine",
     "GgufFile",
+    "GpuBudget",
     "ImportanceCollector",
     "Mailbox",
     "Model",
@@ -34,6 +35,7 @@ __all__: list[str] = [
     "encode",
     "formats",
     "gpu_info",
+    "gpu_plan",
     "measure_loss",
     "memory_bandwidth",
     "merges_by_score",
@@ -265,6 +267,23 @@ class Chain:
         How many of the most likely tokens decide the draw; 0: only all logits do.
         """
 
+class GpuBudget:
+    """
+    What of the GPUs' memory a model may take, and the engine it is for.
+    """
+    def __init__(
+        self,
+        *,
+        utilization: typing.SupportsFloat | typing.SupportsIndex = 0.9,
+        n_ctx: typing.SupportsInt | typing.SupportsIndex = 0,
+        n_batch: typing.SupportsInt | typing.SupportsIndex = 512,
+        max_sequences: typing.SupportsInt | typing.SupportsIndex = 64,
+        kv_type: str = "f16",
+    ) -> None:
+        """
+        utilization: the share of each GPU's memory that weights, KV blocks and work buffers may take together. n_ctx: 0 for not said.
+        """
+
 class Model:
     """
     A model's weights, packed for this machine. Immutable; engines share it.
@@ -279,6 +298,7 @@ class Model:
         mmap: bool = False,
         n_gpu_layers: typing.SupportsInt | typing.SupportsIndex = -1,
         n_cpu_moe: typing.SupportsInt | typing.SupportsIndex = 0,
+        gpu_budget: GpuBudget = ...,
         progress: typing.Any = None,
     ) -> Model:
         """
@@ -292,10 +312,11 @@ class Model:
         mmap: bool = False,
         n_gpu_layers: typing.SupportsInt | typing.SupportsIndex = -1,
         n_cpu_moe: typing.SupportsInt | typing.SupportsIndex = 0,
+        gpu_budget: GpuBudget = ...,
         progress: typing.Any = None,
     ) -> Model:
         """
-        Loads a GGUF file. mmap=True packs nothing (slower, least memory). n_gpu_layers: how many of the last layers go to the GPUs, -1 for as many as fit. n_cpu_moe: layers, from the first on, whose experts stay on the CPU. progress(done_bytes, total_bytes) may return False to stop.
+        Loads a GGUF file. mmap=True packs nothing (slower, least memory). n_gpu_layers: how many of the last layers go to the GPUs, -1 for as many as fit. n_cpu_moe: layers, from the first on, whose experts stay on the CPU. gpu_budget: what the layers leave room for. progress(done_bytes, total_bytes) may return False to stop.
         """
     @property
     def config(self) -> dict: ...
@@ -494,6 +515,11 @@ def gpu_info() -> dict:
     The GPU: whether models may use it, else the problem; name, compute capability, bytes of memory. others: the same of further GPUs.
     """
 
+def gpu_plan(path: str, gpu_budget: GpuBudget) -> typing.Any:
+    """
+    What the GPUs hold of a model file, None without any. n_gpu_layers: how many of the last layers fit; n_cpu_moe: the fewest layers whose experts stay on the CPU so that all the rest fits, None where that is not enough.
+    """
+
 def measure_loss(
     data: typing_extensions.Buffer,
     from_format: str,
@@ -550,6 +576,8 @@ ARCHITECTURES: tuple = (
     "chatglm",
     "cohere2",
     "command-r",
+    "deepseek2",
+    "dots1",
     "ernie4_5",
     "ernie4_5-moe",
     "exaone",
@@ -566,9 +594,12 @@ ARCHITECTURES: tuple = (
     "granite",
     "granitemoe",
     "hunyuan-dense",
+    "hunyuan-moe",
     "internlm2",
     "llama",
+    "minimax-m2",
     "minicpm",
+    "mistral3",
     "nemotron",
     "olmo2",
     "olmoe",

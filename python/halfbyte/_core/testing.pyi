@@ -157,6 +157,7 @@ def attention(
     n_threads: typing.SupportsInt | typing.SupportsIndex = 1,
     n_repeats: typing.SupportsInt | typing.SupportsIndex = 1,
     is_decode: bool = False,
+    following: tuple[str, bytes] | None = None,
 ) -> tuple:
     """
     (attended values, fastest seconds)
@@ -218,6 +219,7 @@ def linear_glu(
     up_blocks: bytes,
     x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
     activation: typing.SupportsInt | typing.SupportsIndex,
+    following: tuple[str, bytes] | None = None,
 ) -> numpy.typing.NDArray[numpy.float32]: ...
 def norm(
     level: str,
@@ -225,7 +227,12 @@ def norm(
     x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
     weight: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
     eps: typing.SupportsFloat | typing.SupportsIndex,
-) -> numpy.typing.NDArray[numpy.float32]: ...
+    following: tuple[str, bytes] | None = None,
+) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    following: (format, blocks) of a matrix that multiplies the result next.
+    """
+
 def norm_add(
     level: str,
     layer: bool,

@@ -48,6 +48,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, has_words: bool = Fa
         metavar="N",
         help="how many of the last layers the GPU takes (auto: as many as fit)",
     )
+    add_gpu_memory_argument(parser)
     experts = parser.add_mutually_exclusive_group()
     experts.add_argument("-cmoe", "--cpu-moe", action="store_true", help="keep all experts on the CPU")
     experts.add_argument(
@@ -64,6 +65,25 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, has_words: bool = Fa
     parser.add_argument("--no-mmap", action="store_true", help="pack the weights (the default); see --mmap")
     parser.add_argument("--mmap", action="store_true", help="pack nothing: least memory, slower")
     parser.add_argument("--mlock", action="store_true", help="keep the process in memory")
+
+
+def add_gpu_memory_argument(parser: argparse.ArgumentParser) -> None:
+    """What share of the GPUs' memory a model may take."""
+    parser.add_argument(
+        "--gpu-memory-utilization",
+        type=float,
+        default=0.9,
+        metavar="X",
+        help="share of each GPU's memory for weights, KV blocks and work buffers (0.9)",
+    )
+
+
+def checked_utilization(arguments: argparse.Namespace) -> float:
+    """The value of --gpu-memory-utilization."""
+    share: float = arguments.gpu_memory_utilization
+    if not 0 < share <= 1:
+        raise UsageError(f"--gpu-memory-utilization {share:g}: a share above 0 and at most 1 was expected.")
+    return share
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
@@ -154,6 +174,7 @@ def model_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "n_batch": arguments.batch_size,
         "n_gpu_layers": layers,
         "cpu_moe": arguments.cpu_moe or arguments.n_cpu_moe,
+        "gpu_memory_utilization": checked_utilization(arguments),
         "kv_type": arguments.kv_type,
         "mmap": arguments.mmap,
         "quant": arguments.quant,

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from halfbyte.cli.common import human_bytes, print_json
+from halfbyte.cli.common import add_gpu_memory_argument, checked_utilization, human_bytes, print_json
 from halfbyte.machine import best_context, estimate_memory, expected_speed
 
 # A conversation's length that is asked for when nobody says, at most the model's.
@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kv-type", default="f16", choices=["f16", "bf16", "f32", "q8_0", "q4_0"], help="keys and values"
     )
+    add_gpu_memory_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -37,7 +38,13 @@ def run(arguments: argparse.Namespace) -> int:
     if is_remote and not Path(reference).exists() and find_stored(arguments.model) is None:
         return _run_repository(arguments, reference)
     path = resolve_model(arguments.model)
-    e = estimate_memory(path, n_ctx=arguments.ctx_size, n_batch=arguments.batch_size, kv_type=arguments.kv_type)
+    e = estimate_memory(
+        path,
+        n_ctx=arguments.ctx_size,
+        n_batch=arguments.batch_size,
+        kv_type=arguments.kv_type,
+        gpu_memory_utilization=checked_utilization(arguments),
+    )
     if arguments.json:
         print_json(e)
         return 0 if e["fits"] else 1

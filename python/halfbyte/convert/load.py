@@ -20,6 +20,7 @@ def load_folder(
     mmap: bool = False,
     n_gpu_layers: int = -1,
     n_cpu_moe: int = 0,
+    gpu_budget: Any = None,
     progress: Callable[[int, int], Any] | None = None,
 ) -> Any:
     """The folder's model, packed for this machine.
@@ -38,5 +39,6 @@ def load_folder(
         mmap=mmap,
         n_gpu_layers=n_gpu_layers,
         n_cpu_moe=n_cpu_moe,
+        gpu_budget=gpu_budget or _core.GpuBudget(),
         progress=progress,
     )

@@ -4,9 +4,11 @@
 // tested in full; only timing and the hardware's own rounding differ.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <bit>
+#include <deque>
 #include <mutex>
 #include <tuple>
 
@@ -23,15 +25,20 @@ struct Meeting {
   const void* operands[1024];
 };
 
+// Runs body after body. It is entered once by a context of its own; from then on it and its scheduler jump, which
+// unlike a change of context asks nothing of the system.
 struct Fiber {
   ucontext_t context;
+  jmp_buf place;
   std::vector<std::byte> stack = std::vector<std::byte>(kStackBytes);
-  bool is_done = false;
+  bool is_entered = false, is_done = false;
+  std::vector<std::pair<void*, const void*>> copies;  // asked for, not waited for yet
 };
 
 struct Block {
-  std::vector<Fiber> fibers;
-  ucontext_t scheduler;
+  std::deque<Fiber> fibers;  // stay where they are
+  ucontext_t entering;
+  jmp_buf scheduler;
   int current = 0, n_alive = 0;
   Meeting barrier, warps[32];
   std::vector<std::byte> shared;
@@ -48,7 +55,7 @@ inline void yield_fiber() {
   Block& b = block();
   const dim3 mine = b.thread_index;
   const int index = b.current;
-  swapcontext(&b.fibers[static_cast<size_t>(index)].context, &b.scheduler);
+  if (_setjmp(b.fibers[static_cast<size_t>(index)].place) == 0) _longjmp(b.scheduler, 1);
   b.current = index;
   b.thread_index = mine;
 }
@@ -68,11 +75,28 @@ void meet(Meeting& m, int n, int member, const void* operand, const Compute& com
 }
 
 inline void run_fiber() {
+  for (;;) {
+    Block& b = block();
+    b.body();
+    Fiber& f = b.fibers[static_cast<size_t>(b.current)];
+    f.is_done = true;
+    --b.n_alive;
+    if (_setjmp(f.place) == 0) _longjmp(b.scheduler, 1);
+  }
+}
+
+// Runs a fiber until it yields or is done.
+inline void resume(Fiber& f) {
   Block& b = block();
-  b.body();
-  b.fibers[static_cast<size_t>(b.current)].is_done = true;
-  --b.n_alive;
-  swapcontext(&b.fibers[static_cast<size_t>(b.current)].context, &b.scheduler);
+  if (_setjmp(b.scheduler) != 0) return;
+  if (f.is_entered) _longjmp(f.place, 1);
+  f.is_entered = true;
+  getcontext(&f.context);
+  f.context.uc_stack.ss_sp = f.stack.data();
+  f.context.uc_stack.ss_size = f.stack.size();
+  f.context.uc_link = nullptr;
+  makecontext(&f.context, run_fiber, 0);
+  swapcontext(&b.entering, &f.context);
 }
 
 inline void run_blocks(dim3 grid, dim3 size, size_t shared_bytes, std::function<void()> body) {
@@ -81,7 +105,7 @@ inline void run_blocks(dim3 grid, dim3 size, size_t shared_bytes, std::function<
   b.block_size = size;
   b.body = std::move(body);
   const int n_threads = static_cast<int>(size.x * size.y * size.z);
-  if (static_cast<int>(b.fibers.size()) < n_threads) b.fibers.resize(static_cast<size_t>(n_threads));
+  while (static_cast<int>(b.fibers.size()) < n_threads) b.fibers.emplace_back();
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
       for (unsigned x = 0; x < grid.x; ++x) {
@@ -93,11 +117,7 @@ inline void run_blocks(dim3 grid, dim3 size, size_t shared_bytes, std::function<
         for (int i = 0; i < n_threads; ++i) {
           Fiber& f = b.fibers[static_cast<size_t>(i)];
           f.is_done = false;
-          getcontext(&f.context);
-          f.context.uc_stack.ss_sp = f.stack.data();
-          f.context.uc_stack.ss_size = f.stack.size();
-          f.context.uc_link = nullptr;
-          makecontext(&f.context, run_fiber, 0);
+          f.copies.clear();
         }
         while (b.n_alive > 0) {
           for (int i = 0; i < n_threads; ++i) {
@@ -106,7 +126,7 @@ inline void run_blocks(dim3 grid, dim3 size, size_t shared_bytes, std::function<
             b.current = i;
             b.thread_index = dim3(static_cast<unsigned>(i) % size.x, static_cast<unsigned>(i) / size.x % size.y,
                                   static_cast<unsigned>(i) / size.x / size.y);
-            swapcontext(&b.scheduler, &f.context);
+            resume(f);
           }
         }
       }
@@ -167,6 +187,18 @@ inline uint32_t float_to_bits(float x) {
 }
 inline uint4 load_streaming(const uint4* p) {
   return *p;
+}
+
+// Copies happen as late as they may: when the thread waits for them.
+inline void copy_async(void* shared, const void* global) {
+  emulation::Block& b = emulation::block();
+  b.fibers[static_cast<size_t>(b.current)].copies.emplace_back(shared, global);
+}
+inline void wait_for_copies() {
+  emulation::Block& b = emulation::block();
+  auto& copies = b.fibers[static_cast<size_t>(b.current)].copies;
+  for (const auto& [to, from] : copies) *static_cast<uint4*>(to) = *static_cast<const uint4*>(from);
+  copies.clear();
 }
 
 template <class T>
@@ -302,6 +334,7 @@ void launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes, voi
   check(emulation::refusal(stream, grid, block, shared_bytes), "starting a kernel");
   const std::tuple<Parameters...> held(arguments...);
   stream->submit([=, device = stream->device] {
+    ++emulation::n_launches;
     const emulation::Access access(device);
     emulation::run_blocks(grid, block, shared_bytes, [&] { std::apply(kernel, held); });
   });

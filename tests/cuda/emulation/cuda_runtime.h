@@ -139,7 +139,7 @@ struct Stream {
 inline bool is_on_device(const void* p) {
   return std::any_of(devices().begin(), devices().end(), [&](const Device& d) { return d.holds(p); });
 }
-inline int64_t bytes_downloaded = 0;
+inline int64_t bytes_downloaded = 0, n_launches = 0, n_allocations = 0;
 
 }  // namespace emulation
 
@@ -202,6 +202,7 @@ inline cudaError_t cudaMalloc(void** p, size_t n) {
   }
   if (at + needed > d.n_bytes) return cudaErrorMemoryAllocation;
   d.taken[at] = n;
+  ++emulation::n_allocations;
   *p = d.memory + at;
   std::memset(*p, 0xff, n);  // as a device's memory: whatever was there (here: not a number)
   std::memset(d.memory + at + n, emulation::kGuard, needed - n);
