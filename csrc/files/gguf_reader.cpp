@@ -231,6 +231,10 @@ uint32_t read_version(Cursor& cursor, const std::string& name) {
 TensorView read_tensor_info(Cursor& cursor, uint64_t& offset) {
   TensorView tensor;
   tensor.name = cursor.read_string("a tensor's name", kMaxNameBytes);
+  for (const char c : tensor.name) {
+    if (c < 0x20 || c > 0x7e)
+      cursor.fail(format_string("a tensor's name has byte 0x%02x; names are printable ASCII", static_cast<uint8_t>(c)));
+  }
   const char* name = tensor.name.c_str();
   const uint32_t n_axes = cursor.read<uint32_t>("a tensor's number of axes");
   if (n_axes < 1 || n_axes > kMaxAxes)

@@ -47,12 +47,14 @@ def with_shared_expert(source: Path, out: Path) -> Path:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("experts")
-    plain = write_tiny_llama(folder / "llama.gguf", n_experts=8, format_name="Q8_0")
+    # Plain weights: the CPU rounds activations for Q8_0 a little better than devices do, and experts that are nearly tied
+    # would be others.
+    plain = write_tiny_llama(folder / "llama.gguf", n_experts=8, format_name="F32")
     return {"llama": plain, "qwen2moe": with_shared_expert(plain, folder / "qwen2moe.gguf")}
 
 
-def same(found: np.ndarray, expected: np.ndarray) -> bool:
-    return bool(np.mean((found - expected) ** 2) < 1e-3 * np.mean(expected**2))
+def same(found: np.ndarray, expected: np.ndarray, most: float) -> bool:
+    return bool(np.mean((found - expected) ** 2) < most * np.mean(expected**2))
 
 
 @pytest.mark.usefixtures("gpu")
@@ -68,7 +70,7 @@ def test_experts_on_either_side_give_the_logits_of_the_cpu(
     with LLM(models[family], n_gpu_layers=n_gpu_layers, cpu_moe=cpu_moe, n_ctx=64, n_batch=16) as llm:
         assert llm._weights.n_gpu_layers == n_gpu_layers
         assert llm._weights.n_cpu_moe == n_kept
-        assert same(llm.forward(PROMPT), expected)
+        assert same(llm.forward(PROMPT), expected, 1e-6)
         # Steps that decode repeat, which those with experts elsewhere must not be recorded for.
         together = [o.token_ids for o in llm.generate([PROMPT, PROMPT[:9]], GREEDY)]
         assert together == [llm.generate(p, GREEDY).token_ids for p in (PROMPT, PROMPT[:9])]
@@ -119,7 +121,7 @@ def test_layers_are_dealt_out_to_two_devices(larger: Path, n_gpu_layers: int | s
         expected = llm.forward(PROMPT[:12])
     with LLM(larger, n_gpu_layers=n_gpu_layers, n_ctx=64, n_batch=16) as llm:
         assert (llm._weights.n_gpu_layers, llm._weights.n_gpus) == (n_found, 2)
-        assert same(llm.forward(PROMPT[:12]), expected)
+        assert same(llm.forward(PROMPT[:12]), expected, 1e-3)
         alone = [llm.generate(p, GREEDY).token_ids for p in (PROMPT[:4], PROMPT[:6])]
         for _ in range(2):  # recorded on both devices, then replayed
             assert [o.token_ids for o in llm.generate([PROMPT[:4], PROMPT[:6]], GREEDY)] == alone

@@ -73,7 +73,7 @@ def header(n_tensors: int = 0, n_keys: int = 0, version: int = 3) -> bytes:
 
 
 def text(value: str) -> bytes:
-    return struct.pack("<Q", len(value)) + value.encode()
+    return struct.pack("<Q", len(value.encode())) + value.encode()
 
 
 def tensor(name: str, shape: list[int], kind: int, offset: int) -> bytes:
@@ -127,6 +127,8 @@ CASES = {
         FormatError,
         "overlap",
     ),
+    "odd name": (padded(header(n_tensors=1) + tensor("t\0", [1], 0, 0)), FormatError, "byte 0x00"),
+    "no text": (padded(header(n_tensors=1) + tensor("ü", [1], 0, 0)), FormatError, "printable ASCII"),
     "same name": (padded(header(n_tensors=2) + tensor("a", [1], 0, 0) + tensor("a", [1], 0, 32)), FormatError, "twice"),
 }
 

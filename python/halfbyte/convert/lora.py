@@ -79,7 +79,7 @@ def _from_gguf(path: Path, metadata: Mapping[str, Any]) -> list[Change]:
     changes: dict[str, dict[str, Floats]] = {}
     for tensor in file.tensors:
         match = _GGUF.match(tensor.name)
-        if match is None or not tensor.name.isprintable():  # bytes that are no text are not found by their name
+        if match is None:
             raise UnsupportedError(
                 f"{path}: tensor {tensor.name} is no low-rank change.", hint="Merge the adapter instead."
             )
