@@ -381,8 +381,8 @@ void register_testing(py::module_& m) {
         py::arg("n_threads") = 1, py::arg("keep_raw") = false, py::arg("n_repeats") = 1,
         "(x @ W.T, fastest seconds, bytes of W as packed)");
   t.def("route", &route, py::arg("level"), py::arg("logits"), py::arg("n_used"), py::arg("is_sigmoid") = false,
-        py::arg("normalize") = true, py::arg("scale") = 1.0f, py::arg("bias") = py::none(),
-        py::arg("n_groups") = 1, py::arg("n_groups_used") = 1, "(experts, weights) of each row");
+        py::arg("normalize") = true, py::arg("scale") = 1.0f, py::arg("bias") = py::none(), py::arg("n_groups") = 1,
+        py::arg("n_groups_used") = 1, "(experts, weights) of each row");
   t.def("experts", &experts, py::arg("level"), py::arg("format"), py::arg("stacks"), py::arg("n_ff"), py::arg("x"),
         py::arg("chosen"), py::arg("weights"), py::arg("biases") = std::vector<Floats>{}, py::arg("activation") = 1,
         py::arg("limit") = 0.0f, py::arg("shift") = 0.0f, py::arg("n_threads") = 1, py::arg("keep_raw") = false,
