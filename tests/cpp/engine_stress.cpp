@@ -20,6 +20,14 @@ class EveryOther : public engine::TokenMask {
     words_.assign(16, !generated.empty() && generated.back() % 2 == 0 ? 0xAAAAAAAAu : 0x55555555u);
     return words_;
   }
+  size_t admits(std::span<const int32_t> generated, std::span<const int32_t> choices) override {
+    words_.clear();  // a thread that reads a mask meanwhile would be found
+    bool is_odd_next = !generated.empty() && generated.back() % 2 == 0;
+    size_t n = 0;
+    for (; n < choices.size() && (choices[n] % 2 != 0) == is_odd_next; ++n) is_odd_next = !is_odd_next;
+    return n;
+  }
+  std::shared_ptr<void> attention() override { return nullptr; }
 
  private:
   std::vector<uint32_t> words_;
@@ -34,6 +42,7 @@ void client(engine::Engine& engine, int seed) {
     request.client = std::to_string(seed % 2);
     if (i % 6 == 1) request.beam_width = 2;
     if (i % 6 == 2) request.mask = std::make_shared<EveryOther>();
+    if (i % 4 == 2) request.sampling.temperature = 0.0f;
     const auto mailbox = std::make_shared<engine::Mailbox>();
     const uint64_t id = engine.submit(request, mailbox);
     bool ended = false, cancelled = false;
