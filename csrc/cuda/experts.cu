@@ -11,6 +11,19 @@ constexpr int kThreads = 256, kMostExperts = 1024, kGroup = 8;
 // Up to this many slots one block sorts them; more are counted first and then placed by all processors.
 constexpr int64_t kFewSlots = 1024;
 
+// The index with the highest key of a warp's lanes, the lowest among equals; every lane gets it.
+__device__ int best_of_warp(float key, int index) {
+  for (int mask = 16; mask > 0; mask /= 2) {
+    const float other_key = shuffle_xor(key, mask);
+    const int other = shuffle_xor(index, mask);
+    if (other_key > key || (other_key == key && other < index)) {
+      key = other_key;
+      index = other;
+    }
+  }
+  return index;
+}
+
 // A warp a token; lane l looks at experts l, l + 32, ...
 __global__ void choose(const ops::Routing routing, const float* logits, int64_t n_tokens, int32_t* experts,
                        float* weights) {
@@ -56,14 +69,7 @@ __global__ void choose(const ops::Routing routing, const float* logits, int64_t 
       const bool is_free = lane < routing.n_groups && (open >> lane & 1) == 0;
       float best_key = is_free && mine >= -INFINITY ? mine : -INFINITY;
       int best = is_free ? lane : kWarp;
-      for (int mask = 16; mask > 0; mask /= 2) {
-        const float key = shuffle_xor(best_key, mask);
-        const int other = shuffle_xor(best, mask);
-        if (key > best_key || (key == best_key && other < best)) {
-          best_key = key;
-          best = other;
-        }
-      }
+      best = best_of_warp(best_key, best);
       open |= 1u << best;
     }
     for (int e = lane; e < routing.n_experts; e += kWarp) taken |= (~open >> e / per_group & 1) << e / kWarp;
@@ -80,14 +86,7 @@ __global__ void choose(const ops::Routing routing, const float* logits, int64_t 
         best = e;
       }
     }
-    for (int mask = 16; mask > 0; mask /= 2) {
-      const float key = shuffle_xor(best_key, mask);
-      const int other = shuffle_xor(best, mask);
-      if (key > best_key || (key == best_key && other < best)) {
-        best_key = key;
-        best = other;
-      }
-    }
+    best = best_of_warp(best_key, best);
     if (best % kWarp == lane) taken |= 1u << best / kWarp;
     chosen_sum += score(best);
     if (lane == 0) experts[token * routing.n_used + j] = best;
