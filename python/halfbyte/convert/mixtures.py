@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from halfbyte.convert.family import (
     ERNIE_DEFAULTS,
     EXPERT_WIDTH,
@@ -38,11 +40,26 @@ _GROUPED_KEYS = (
         "leading_dense_block_count": "first_k_dense_replace",
     }
 )  # fmt: skip
-_DEEPSEEK_KEYS = LATENT_KEYS | _GROUPED_KEYS
 _DEEPSEEK_DEFAULTS = {
     "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 128,
     "qk_rope_head_dim": 64, "v_head_dim": 128,
 }  # fmt: skip
+
+
+def _deepseek(model_types: tuple[str, ...], architecture: str, defaults: dict[str, Any]) -> Family:
+    """One of the architectures that are deepseek2 in GGUF files: they differ in what config.json may leave out."""
+    return Family(
+        "deepseek2",
+        model_types,
+        architecture,
+        _DEEPSEEK_NAMES,
+        {},
+        _DEEPSEEK_DEFAULTS | defaults,
+        keys=LATENT_KEYS | _GROUPED_KEYS,
+        spelling={"expert_count": "n_routed_experts"},
+        experts="each",
+    )
+
 
 MIXTURES: tuple[Family, ...] = (
     Family(
@@ -155,55 +172,22 @@ MIXTURES: tuple[Family, ...] = (
         spelling={"expert_count": "n_routed_experts"},
         experts="each",
     ),
-    Family(
-        "deepseek2",
-        ("deepseek_v2",),
-        "DeepseekV2ForCausalLM",
-        _DEEPSEEK_NAMES,
-        {},
-        _DEEPSEEK_DEFAULTS
-        | {
-            "max_position_embeddings": 2048, "n_routed_experts": 64, "moe_intermediate_size": 1407, "n_shared_experts": 2,
-            "routed_scaling_factor": 1.0, "first_k_dense_replace": 0, "norm_topk_prob": False, "scoring_func": "softmax",
-            "topk_method": "greedy",
-        },
-        keys=_DEEPSEEK_KEYS,
-        spelling={"expert_count": "n_routed_experts"},
-        experts="each",
-    ),
-    Family(
-        "deepseek2",
-        ("deepseek_v3", "kimi_k2"),
-        "DeepseekV3ForCausalLM",
-        _DEEPSEEK_NAMES,
-        {},
-        _DEEPSEEK_DEFAULTS
-        | {
-            "max_position_embeddings": 4096, "n_routed_experts": 256, "num_experts_per_tok": 8,
-            "moe_intermediate_size": 2048, "n_shared_experts": 1, "routed_scaling_factor": 2.5, "n_group": 8,
-            "topk_group": 4, "first_k_dense_replace": 3, "norm_topk_prob": True, "scoring_func": "sigmoid",
-        },
-        keys=_DEEPSEEK_KEYS,
-        spelling={"expert_count": "n_routed_experts"},
-        experts="each",
-    ),
-    Family(
-        "deepseek2",
-        ("glm4_moe_lite",),
-        "Glm4MoeLiteForCausalLM",
-        _DEEPSEEK_NAMES,
-        {},
-        _DEEPSEEK_DEFAULTS
-        | {
-            "rms_norm_eps": 1e-5, "rope_theta": 1000000.0, "q_lora_rank": 768, "qk_nope_head_dim": 192, "v_head_dim": 256,
-            "max_position_embeddings": 202752, "n_routed_experts": 64, "num_experts_per_tok": 4,
-            "moe_intermediate_size": 1536, "n_shared_experts": 1, "routed_scaling_factor": 1.8, "n_group": 1,
-            "topk_group": 1, "first_k_dense_replace": 1, "norm_topk_prob": True, "scoring_func": "sigmoid",
-        },
-        keys=_DEEPSEEK_KEYS,
-        spelling={"expert_count": "n_routed_experts"},
-        experts="each",
-    ),
+    _deepseek(("deepseek_v2",), "DeepseekV2ForCausalLM", {
+        "max_position_embeddings": 2048, "n_routed_experts": 64, "moe_intermediate_size": 1407, "n_shared_experts": 2,
+        "routed_scaling_factor": 1.0, "first_k_dense_replace": 0, "norm_topk_prob": False, "scoring_func": "softmax",
+        "topk_method": "greedy",
+    }),
+    _deepseek(("deepseek_v3", "kimi_k2"), "DeepseekV3ForCausalLM", {
+        "max_position_embeddings": 4096, "n_routed_experts": 256, "num_experts_per_tok": 8,
+        "moe_intermediate_size": 2048, "n_shared_experts": 1, "routed_scaling_factor": 2.5, "n_group": 8,
+        "topk_group": 4, "first_k_dense_replace": 3, "norm_topk_prob": True, "scoring_func": "sigmoid",
+    }),
+    _deepseek(("glm4_moe_lite",), "Glm4MoeLiteForCausalLM", {
+        "rms_norm_eps": 1e-5, "rope_theta": 1000000.0, "q_lora_rank": 768, "qk_nope_head_dim": 192, "v_head_dim": 256,
+        "max_position_embeddings": 202752, "n_routed_experts": 64, "num_experts_per_tok": 4,
+        "moe_intermediate_size": 1536, "n_shared_experts": 1, "routed_scaling_factor": 1.8, "n_group": 1,
+        "topk_group": 1, "first_k_dense_replace": 1, "norm_topk_prob": True, "scoring_func": "sigmoid",
+    }),
     Family(
         "dots1",
         ("dots1",),
