@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "engine/batch.h"
+#include "sampling/chain.h"
 
 namespace halfbyte::engine {
 
@@ -56,9 +57,8 @@ std::vector<std::vector<int32_t>> DraftModel::guess(std::span<const uint64_t> id
 }
 
 int32_t DraftModel::likeliest(std::span<const ops::Likely> likely, int64_t logit_row) {
-  if (!likely.empty()) return std::max(0, likely.front().token);
-  const std::span<const float> logits = decoder_.logits(logit_row, 1);
-  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+  const int32_t best = likely.empty() ? sampling::likeliest(decoder_.logits(logit_row, 1)).token : likely.front().token;
+  return std::max(0, best);
 }
 
 // One pass of the model: one more guess for each stream whose tokens are all computed. False when nothing can run.
