@@ -161,7 +161,7 @@ def test_claude_code(live: Live) -> None:
         with http.stream("POST", "/v1/messages?beta=true", json={**body, **more, "stream": True}) as stream:
             events = [line.removeprefix("event: ") for line in stream.iter_lines() if line.startswith("event: ")]
         assert (events[0], events[-1]) == ("message_start", "message_stop")
-        form = {"output_config": {"format": {"type": "json_schema", "schema": FLAG}}, "max_tokens": 60}
+        form = {"output_config": {"format": {"type": "json_schema", "schema": FLAG}}, "max_tokens": 200}
         text = http.post("/v1/messages", json={"messages": HI, **form}).json()["content"][0]["text"]
         assert set(text) & set("{}") == set("{}")
 
