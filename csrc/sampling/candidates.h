@@ -20,8 +20,12 @@ inline bool better(const Candidate& a, const Candidate& b) {
 
 // The highest of some logits, -inf of none. NaN is passed over.
 float highest_of(std::span<const float> logits);
+// Puts -inf in the place of NaN; the highest of the logits then.
+float without_nan(std::span<float> logits);
 // The sum of e^(logit - highest), where highest is highest_of(logits).
 double mass_of(std::span<const float> logits, float highest);
+// The entropy in nats of the softmax of some logits, none of them NaN.
+double entropy_of(std::span<const float> logits, float highest, double mass);
 
 // Starts as a view of the whole vocabulary's logits; becomes a list when a stage needs one. Stages that pick few tokens
 // from many read the view directly, so a 260,000-token vocabulary is never copied or sorted whole.
@@ -35,6 +39,8 @@ class Candidates {
   bool is_view() const { return is_view_; }
   std::span<float> logits() { return logits_; }
 
+  // How many tokens are in the running: those not at -inf.
+  size_t size() const;
   // The list; tokens at -inf are left out.
   std::vector<Candidate>& list();
 

@@ -168,9 +168,8 @@ struct Chain::State {
       require(token >= 0, "No token can be chosen: every logit is masked or not a number.");
       return token;
     }
+    require(without_nan(logits) != -INFINITY, "No token can be chosen: every logit is masked or not a number.");
     Candidates candidates(logits, storage);
-    for (float& logit : logits) logit = std::isnan(logit) ? -INFINITY : logit;
-    require(candidates.highest_logit() != -INFINITY, "No token can be chosen: every logit is masked or not a number.");
     return draw_from(candidates, history);
   }
 

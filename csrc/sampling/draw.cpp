@@ -60,12 +60,21 @@ int32_t draw(Candidates& candidates, Rng& rng) {
 }
 
 int32_t draw_mirostat(Candidates& candidates, const Params& params, Rng& rng, float& mu) {
-  candidates.sort();
-  candidates.softmax();
+  if (candidates.is_view() && params.mirostat == 2) {
+    // Room for the sums' rounding; what is rarer than mu is cut below.
+    const float highest = candidates.highest_logit();
+    const double mass = mass_of(candidates.logits(), highest);
+    const double least = highest + std::log(mass) - (mu + 1e-3) * std::log(2.0);
+    candidates.keep_from(static_cast<float>(least), 1);
+    candidates.softmax(highest, mass);
+  } else {
+    candidates.softmax();
+  }
   std::vector<Candidate>& list = candidates.list();
   if (params.mirostat == 1) {
     // Zipf exponent from the 100 best, then the k whose expected surprise is mu.
     const size_t m = std::min<size_t>(100, list.size());
+    candidates.sort_front(m);
     double sum_tb = 0.0, sum_tt = 0.0;
     for (size_t i = 0; i + 1 < m; ++i) {
       const double t = std::log(static_cast<double>(i + 2) / static_cast<double>(i + 1));
@@ -78,8 +87,10 @@ int32_t draw_mirostat(Candidates& candidates, const Params& params, Rng& rng, fl
     const auto n = static_cast<double>(list.size());
     const double k = std::pow(epsilon * std::pow(2.0, mu) / (1.0 - std::pow(n, -epsilon)), 1.0 / s);
     const size_t n_kept = std::isfinite(k) ? static_cast<size_t>(std::clamp(k, 1.0, n)) : list.size();
+    candidates.sort_front(n_kept);
     list.resize(std::max<size_t>(1, n_kept));
   } else {
+    candidates.sort();
     size_t n_kept = 1;
     while (n_kept < list.size() && -std::log2(list[n_kept].probability) <= mu) ++n_kept;
     list.resize(n_kept);

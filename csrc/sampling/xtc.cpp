@@ -1,12 +1,29 @@
 // XTC, exclude top choices: with some probability, drops every token above the threshold but the least likely of them.
+#include <algorithm>
+#include <cmath>
+
 #include "sampling/stage.h"
 
 namespace halfbyte::sampling {
 
 namespace {
 
+// Few tokens of a vocabulary lie above the threshold: they are masked, and the others need no list.
+void drop_from_vocabulary(Candidates& candidates, const Params& params) {
+  const std::span<float> logits = candidates.logits();
+  const float highest = candidates.highest_logit();
+  const double threshold = std::max(0.0f, params.xtc_threshold) * mass_of(logits, highest);
+  const std::vector<Candidate>& above = candidates.glance(highest + static_cast<float>(std::log(threshold)));
+  if (above.size() < 2 || candidates.size() - (above.size() - 1) < static_cast<size_t>(params.min_keep)) return;
+  const int32_t kept = std::ranges::max_element(above, better)->token;
+  for (const Candidate& c : above) {
+    if (c.token != kept) logits[static_cast<size_t>(c.token)] = -INFINITY;
+  }
+}
+
 void apply(Candidates& candidates, const Params& params, const History&, Rng& rng) {
-  if (candidates.list().size() < 2 || rng.uniform() >= params.xtc_probability) return;
+  if (candidates.size() < 2 || rng.uniform() >= params.xtc_probability) return;
+  if (candidates.is_view()) return drop_from_vocabulary(candidates, params);
   candidates.sort();
   candidates.softmax();
   std::vector<Candidate>& list = candidates.list();

@@ -103,8 +103,12 @@ def test_draws_follow_the_distribution(temperature: float) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"temperature": 0.7}, {"top_p": 0.9}, {"top_p": 0.5, "min_p": 0.01}, {"min_p": 0.02}, {"top_n_sigma": 1.5}],
-)
+    [
+        {}, {"temperature": 0.7}, {"top_p": 0.9}, {"top_p": 0.5, "min_p": 0.01}, {"min_p": 0.02}, {"top_n_sigma": 1.5},
+        {"typical_p": 0.3}, {"typical_p": 0.95}, {"xtc_probability": 1.0, "xtc_threshold": 0.01},
+        {"mirostat": 2, "mirostat_eta": 0.0, "mirostat_tau": 4.0},
+    ],
+)  # fmt: skip
 def test_a_whole_vocabulary_is_drawn_from_as_its_distribution_says(options: dict[str, float]) -> None:
     """Stages over many tokens pass over them without a list; three tokens in ten are masked."""
     n, draws = 5000, 20000
@@ -117,6 +121,15 @@ def test_a_whole_vocabulary_is_drawn_from_as_its_distribution_says(options: dict
     n_kept = int(np.searchsorted(np.cumsum(probabilities[ranked]), options.get("top_p", 2.0))) + 1
     probabilities[ranked[n_kept:]] = 0
     probabilities[probabilities < options.get("min_p", 0.0) * probabilities.max()] = 0
+    if "typical_p" in options:
+        surprise = np.where(probabilities > 0, -np.log(np.maximum(probabilities, 1e-300)), np.inf)
+        nearest = np.argsort(np.abs(surprise - np.sum(probabilities[probabilities > 0] * surprise[probabilities > 0])))
+        n_typical = int(np.searchsorted(np.cumsum(probabilities[nearest]), options["typical_p"])) + 1
+        probabilities[nearest[n_typical:]] = 0
+    if "xtc_threshold" in options:
+        probabilities[ranked[: np.count_nonzero(probabilities >= options["xtc_threshold"]) - 1]] = 0
+    if "mirostat" in options:  # mu starts at 2 tau and stays where eta is 0
+        probabilities[probabilities < 2.0 ** (-2 * options["mirostat_tau"])] = 0
     probabilities **= 1 / options.get("temperature", 1.0)
     probabilities /= probabilities.sum()
     chain = _core.Chain(_core.SamplingParams(**{**OFF, **options, "seed": 11}), n)
