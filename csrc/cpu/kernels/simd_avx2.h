@@ -207,7 +207,9 @@ inline __m256i dot4_half(__m256i run, __m256i w, __m256i x) {
     x = _mm256_sign_epi8(x, w);
     w = _mm256_abs_epi8(w);
   }
-  return _mm256_add_epi16(run, _mm256_maddubs_epi16(w, x));
+  run = _mm256_add_epi16(run, _mm256_maddubs_epi16(w, x));
+  asm("" : "+x"(run));  // or else GCC puts off all sums of a block, and keeps the products in memory
+  return run;
 }
 template <int max_code>
 inline I16x dot4(I16x run, B64 w, Four v) {
