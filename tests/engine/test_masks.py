@@ -138,11 +138,11 @@ def test_a_request_that_goes_while_its_mask_is_computed(llm: LLM) -> None:
 
     def slow(generated: np.ndarray) -> None:
         entered.set()
-        leave.wait(30)
+        leave.wait(120)
 
     mailbox = _core.Mailbox()
     request, _ = llm._engine.submit([65], _core.SamplingParams(), mailbox, max_tokens=5, mask_function=slow)
-    assert entered.wait(30)
+    assert entered.wait(120)
     llm._engine.cancel(request)
     leave.set()
     while not any(event["finish"] for event in mailbox.take(30)):
@@ -160,7 +160,7 @@ def test_others_go_on_while_a_mask_is_computed(llm: LLM) -> None:
 
     late = _core.Mailbox()
     llm._engine.submit([65], _core.SamplingParams(temperature=0), late, max_tokens=5, mask_function=slow)
-    assert entered.wait(30)
+    assert entered.wait(120)
     assert len(run(llm._engine, None, 60, temperature=0)) == 60
     assert not any(event["samples"] for event in late.take(0))
     leave.set()

@@ -67,7 +67,7 @@ def test_forks_run_side_by_side_on_one_prefix(llm: LLM, monkeypatch: pytest.Monk
     meeting, generate = threading.Barrier(6), llm.generate
 
     def met(*args: Any, **options: Any) -> Any:
-        meeting.wait(30)  # breaks unless all six branches are here at once
+        meeting.wait(120)  # breaks unless all six branches are here at once
         return generate(*args, **options)
 
     monkeypatch.setattr(llm, "generate", met)

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from halfbyte.cli.main import command_modules, main
+from halfbyte.cli.main import build_parser, command_modules, main
 
 
 def call(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -213,12 +214,19 @@ def test_a_closed_pipe_is_quiet(model: str) -> None:
     assert "BrokenPipe" not in result.stderr
 
 
-def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in command_modules():
-        with pytest.raises(SystemExit) as stop:
-            main([name, "--help"])
-        assert stop.value.code == 0
-        assert "usage: halfbyte" in capsys.readouterr().out
+@pytest.mark.parametrize("name", command_modules())
+def test_every_command_has_help_and_examples_that_it_takes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage: halfbyte")
+    examples = text.partition("\nexamples:\n")[2].splitlines()
+    assert examples
+    for example in examples:
+        *_, words = example.split("halfbyte ")
+        arguments, rest = build_parser().parse_known_args(shlex.split(words, comments=True))
+        assert (arguments.command, rest) == (name, [])
 
 
 def talk(model: str, lines: list[str], term: str, tmp_path: Path) -> str:

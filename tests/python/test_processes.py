@@ -137,9 +137,13 @@ def test_ctrl_c_stops_a_server_that_answers(model: Path) -> None:
 @pytest.mark.parametrize("ask", ["forward", "generate"])
 def test_an_interrupted_call_leaves_the_model_free(llm: LLM, ask: str) -> None:
     tokens = [70 + i % 9 for i in range(60_000)]
-    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
+
+    def interrupted() -> None:
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
         llm.logprobs(tokens) if ask == "forward" else llm.generate(tokens, **ENDLESS)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     until(lambda: is_free(llm))
     assert llm.generate("x", max_tokens=2, ignore_eos=True).finish_reason == "length"
 

@@ -68,7 +68,7 @@ def serve_llm() -> Iterator[Callable[..., Live]]:
 
         thread = threading.Thread(target=lambda: asyncio.run(main()), name="server")
         thread.start()
-        assert ready.wait(30)
+        assert ready.wait(120)
 
         live = Live(f"http://127.0.0.1:{bound.getsockname()[1]}", llm)
 
@@ -76,7 +76,7 @@ def serve_llm() -> Iterator[Callable[..., Live]]:
             for client in live.clients:
                 client.close()
             server.should_exit = True
-            thread.join(30)
+            thread.join(120)
             bound.close()
             assert not thread.is_alive()
             llm.close()

@@ -74,10 +74,10 @@ def url(pool: CatalogPool, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
         thread = threading.Thread(target=lambda: asyncio.run(main()))
         thread.start()
-        assert ready.wait(30)
+        assert ready.wait(120)
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"
         server.should_exit = True
-        thread.join(30)
+        thread.join(120)
         bound.close()
         assert not thread.is_alive()
 

@@ -63,7 +63,7 @@ def test_streamed_response_adds_up(live: Live) -> None:
 
 
 def test_response_is_parsed(live: Live) -> None:
-    answer = live.openai().responses.parse(model="tiny", input="hi", text_format=Point, max_output_tokens=200)
+    answer = live.openai().responses.parse(model="tiny", input="hi", text_format=Point, max_output_tokens=400)
     assert isinstance(answer.output_parsed, Point)
 
 
@@ -165,7 +165,7 @@ def test_agents_offer_tools_that_no_other_model_knows(live: Live) -> None:
         "model": "tiny", "instructions": "be brief", "input": items, "tools": offered, "tool_choice": "required",
         "parallel_tool_calls": False, "reasoning": {"effort": "medium", "summary": "auto"}, "store": False,
         "include": ["reasoning.encrypted_content"], "prompt_cache_key": "k", "text": {"verbosity": "low"},
-        "max_output_tokens": 200,
+        "max_output_tokens": 200, "temperature": 0,
     }  # fmt: skip
     with live.http() as http:
         answer = http.post("/v1/responses", json=body)

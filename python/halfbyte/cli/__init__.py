@@ -1,1 +1,1 @@
-"""The halfbyte command: one module a subcommand, with add_arguments() and run()."""
+"""The halfbyte command: one module a subcommand, with add_arguments() and run(); its docstring is its help, with examples."""

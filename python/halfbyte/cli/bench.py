@@ -1,4 +1,8 @@
-"""Measure prefill and decode speed of a model."""
+"""Measure prefill and decode speed of a model.
+
+halfbyte bench smollm2
+halfbyte bench -m model.gguf -p 512 -n 64 -t 2 --json
+"""
 
 from __future__ import annotations
 
@@ -16,12 +20,14 @@ from halfbyte.llm import LLM
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument(
-        "-p", "--n-prompt", type=int, default=512, metavar="N", help="prompt tokens (0: no prefill test)"
+        "-p", "--n-prompt", type=int, default=512, metavar="N", help="prompt tokens (512; 0: no prefill test)"
     )
-    parser.add_argument("-n", "--n-gen", type=int, default=64, metavar="N", help="generated tokens (0: no decode test)")
-    parser.add_argument("-d", "--depth", type=int, default=0, metavar="N", help="tokens already in the cache")
     parser.add_argument(
-        "-r", "--repetitions", type=int, default=3, metavar="N", help="runs of each test, after a warm-up"
+        "-n", "--n-gen", type=int, default=64, metavar="N", help="generated tokens (64; 0: no decode test)"
+    )
+    parser.add_argument("-d", "--depth", type=int, default=0, metavar="N", help="tokens already in the cache (0)")
+    parser.add_argument(
+        "-r", "--repetitions", type=int, default=3, metavar="N", help="runs of each test, after a warm-up (3)"
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
 

@@ -1,4 +1,7 @@
-"""Convert a Hugging Face folder to a GGUF file, or a GGUF file to a folder."""
+"""Convert a Hugging Face folder to a GGUF file, or a GGUF file to a folder.
+
+halfbyte convert my-model-folder model.gguf --type q8_0
+"""
 
 from __future__ import annotations
 

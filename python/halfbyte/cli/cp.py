@@ -1,4 +1,7 @@
-"""Give a model of the store a second name; its files are shared."""
+"""Give a model of the store a second name; its files are shared.
+
+halfbyte cp smollm2 mine
+"""
 
 from __future__ import annotations
 

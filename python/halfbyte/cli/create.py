@@ -1,4 +1,7 @@
-"""Make a model of the store from a Modelfile."""
+"""Make a model of the store from a Modelfile.
+
+halfbyte create mine -f Modelfile
+"""
 
 from __future__ import annotations
 

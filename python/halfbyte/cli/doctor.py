@@ -1,4 +1,7 @@
-"""Tell what this machine offers and what halfbyte makes of it."""
+"""Tell what this machine offers and what halfbyte makes of it.
+
+halfbyte doctor
+"""
 
 from __future__ import annotations
 

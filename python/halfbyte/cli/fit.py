@@ -1,4 +1,8 @@
-"""Tell what memory a model takes and whether this machine has it."""
+"""Tell what memory a model takes and whether this machine has it.
+
+halfbyte fit smollm2 -c 8192
+halfbyte fit owner/repo
+"""
 
 from __future__ import annotations
 

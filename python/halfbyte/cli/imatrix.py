@@ -1,4 +1,7 @@
-"""Make an importance matrix: which inputs of each tensor matter, from what a model reads."""
+"""Make an importance matrix: which inputs of each tensor matter, from what a model reads.
+
+halfbyte imatrix -m model-f16.gguf -f text.txt -o imatrix.gguf
+"""
 
 from __future__ import annotations
 

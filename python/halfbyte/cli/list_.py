@@ -1,4 +1,7 @@
-"""List the models in the store."""
+"""List the models in the store.
+
+halfbyte list
+"""
 
 from __future__ import annotations
 

@@ -47,14 +47,24 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}. See {self.prog} --help.\n")
 
 
+class _Help(argparse.HelpFormatter):
+    """One that keeps the lines of the examples."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith("examples:") else super()._fill_text(text, width, indent)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = _Parser(prog="halfbyte", description="Runs quantized language models on this machine.")
+    begin = 'examples:\n    halfbyte run smollm2 "Why is the sky blue?"\n    halfbyte COMMAND --help'
+    what = "Runs quantized language models on this machine."
+    parser = _Parser(prog="halfbyte", description=what, epilog=begin, formatter_class=_Help)
     parser.add_argument("--version", action="version", version=f"halfbyte {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, module in command_modules().items():
-        text = (module.__doc__ or "").strip().splitlines()[0]
-        sub = commands.add_parser(name, help=text, description=text)
+        text, _, examples = (module.__doc__ or "").partition("\n\n")
+        epilog = f"examples:\n{examples.rstrip()}"
+        sub = commands.add_parser(name, help=text, description=text, epilog=epilog, formatter_class=_Help)
         sub.add_argument("--debug", action="store_true", help="show a traceback when something fails")
         module.add_arguments(sub)
         sub.set_defaults(run=module.run)

@@ -1,4 +1,8 @@
-"""Merge LoRA adapters into a model, or join the parts of a split model, into one GGUF file."""
+"""Merge LoRA adapters into a model, or join the parts of a split model, into one GGUF file.
+
+halfbyte merge model.gguf merged.gguf --lora adapter-folder
+halfbyte merge part-00001-of-00003.gguf whole.gguf
+"""
 
 from __future__ import annotations
 

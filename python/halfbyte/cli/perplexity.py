@@ -1,4 +1,7 @@
-"""Measure how well a model predicts a text, or how far it is from a base model."""
+"""Measure how well a model predicts a text, or how far it is from a base model.
+
+halfbyte perplexity -m model.gguf -f text.txt -c 512
+"""
 
 from __future__ import annotations
 

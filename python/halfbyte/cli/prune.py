@@ -1,4 +1,7 @@
-"""Delete what stopped downloads left in the store."""
+"""Delete what stopped downloads left in the store.
+
+halfbyte prune
+"""
 
 from __future__ import annotations
 

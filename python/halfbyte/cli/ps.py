@@ -1,4 +1,7 @@
-"""List the models that a running server holds in memory."""
+"""List the models that a running server holds in memory.
+
+halfbyte ps --url http://127.0.0.1:8080
+"""
 
 from __future__ import annotations
 

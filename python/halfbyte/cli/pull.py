@@ -1,4 +1,8 @@
-"""Fetch a model."""
+"""Fetch a model.
+
+halfbyte pull smollm2
+halfbyte pull owner/repo:Q4_K_M
+"""
 
 from __future__ import annotations
 

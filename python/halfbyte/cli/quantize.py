@@ -1,4 +1,8 @@
-"""Make a model file smaller."""
+"""Make a model file smaller.
+
+halfbyte quantize model-f16.gguf model-q4.gguf Q4_K_M --imatrix imatrix.gguf
+halfbyte quantize model-f16.gguf small.gguf --target-size 4.2GiB
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Delete models from the store."""
+"""Delete models from the store.
+
+halfbyte rm mine
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Answer a prompt, or chat when there is none."""
+"""Answer a prompt, or chat when there is none.
+
+halfbyte run smollm2 "Why is the sky blue?"
+halfbyte run -m model.gguf --temp 0
+cat letter.txt | halfbyte run smollm2 -sys "Summarize in one sentence."
+"""
 
 from __future__ import annotations
 

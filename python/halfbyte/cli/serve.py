@@ -1,4 +1,8 @@
-"""Answer over HTTP: the OpenAI protocol and others."""
+"""Answer over HTTP: the OpenAI protocol and others.
+
+halfbyte serve smollm2 --port 8080    # then open http://127.0.0.1:8080
+halfbyte serve --ollama --models-dir models
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Show what a model file holds."""
+"""Show what a model file holds.
+
+halfbyte show smollm2
+"""
 
 from __future__ import annotations
 

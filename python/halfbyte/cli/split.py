@@ -1,4 +1,7 @@
-"""Cut a model file into parts."""
+"""Cut a model file into parts.
+
+halfbyte split model.gguf model --max-size 2GiB
+"""
 
 from __future__ import annotations
 

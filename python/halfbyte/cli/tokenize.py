@@ -1,4 +1,7 @@
-"""Print the token ids of a text from standard input."""
+"""Print the token ids of a text from standard input.
+
+echo "Some text" | halfbyte tokenize -m smollm2 --json
+"""
 
 from __future__ import annotations
 
