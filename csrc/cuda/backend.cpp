@@ -47,13 +47,12 @@ const ops::Ops* device_ops() {
       use_device(kIndex);
       finish_packing();
     };
-    o.scratch_bytes = [](const ops::StepShape& shape) { return Session::reserved_bytes(shape); };
-    o.reserve_scratch = [](const ops::Context& c, const ops::StepShape& shape) { session_of(c).reserve(shape); };
-    o.embed = [](const ops::Context& c, const ops::Matrix& table, std::span<const int32_t> tokens, float scale,
-                 float* out) {
+    o.scratch_bytes = [](const ops::StepShape& shape) {
       use_device(kIndex);
-      embed(c, table, tokens, scale, out);
+      return Session::reserved_bytes(shape);
     };
+    o.reserve_scratch = [](const ops::Context& c, const ops::StepShape& shape) { session_of(c).reserve(shape); };
+    o.embed = embed;
     o.linear = linear;
     o.linear_glu = linear_glu;
     o.most_head_dim = kMostHeadDim;

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cuda/device.h"
 #include "cuda/elementwise.h"
 #include "cuda/operands.cuh"
 #include "cuda/rows.cuh"
@@ -100,16 +99,19 @@ bool has_code_for_device() {
 // The table stays in host memory: a step needs a few rows of it.
 void embed(const ops::Context& context, const ops::Matrix& table, std::span<const int32_t> tokens, float scale,
            float* out) {
-  std::vector<float> rows(tokens.size() * static_cast<size_t>(table.n_cols));
+  if (tokens.empty()) return;
+  Session& session = session_of(context);
+  const size_t n_numbers = tokens.size() * static_cast<size_t>(table.n_cols);
+  float* rows = session.stage_rows(n_numbers);
   context.pool->parallel_for(static_cast<int64_t>(tokens.size()), 8, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
-      float* row = rows.data() + i * table.n_cols;
+      float* row = rows + i * table.n_cols;
       table.format->decode(table.data + tokens[static_cast<size_t>(i)] * table.format->row_bytes(table.n_cols), row,
                            table.n_cols / table.format->block_weights);
       for (int64_t c = 0; c < table.n_cols; ++c) row[c] *= scale;
     }
   });
-  device_memory().upload(out, rows.data(), rows.size() * sizeof(float));
+  session.send_rows(out, n_numbers);
 }
 
 namespace {

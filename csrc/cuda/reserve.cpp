@@ -64,8 +64,14 @@ void Session::reserve(const ops::StepShape& shape) {
   make_room(step_, static_cast<size_t>(input_bytes(shape)));
 }
 
+// Of the device, for recorded steps: how much each takes is the driver's to decide, so that it is measured
+// (end_step()).
+int64_t Session::recording_room() {
+  return std::min(current_device().total_bytes / 128, int64_t{512} << 20);
+}
+
 int64_t Session::reserved_bytes(const ops::StepShape& shape) {
-  int64_t n_bytes = static_cast<int64_t>(arena_capacity(static_cast<size_t>(input_bytes(shape))));
+  int64_t n_bytes = recording_room() + static_cast<int64_t>(arena_capacity(static_cast<size_t>(input_bytes(shape))));
   for (const int64_t each : sizes_of(shape)) n_bytes += each;
   return n_bytes;
 }

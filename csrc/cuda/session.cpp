@@ -12,7 +12,7 @@ namespace halfbyte::cuda {
 
 namespace {
 
-// Recorded steps are small; this many cover every batch size of a busy server.
+// Numbers of rows (Decoder pads them to a few) times powers of two of chunks, of a server with long contexts.
 constexpr size_t kMostRecordings = 256;
 constexpr size_t kAlign = 64;
 
@@ -79,25 +79,24 @@ Operands Session::prepare(const ops::Matrix* next, const float* rows, int64_t n_
 
 void Session::make_room(Arena& arena, size_t n_bytes) {
   arena.used = 0;
-  if (arena.host.size() >= n_bytes) return;
+  arena.host = staged_inputs_.next_buffer(n_bytes);
+  if (arena.device.size() >= n_bytes) return;
   check(cudaStreamSynchronize(stream_), "waiting for a step");
   if (&arena == &step_) forget_recordings();  // they read from where it was
-  const size_t capacity = arena_capacity(n_bytes);
-  arena = {};
-  arena.device = device_memory().allocate(capacity, "A step's inputs");
-  arena.host = allocate_pinned(capacity);
+  arena.device = {};
+  arena.device = device_memory().allocate(arena_capacity(n_bytes), "A step's inputs");
 }
 
 template <class T>
 const T* Session::put(Arena& arena, std::span<const T> values) {
   const auto* at = reinterpret_cast<const T*>(arena.device.data() + arena.used);
-  if (!values.empty()) std::memcpy(arena.host.data() + arena.used, values.data(), values.size_bytes());
+  if (!values.empty()) std::memcpy(arena.host + arena.used, values.data(), values.size_bytes());
   arena.used += aligned(values.size_bytes());
   return at;
 }
 
 const Span* Session::put_spans(Arena& arena, std::span<const ops::AttentionSpan> spans) {
-  auto* host = reinterpret_cast<Span*>(arena.host.data() + arena.used);
+  auto* host = reinterpret_cast<Span*>(arena.host + arena.used);
   const auto* device = reinterpret_cast<const Span*>(arena.device.data() + arena.used);
   arena.used += aligned(spans.size() * sizeof(Span));
   int64_t n_decode_rows = 0;
@@ -117,8 +116,16 @@ const Span* Session::put_spans(Arena& arena, std::span<const ops::AttentionSpan>
 }
 
 void Session::upload(Arena& arena) {
-  check(cudaMemcpyAsync(arena.device.data(), arena.host.data(), arena.used, cudaMemcpyHostToDevice, stream_),
-        "uploading a step's inputs");
+  require(mode_ != Mode::recording, "An input of a recorded step that was not told when it began.");
+  staged_inputs_.send(arena.device.data(), arena.used, stream_);
+}
+
+float* Session::stage_rows(size_t n_numbers) {
+  return reinterpret_cast<float*>(staged_rows_.next_buffer(n_numbers * sizeof(float)));
+}
+
+void Session::send_rows(float* out, size_t n_numbers) {
+  staged_rows_.send(reinterpret_cast<std::byte*>(out), n_numbers * sizeof(float), stream_);
 }
 
 size_t Session::arena_bytes(const ops::StepInputs& inputs) const {
@@ -131,7 +138,6 @@ size_t Session::arena_bytes(const ops::StepInputs& inputs) const {
 
 template <class T>
 const T* Session::put_alone(Arena& arena, std::span<const T> values) {
-  check(cudaStreamSynchronize(stream_), "waiting for an op");  // it may still read the last one
   make_room(arena, aligned(values.size_bytes()));
   const T* at = put(arena, values);
   upload(arena);
@@ -155,7 +161,6 @@ const int32_t* Session::rows(std::span<const int32_t> host) {
 
 const Span* Session::spans(std::span<const ops::AttentionSpan> host) {
   if (mode_ != Mode::idle && lies_in(inputs_.spans, host.data())) return spans_ + (host.data() - inputs_.spans.data());
-  check(cudaStreamSynchronize(stream_), "waiting for an op");
   make_room(alone_spans_, arena_bytes({.positions = {}, .slots = {}, .spans = host, .picked = {}, .key = 0}));
   const Span* at = put_spans(alone_spans_, host);
   upload(alone_spans_);
@@ -172,20 +177,19 @@ int Session::n_chunks(std::span<const ops::AttentionSpan> host) const {
 
 bool Session::begin_step(const ops::StepInputs& inputs) {
   prepared_ = {};
-  check(cudaStreamSynchronize(stream_), "waiting for the last step");  // its inputs are overwritten now
   inputs_ = inputs;
+  ++n_steps_;
   make_room(step_, arena_bytes(inputs));
   positions_ = put(step_, inputs.positions);
   slots_ = put(step_, inputs.slots);
   picked_ = put(step_, inputs.picked);
   spans_ = put_spans(step_, inputs.spans);
-  upload(step_);
+  upload(step_);  // behind the last step, which reads them where they come to
   mode_ = Mode::eager;
   if (inputs.key == 0) return false;
   // The first run of a kind of step is an ordinary one: it brings every buffer to its size. The second is recorded.
   key_ = inputs.key * 1099511628211u ^ static_cast<uint64_t>(n_chunks(inputs.spans));
-  if (recordings_.size() >= kMostRecordings && !recordings_.contains(key_)) forget_recordings();
-  Recording& r = recordings_[key_];
+  Recording& r = recording_of(key_);
   if (r.graph != nullptr) {
     mode_ = Mode::replaying;
     return true;
@@ -202,24 +206,47 @@ bool Session::begin_step(const ops::StepInputs& inputs) {
 void Session::end_step(bool is_complete) {
   const Mode mode = mode_;
   mode_ = Mode::idle;
-  cudaGraphExec_t ready = nullptr;
-  if (mode == Mode::recording) {
-    cudaGraph_t graph = nullptr;
-    const cudaError_t status = cudaStreamEndCapture(stream_, &graph);
-    device_mutex().unlock();
-    if (!is_complete) {
-      if (graph != nullptr) (void)cudaGraphDestroy(graph);
-      return;
-    }
-    check(status, "recording a step");
-    const cudaError_t made = cudaGraphInstantiate(&ready, graph, 0);
-    (void)cudaGraphDestroy(graph);
-    check(made, "preparing a recorded step");
-    recordings_[key_].graph = ready;
-  } else if (mode == Mode::replaying && is_complete) {
-    ready = recordings_[key_].graph;
+  if (mode == Mode::replaying && is_complete)
+    check(cudaGraphLaunch(recordings_[key_].graph, stream_), "replaying a step");
+  if (mode != Mode::recording) return;
+  cudaGraph_t graph = nullptr;
+  const cudaError_t status = cudaStreamEndCapture(stream_, &graph);
+  device_mutex().unlock();
+  if (!is_complete) {
+    if (graph != nullptr) (void)cudaGraphDestroy(graph);
+    return;
   }
-  if (ready != nullptr) check(cudaGraphLaunch(ready, stream_), "replaying a step");
+  check(status, "recording a step");
+  if (recorded_bytes_ >= recording_room()) forget_oldest_recording(true);
+  const int64_t available = device_memory().available();
+  cudaGraphExec_t ready = nullptr;
+  const cudaError_t made = cudaGraphInstantiate(&ready, graph, 0);
+  (void)cudaGraphDestroy(graph);
+  check(made, "preparing a recorded step");
+  recordings_[key_].graph = ready;
+  check(cudaGraphLaunch(ready, stream_), "replaying a step");
+  recorded_bytes_ += std::max<int64_t>(0, available - device_memory().available());
+}
+
+// What is known of a kind of step. Where there are too many, the one that was not seen for longest makes room.
+Session::Recording& Session::recording_of(uint64_t key) {
+  if (recordings_.size() >= kMostRecordings && !recordings_.contains(key)) forget_oldest_recording(false);
+  Recording& r = recordings_[key];
+  r.last_step = n_steps_;
+  return r;
+}
+
+// The one that was not run for longest: of those with a graph, where only they are meant.
+void Session::forget_oldest_recording(bool with_graph) {
+  auto oldest = recordings_.end();
+  for (auto i = recordings_.begin(); i != recordings_.end(); ++i) {
+    const bool is_meant = !with_graph || i->second.graph != nullptr;
+    if (is_meant && (oldest == recordings_.end() || i->second.last_step < oldest->second.last_step)) oldest = i;
+  }
+  if (oldest == recordings_.end()) return;
+  check(cudaStreamSynchronize(stream_), "waiting for a step");  // which may be the one
+  if (oldest->second.graph != nullptr) (void)cudaGraphExecDestroy(oldest->second.graph);
+  recordings_.erase(oldest);
 }
 
 void Session::forget_recordings() {

@@ -9,6 +9,7 @@
 
 #include "cuda/operands.h"
 #include "cuda/platform.h"
+#include "cuda/staging.h"
 #include "ops/ops.h"
 
 namespace halfbyte::cuda {
@@ -80,6 +81,10 @@ class Session {
   const int32_t* rows(std::span<const int32_t> host);
   const Span* spans(std::span<const ops::AttentionSpan> host);
 
+  // Pinned memory for n rows' numbers, and their copy to `out`, which the next op finds there.
+  float* stage_rows(size_t n_numbers);
+  void send_rows(float* out, size_t n_numbers);
+
   // How many chunks the longest sequence's positions make, rounded up to a power of two within a step.
   int n_chunks(std::span<const ops::AttentionSpan> host) const;
 
@@ -89,11 +94,13 @@ class Session {
  private:
   // Host arrays side by side in pinned memory, and their copy on the device.
   struct Arena {
-    Buffer host, device;
+    Buffer device;
+    std::byte* host = nullptr;
     size_t used = 0;
   };
   struct Recording {
     int n_runs = 0;
+    uint64_t last_step = 0;
     cudaGraphExec_t graph = nullptr;
   };
   enum class Mode : uint8_t { idle, eager, recording, replaying };
@@ -107,11 +114,15 @@ class Session {
   void upload(Arena& arena);
   template <class T>
   const T* put_alone(Arena& arena, std::span<const T> values);
+  static int64_t recording_room();
+  Recording& recording_of(uint64_t key);
+  void forget_oldest_recording(bool with_graph);
   void forget_recordings();
 
   int device_;
   cudaStream_t stream_ = nullptr;
   std::vector<Buffer> scratch_[static_cast<int>(Purpose::count)];
+  Staging staged_inputs_, staged_rows_;
   Arena step_;
   Arena alone_positions_, alone_slots_, alone_rows_, alone_spans_;  // outside of steps
   Prepared prepared_;
@@ -121,8 +132,9 @@ class Session {
   const int32_t* picked_ = nullptr;
   const Span* spans_ = nullptr;
   Mode mode_ = Mode::idle;
-  uint64_t key_ = 0;
+  uint64_t key_ = 0, n_steps_ = 0;
   std::unordered_map<uint64_t, Recording> recordings_;
+  int64_t recorded_bytes_ = 0;  // that recordings were seen to take of the device
 };
 
 // With which every op begins. What is prepared is for the op that comes next: matrix products take it before

@@ -2,6 +2,7 @@
 #include "model/decoder.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "base/error.h"
 #include "cache/block_tables.h"
@@ -9,6 +10,33 @@
 #include "model/stage.h"
 
 namespace halfbyte::model {
+
+namespace {
+
+// Whether all of a model's layers and experts are where steps are recorded and replayed.
+bool repeats_steps(const Weights& weights) {
+  return weights.expert_ops == weights.layer_ops &&
+         std::all_of(weights.layer_ops.begin(), weights.layer_ops.end(),
+                     [](const ops::Ops* ops) { return ops->begin_step != nullptr; });
+}
+
+// Steps that only decode, one row a sequence and each for its logits, do the same again and again.
+bool repeats(const Batch& batch) {
+  return batch.hidden_rows.empty() && batch.logit_rows.size() == batch.tokens.size() &&
+         std::all_of(batch.sequences.begin(), batch.sequences.end(), [](const SequenceRows& s) {
+           return s.role == ops::Role::decode && s.n_rows == 1 && s.adapters == nullptr;
+         });
+}
+
+// The numbers of rows that such steps have: 1, 2, 4, 8, then four for each doubling, but multiples of 8.
+int64_t padded_rows(int64_t n) {
+  const auto power = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(n)));
+  if (power <= 8) return power;
+  const int64_t step = std::max<int64_t>(8, power / 8);
+  return (n + step - 1) / step * step;
+}
+
+}  // namespace
 
 struct Decoder::State {
   std::shared_ptr<const Weights> weights;
@@ -18,14 +46,19 @@ struct Decoder::State {
   std::vector<size_t> rope_of;   // per layer, its index in ropes
   KvGroups groups;
   std::vector<std::unique_ptr<Stage>> stages;
+  bool repeats_steps;  // every stage's backend does
   StepPlan step;
+  Batch padded;
+  const std::vector<std::vector<int32_t>> no_blocks;  // of each group of layers: a block table that names none
 
   State(std::shared_ptr<const Weights> w, int n_threads, int64_t rows, int64_t logit_rows, int64_t n_ctx)
       : weights(std::move(w)),
         pool(n_threads > 0 ? n_threads : usable_cores()),
         max_rows(rows),
         max_logit_rows(logit_rows),
-        groups(model::kv_groups(*weights)) {
+        groups(model::kv_groups(*weights)),
+        repeats_steps(model::repeats_steps(*weights)),
+        no_blocks(static_cast<size_t>(groups.n_groups()), std::vector<int32_t>{-1}) {
     require(rows >= 1 && logit_rows >= 1, "A decoder for %lld rows and %lld logit rows.", static_cast<long long>(rows),
             static_cast<long long>(logit_rows));
     const Config& c = weights->config;
@@ -48,6 +81,7 @@ struct Decoder::State {
 
   void check(const Batch& batch, const cache::KvStore& kv) const;
   void plan(const Batch& batch);
+  const Batch& with_padding(const Batch& batch);
   StepOutput run(const Batch& batch, cache::KvStore& kv, const bool* cancelled);
 };
 
@@ -107,7 +141,8 @@ void Decoder::State::check(const Batch& batch, const cache::KvStore& kv) const {
 
 // Slots, row runs and attention spans of the batch.
 void Decoder::State::plan(const Batch& batch) {
-  auto& [slots, runs, logit_runs, picked, spans, parts] = step;
+  auto& [slots, runs, logit_runs, picked, spans, parts, is_repeated] = step;
+  is_repeated = repeats(batch);
   slots.clear();
   runs.clear();
   spans.clear();
@@ -115,9 +150,10 @@ void Decoder::State::plan(const Batch& batch) {
   for (size_t g = 0; g < groups.windows.size(); ++g) {
     for (const SequenceRows& s : batch.sequences) {
       const std::vector<int32_t>& table = s.block_tables[g];
-      for (int64_t p = s.first_position; p < s.first_position + s.n_rows; ++p)
-        slots.push_back(int64_t{table[static_cast<size_t>(p / ops::kKvBlockTokens)]} * ops::kKvBlockTokens +
-                        p % ops::kKvBlockTokens);
+      for (int64_t p = s.first_position; p < s.first_position + s.n_rows; ++p) {
+        const int64_t block = table[static_cast<size_t>(p / ops::kKvBlockTokens)];
+        slots.push_back(block < 0 ? -1 : block * ops::kKvBlockTokens + p % ops::kKvBlockTokens);
+      }
       spans.push_back({s.first_row, s.n_rows, s.first_position, s.role, table.data()});
     }
   }
@@ -152,15 +188,30 @@ void Decoder::State::plan(const Batch& batch) {
   }
 }
 
-StepOutput Decoder::State::run(const Batch& batch, cache::KvStore& kv, const bool* cancelled) {
-  check(batch, kv);
+// The batch, or where it will be repeated with other numbers of rows, one of the few sizes that are recorded: the rows
+// behind its own see nothing and write nothing that stays.
+const Batch& Decoder::State::with_padding(const Batch& batch) {
+  const int64_t n = batch.n_rows();
+  const int64_t n_padded = std::min({padded_rows(n), max_rows, max_logit_rows});
+  if (!repeats_steps || !repeats(batch) || n_padded <= n) return batch;
+  padded = batch;
+  for (int64_t row = n; row < n_padded; ++row) {
+    padded.add_rows(std::span(batch.tokens).first(1), 0, ops::Role::decode, no_blocks);
+    want_last(padded, 1, padded.logit_rows);
+  }
+  return padded;
+}
+
+StepOutput Decoder::State::run(const Batch& asked, cache::KvStore& kv, const bool* cancelled) {
+  check(asked, kv);
+  const Batch& batch = with_padding(asked);
   plan(batch);
   stages.front()->embed(batch);
   for (size_t i = 0; i < stages.size(); ++i) {
     if (i > 0) stages[i]->take_stream(*stages[i - 1], batch.n_rows());
     stages[i]->run(batch, step, kv, i + 1 == stages.size(), cancelled);
   }
-  return stages.back()->output(batch);
+  return stages.back()->output(asked);
 }
 
 Decoder::Decoder(std::shared_ptr<const Weights> weights, int n_threads, int64_t max_rows, int64_t max_logit_rows,

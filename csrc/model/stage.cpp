@@ -185,19 +185,13 @@ bool Stage::finds_likely(const Batch& batch) const {
   return batch.n_likely > 0 && !batch.logit_rows.empty() && ops_.likely != nullptr;
 }
 
-// Steps that only decode, one row a sequence, repeat: everything that the ops are called with is told by these numbers.
+// Everything that the ops of a repeated step are called with is told by these numbers.
 uint64_t Stage::step_key(const Batch& batch, cache::KvStore& kv, bool is_last) const {
-  const bool repeats = std::all_of(batch.sequences.begin(), batch.sequences.end(),
-                                   [](const SequenceRows& s) { return s.role == ops::Role::decode && s.n_rows == 1; });
-  if (!repeats || !plan_->parts.empty() || host_experts_.ops != nullptr) return 0;
+  if (!plan_->is_repeated || host_experts_.ops != nullptr) return 0;
   uint64_t key = 1469598103934665603u;  // FNV-1a over the numbers
   const uint64_t numbers[] = {
-      static_cast<uint64_t>(batch.n_rows()),
-      is_last ? 1u : 0u,
-      batch.logit_rows.size(),
-      batch.hidden_rows.size(),
-      static_cast<uint64_t>(batch.n_likely),
-      reinterpret_cast<uintptr_t>(logits_.data()),
+      static_cast<uint64_t>(batch.n_rows()),       is_last ? 1u : 0u,
+      static_cast<uint64_t>(batch.n_likely),       reinterpret_cast<uintptr_t>(logits_.data()),
       reinterpret_cast<uintptr_t>(likely_.data()),
   };
   const auto add = [&](uint64_t number) { key = (key ^ number) * 1099511628211u ^ key >> 29; };

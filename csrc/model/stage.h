@@ -30,6 +30,7 @@ struct StepPlan {
     const AdapterSet* adapters = nullptr;
   };
   std::vector<Part> parts;
+  bool is_repeated = false;  // steps like this one come again with other tokens, positions and blocks
 };
 
 class Stage {

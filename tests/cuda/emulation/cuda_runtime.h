@@ -1,5 +1,5 @@
-// What the CUDA backend uses of the CUDA runtime, on the host: devices with memories of their own, streams that
-// wait for nothing, recorded graphs.
+// What the CUDA backend uses of the CUDA runtime, on the host: devices with memories of their own, streams whose work
+// is done as late as can be, recorded graphs.
 #pragma once
 
 #include <sys/mman.h>
@@ -39,9 +39,9 @@ struct alignas(16) float4 {
 
 using cudaError_t = int;
 inline constexpr cudaError_t cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9,
-                             cudaErrorInvalidResourceHandle = 400;
+                             cudaErrorInvalidResourceHandle = 400, cudaErrorStreamCaptureUnsupported = 900;
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice, cudaMemcpyDefault };
-inline constexpr unsigned cudaStreamNonBlocking = 1;
+inline constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2;
 enum cudaStreamCaptureMode { cudaStreamCaptureModeRelaxed };
 
 namespace emulation {
@@ -121,29 +121,83 @@ inline void copy(void* to, const void* from, size_t n) {
   std::memcpy(to, from, n);
 }
 
+// An entry of a device's memory, nullptr where it is full.
+inline std::byte* take(Device& d, size_t n) {
+  const size_t needed = (n + 255) / 256 * 256 + kGuardBytes;
+  size_t at = 0;
+  for (const auto& [offset, size] : d.taken) {
+    if (offset - at >= needed) break;
+    at = offset + (size + 255) / 256 * 256 + kGuardBytes;
+  }
+  if (at + needed > d.n_bytes) return nullptr;
+  d.taken[at] = n;
+  std::memset(d.memory + at, 0xff, n);  // as a device's memory: whatever was there (here: not a number)
+  std::memset(d.memory + at + n, kGuard, needed - n);
+  return d.memory + at;
+}
+
+// What a recorded step takes of its device.
+inline constexpr size_t kNodeBytes = 64;
 struct Graph {
   std::vector<std::function<void()>> nodes;
+  std::byte* taken = nullptr;  // by one that is ready to run
 };
+
+// Work waits until somebody waits for it, so that what is read or freed too early is found.
 struct Stream {
   int device = current_device();
+  bool is_blocking = true;  // cudaMemcpy() waits for it
   bool is_recording = false;
   Graph recorded;
-  // Runs the work now, or records it.
+  std::vector<std::function<void()>> waiting;
+  size_t n_done = 0, n_given = 0;
+
   void submit(std::function<void()> work) {
-    if (is_recording)
+    const std::lock_guard lock(mutex());
+    if (is_recording) {
       recorded.nodes.push_back(std::move(work));
-    else
-      work();
+    } else {
+      waiting.push_back(std::move(work));
+      ++n_given;
+    }
   }
+  void finish(size_t up_to) {
+    const std::lock_guard lock(mutex());
+    size_t n = 0;
+    for (; n < waiting.size() && n_done < up_to; ++n, ++n_done) waiting[n]();
+    waiting.erase(waiting.begin(), waiting.begin() + static_cast<std::ptrdiff_t>(n));
+  }
+  void finish() { finish(n_given); }
+
+  static std::recursive_mutex& mutex() {
+    static std::recursive_mutex m;
+    return m;
+  }
+  static std::vector<Stream*>& all() {
+    static std::vector<Stream*> streams;
+    return streams;
+  }
+  // What the default stream does: others' work comes first.
+  static void finish_blocking() {
+    const std::lock_guard lock(mutex());
+    for (Stream* stream : all()) {
+      if (stream->is_blocking) stream->finish();
+    }
+  }
+};
+struct Event {
+  Stream* stream = nullptr;
+  size_t n_given = 0;
 };
 inline bool is_on_device(const void* p) {
   return std::any_of(devices().begin(), devices().end(), [&](const Device& d) { return d.holds(p); });
 }
-inline int64_t bytes_downloaded = 0, n_launches = 0, n_allocations = 0;
+inline int64_t bytes_downloaded = 0, n_launches = 0, n_allocations = 0, n_graphs = 0;
 
 }  // namespace emulation
 
 using cudaStream_t = emulation::Stream*;
+using cudaEvent_t = emulation::Event*;
 using cudaGraph_t = emulation::Graph*;
 using cudaGraphExec_t = emulation::Graph*;
 struct cudaDeviceProp {
@@ -160,6 +214,8 @@ inline const char* cudaGetErrorString(cudaError_t status) {
       return "invalid configuration argument";
     case cudaErrorInvalidResourceHandle:
       return "invalid resource handle";
+    case cudaErrorStreamCaptureUnsupported:
+      return "operation not permitted when stream is capturing";
     default:
       return "error";
   }
@@ -193,22 +249,13 @@ inline cudaError_t cudaRuntimeGetVersion(int* version) {
 }
 inline cudaError_t cudaMalloc(void** p, size_t n) {
   const emulation::Access access(emulation::current_device());
-  emulation::Device& d = emulation::devices()[static_cast<size_t>(emulation::current_device())];
-  const size_t needed = (n + 255) / 256 * 256 + emulation::kGuardBytes;
-  size_t at = 0;
-  for (const auto& [offset, size] : d.taken) {
-    if (offset - at >= needed) break;
-    at = offset + (size + 255) / 256 * 256 + emulation::kGuardBytes;
-  }
-  if (at + needed > d.n_bytes) return cudaErrorMemoryAllocation;
-  d.taken[at] = n;
+  *p = emulation::take(emulation::devices()[static_cast<size_t>(emulation::current_device())], n);
+  if (*p == nullptr) return cudaErrorMemoryAllocation;
   ++emulation::n_allocations;
-  *p = d.memory + at;
-  std::memset(*p, 0xff, n);  // as a device's memory: whatever was there (here: not a number)
-  std::memset(d.memory + at + n, emulation::kGuard, needed - n);
   return cudaSuccess;
 }
 inline cudaError_t cudaFree(void* p) {
+  emulation::Stream::finish_blocking();
   for (emulation::Device& d : emulation::devices()) {
     if (!d.holds(p)) continue;
     const emulation::Access access(p, p);
@@ -241,6 +288,7 @@ inline cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total) {
 inline cudaError_t cudaMemcpy(void* to, const void* from, size_t n, cudaMemcpyKind) {
   if (emulation::is_on_device(from) && !emulation::is_on_device(to))
     emulation::bytes_downloaded += static_cast<int64_t>(n);
+  emulation::Stream::finish_blocking();
   emulation::copy(to, from, n);
   return cudaSuccess;
 }
@@ -249,17 +297,41 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t n, cudaMem
   return cudaSuccess;
 }
 inline cudaError_t cudaStreamCreate(cudaStream_t* stream) {
-  *stream = new emulation::Stream;
+  const std::lock_guard lock(emulation::Stream::mutex());
+  *stream = emulation::Stream::all().emplace_back(new emulation::Stream);
   return cudaSuccess;
 }
 inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  return cudaStreamCreate(stream);
+  (void)cudaStreamCreate(stream);
+  (*stream)->is_blocking = false;
+  return cudaSuccess;
 }
 inline cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  const std::lock_guard lock(emulation::Stream::mutex());
+  stream->finish();
+  std::erase(emulation::Stream::all(), stream);
   delete stream;
   return cudaSuccess;
 }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) {
+inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (stream->is_recording) return cudaErrorStreamCaptureUnsupported;
+  stream->finish();
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  *event = new emulation::Event;
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  *event = {stream, stream->n_given};
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  if (event->stream != nullptr) event->stream->finish(event->n_given);
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
   return cudaSuccess;
 }
 inline cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
@@ -273,11 +345,16 @@ inline cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph)
   return cudaSuccess;
 }
 inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t* out, cudaGraph_t graph, unsigned long long) {
-  *out = new emulation::Graph(*graph);
+  const emulation::Access access(emulation::current_device());
+  emulation::Device& d = emulation::devices()[static_cast<size_t>(emulation::current_device())];
+  std::byte* taken = emulation::take(d, graph->nodes.size() * emulation::kNodeBytes);
+  if (taken == nullptr) return cudaErrorMemoryAllocation;
+  *out = new emulation::Graph{graph->nodes, taken};
+  ++emulation::n_graphs;
   return cudaSuccess;
 }
-inline cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t) {
-  for (const auto& node : graph->nodes) node();
+inline cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
+  for (const auto& node : graph->nodes) stream->submit(node);
   return cudaSuccess;
 }
 inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
@@ -285,6 +362,8 @@ inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   return cudaSuccess;
 }
 inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
+  (void)cudaFree(graph->taken);
+  --emulation::n_graphs;
   delete graph;
   return cudaSuccess;
 }

@@ -16,6 +16,11 @@ extern "C" __attribute__((visibility("default"))) int64_t allocations() {
   return emulation::n_allocations;
 }
 
+// Recorded steps that are kept now.
+extern "C" __attribute__((visibility("default"))) int64_t graphs() {
+  return emulation::n_graphs;
+}
+
 // Bytes of all devices that are allocated now.
 extern "C" __attribute__((visibility("default"))) int64_t bytes_taken() {
   int64_t n_bytes = 0;
