@@ -40,6 +40,11 @@ def common_prefix(words: list[str]) -> str:
 2. Stop where they differ; see [the documentation](https://docs.python.org/3/library/functions.html#zip).
 
 > It is linear in the number of letters.
+
+3. A list may begin anywhere.
+
+- [x] zip
+- [ ] os.path.commonprefix
 """
 HOSTILE = """<img src="https://elsewhere.example/a.png" onerror="document.title='owned'">
 <script>document.title = 'owned'</script>
@@ -92,6 +97,7 @@ class Fake:
         answers = {
             "markdown": MARKDOWN,
             "hostile": HOSTILE,
+            "nothing": "",
             "unicode": "Grüße, 世界 👩‍👩‍👧‍👦!",
             "again": f"Answer {len(self.requests)}.",
         }

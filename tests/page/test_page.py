@@ -76,6 +76,9 @@ def test_markdown_and_code(page: Page) -> None:
     expect(answer.get_by_role("heading", name="Prefixes")).to_be_visible()
     expect(answer.get_by_role("cell", name="flow, flower")).to_be_visible()
     expect(answer.locator("pre .hljs-keyword").first).to_have_text("def")
+    expect(answer.locator("ol").last).to_have_attribute("start", "3")
+    boxes = answer.get_by_role("checkbox").all()
+    assert [(box.is_checked(), box.is_disabled()) for box in boxes] == [(True, True), (False, True)]
     link = answer.get_by_role("link", name="the documentation")
     expect(link).to_have_attribute("target", "_blank")
     expect(link).to_have_attribute("rel", "noopener noreferrer")
@@ -298,6 +301,10 @@ def test_a_server_that_goes_and_comes_back(fake: Fake, browser: Any) -> None:
         page.get_by_role("button", name="Retry").last.click()
         expect(answered(page)).to_contain_text("You said: more")
         page.close()
+
+
+def test_an_empty_answer_says_so(page: Page) -> None:
+    expect(ask(page, "nothing")).to_contain_text("The answer is empty.")
 
 
 def test_a_connection_that_breaks_keeps_what_came(page: Page) -> None:

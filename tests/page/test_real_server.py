@@ -31,7 +31,7 @@ SETTINGS = {
 @pytest.fixture
 def url(tiny_model: Callable[..., Path]) -> Iterator[str]:
     """In place of the scripted server: the real one, over a model of a few kilobytes with random weights."""
-    with LLM(tiny_model(), n_threads=1) as llm, listening(create_app(SingleModelPool(llm, ("tiny",)))) as url:
+    with LLM(tiny_model(n_ctx=4096), n_threads=1) as llm, listening(create_app(SingleModelPool(llm, ("tiny",)))) as url:
         yield url
 
 
@@ -56,6 +56,8 @@ def test_every_setting_is_taken(page: Page) -> None:
 
 
 def test_a_chat_reuses_its_prefix_and_stops_when_told(page: Page) -> None:
+    open_settings(page).get_by_label("Longest answer").last.fill("200")  # a random model may go on and on
+    close_settings(page)
     ask(page, "hello")
     say(page, "and now a longer one")
     page.keyboard.press("Escape")

@@ -58,6 +58,7 @@ function render(token: Token): string {
     FORBID_TAGS: ["style", "form", "img", "audio", "video", "picture", "source", "select", "textarea", "dialog"],
     FORBID_ATTR: ["style", "id", "name"],
     ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
+    ADD_URI_SAFE_ATTR: ["start", "type", "checked", "disabled"], // where a list begins, and its boxes
     ALLOW_DATA_ATTR: false,
     RETURN_TRUSTED_TYPE: true,
   }) as unknown as string;
