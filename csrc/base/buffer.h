@@ -51,4 +51,7 @@ class Buffer {
   Release release_ = nullptr;  // nullptr: from the heap
 };
 
+// Gives memory that was freed back to the system, where the C library keeps it (glibc).
+void return_freed_memory();
+
 }  // namespace halfbyte

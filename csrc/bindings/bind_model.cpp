@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <set>
 
+#include "base/buffer.h"
 #include "base/error.h"
 #include "bindings/bind.h"
 #include "bindings/from_python.h"
@@ -189,6 +190,8 @@ void register_model(py::module_& m) {
                 std::vector<std::pair<std::shared_ptr<const model::Adapter>, float>>(adapters.begin(), adapters.end()));
           }),
           py::arg("adapters"), "adapters: list of (Adapter, strength).");
+  m.def("return_freed_memory", &return_freed_memory, py::call_guard<py::gil_scoped_release>(),
+        "Gives memory that was freed back to the system, where the C library keeps it.");
   m.def(
       "read_config",
       [](const std::string& path) {

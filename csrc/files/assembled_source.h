@@ -36,6 +36,7 @@ class AssembledSource : public TensorSource {
   const TensorView* find(std::string_view name) const override;
   std::string path() const override { return path_; }
   void release_pages(const TensorView& tensor) const override;
+  void release_vocabulary() override { metadata_.erase_vocabulary(); }
 
  private:
   std::string path_;

@@ -115,6 +115,10 @@ GgufSource::~GgufSource() = default;
 const Metadata& GgufSource::metadata() const {
   return state_->contents.metadata;
 }
+
+void GgufSource::release_vocabulary() {
+  state_->contents.metadata.erase_vocabulary();
+}
 std::span<const TensorView> GgufSource::tensors() const {
   return state_->contents.tensors;
 }

@@ -21,6 +21,7 @@ class GgufSource : public TensorSource {
   const TensorView* find(std::string_view name) const override;
   std::string path() const override;
   void release_pages(const TensorView& tensor) const override;
+  void release_vocabulary() override;
 
   uint32_t version() const;
   uint64_t alignment() const;

@@ -62,6 +62,13 @@ const MetaValue* Metadata::find(std::string_view key) const {
   return found == values.end() ? nullptr : &found->second;
 }
 
+void Metadata::erase_vocabulary() {
+  std::erase_if(values, [](const auto& entry) {
+    return entry.first.starts_with("tokenizer.ggml.") &&
+           std::holds_alternative<std::shared_ptr<const MetaArray>>(entry.second);
+  });
+}
+
 std::optional<int64_t> Metadata::get_int(std::string_view key) const {
   const MetaValue* value = find(key);
   if (value == nullptr) return std::nullopt;

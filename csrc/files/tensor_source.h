@@ -51,6 +51,8 @@ class Metadata {
   // Also accept a scalar as an array of one (llama.cpp writes per-layer values either way).
   std::optional<std::vector<int64_t>> get_ints(std::string_view key) const;
   std::optional<std::vector<double>> get_floats(std::string_view key) const;
+
+  void erase_vocabulary();  // the arrays under tokenizer.ggml.
 };
 
 // A tensor inside a mapped file. shape[0] is the contiguous axis (GGUF order): a matrix is {n_cols, n_rows}.
@@ -77,6 +79,8 @@ class TensorSource {
   virtual std::string path() const = 0;  // the (first) file, for messages
   // Tells the system that a tensor's file pages are no longer needed (after packing). Only advice.
   virtual void release_pages(const TensorView& tensor) const {}
+  // Forgets the metadata's lists of tokens, scores and merges. Not while others read the metadata.
+  virtual void release_vocabulary() = 0;
 };
 
 // Opens a GGUF file (v2, v3), following -00001-of-0000N splits. Throws Error(format | unsupported | io).

@@ -79,6 +79,7 @@ class Loader {
     }
     for (int64_t i = 0; i < c.n_layers; ++i) weights->layers.push_back(layer(i));
     packing.finish();
+    source_->release_vocabulary();
     report(true);
     return weights;
   }

@@ -131,6 +131,7 @@ class LLM:
                 f"{self.path} names {self.tokenizer.n_vocab} tokens but has embeddings for {self._weights.n_vocab}."
             )
         wanted_template = chat_template or self.card.template or None
+        metadata = {**metadata, "tokenizer.ggml.tokens": self.tokenizer.pieces}  # loading let go of its copy
         self.chat_template = chosen_template(wanted_template, metadata)
         self._tool_template = tool_template(wanted_template, metadata)
         self.defaults = default_params(
@@ -150,6 +151,7 @@ class LLM:
             v_type=kv_type,
             token_bytes=self.tokenizer.output_bytes,
         )
+        _core.return_freed_memory()  # what reading the vocabulary took
         # Also before the interpreter ends: the engine's threads may call Python (processors, masks).
         self._stop = weakref.finalize(self, self._engine.close)
 

@@ -41,6 +41,7 @@ __all__: list[str] = [
     "merges_by_score",
     "read_config",
     "requantize",
+    "return_freed_memory",
     "testing",
     "write_gguf",
 ]
@@ -564,6 +565,11 @@ def requantize(
 ) -> numpy.typing.NDArray[numpy.uint8]:
     """
     Rows of n_cols weights in one format (contiguous bytes) -> the same rows in another: uint8, with the least squared error that the search finds. importance: float32 (n_cols), or (matrices, n_cols) for stacked ones, weighs the columns. Raises FormatError for weights that are not finite.
+    """
+
+def return_freed_memory() -> None:
+    """
+    Gives memory that was freed back to the system, where the C library keeps it.
     """
 
 def write_gguf(path: str, metadata: dict, tensors: list) -> None:

@@ -32,7 +32,6 @@ class Tokenizer:
     """Encodes and decodes with a model file's vocabulary. Thread-safe."""
 
     def __init__(self, vocabulary: Vocabulary, tokenizer_json: Path | None = None) -> None:
-        self._vocabulary = vocabulary
         self._model = vocabulary.model
         # A folder's own pipeline cuts out special tokens and puts space prefixes by itself.
         self._own_pipelines = tokenizer_json and {flag: load_pipeline(tokenizer_json, flag) for flag in (False, True)}
@@ -47,6 +46,7 @@ class Tokenizer:
         self.add_bos |= self._model == "gemma4"  # files of it that say otherwise are wrong
         self.add_eos = vocabulary.flag("add_eos_token", self._model == "t5")
         self._add_sep = vocabulary.flag("add_sep_token", self._model == "bert" or pre.add_sep)
+        self._vocabulary = vocabulary.without_rules()
 
     @classmethod
     def from_gguf(cls, path: str | Path) -> Tokenizer:
@@ -93,6 +93,11 @@ class Tokenizer:
     def special_id(self, name: str) -> int | None:
         """The id that the file gives for a purpose (bos, eos, fim_pre, fim_suf, fim_mid, ...), or None."""
         return self._vocabulary.special(name)
+
+    @property
+    def pieces(self) -> list[str]:
+        """Every id's piece as the file spells it."""
+        return self._vocabulary.tokens
 
     def piece(self, token: int) -> str:
         """The piece of an id as the file spells it."""

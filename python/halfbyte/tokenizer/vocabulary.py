@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +29,7 @@ _USUAL_NAMES = {
     "t5": {"eos": "</s>", "unknown": "<unk>", "padding": "<pad>"},
     "bert": {"bos": "[CLS]", "seperator": "[SEP]", "unknown": "[UNK]", "padding": "[PAD]"},
 }
+_RULES = {f"tokenizer.ggml.{name}" for name in ("tokens", "token_type", "scores", "merges", "precompiled_charsmap")}
 
 
 @dataclass
@@ -82,6 +83,11 @@ class Vocabulary:
         if model == "llama" and tokens[2:3] == ["</s>"]:
             vocabulary.kinds[2] = CONTROL  # some files call it user-defined, and every text could end a turn
         return vocabulary
+
+    def without_rules(self) -> Vocabulary:
+        """The same pieces without merges and scores, which only the making of a pipeline reads: most of the memory."""
+        metadata = {key: value for key, value in self.metadata.items() if key not in _RULES}
+        return replace(self, merges=[], scores=[], metadata=metadata)
 
     def special(self, name: str) -> int | None:
         """The id under ``tokenizer.ggml.<name>_token_id``, or that of the usual name, or None."""
