@@ -25,6 +25,7 @@ from typing import Any
 import synthetic
 
 from halfbyte import _core
+from halfbyte.machine import kv_numbers
 
 # What --dry-run reports of a card that is not there: round numbers, so that nobody takes them for measured ones.
 NO_CARD = {"name": "no card (dry run)", "copy_bytes_per_second": 1e12, "bf16_flops": 1e14, "int8_ops": 2e14}
@@ -78,7 +79,7 @@ class Work:
             elif len(axes) > 1 and (shape.tied or name != "token_embd.weight"):
                 self.dense_bytes += n_bytes
                 self.weights_of_token += n_weights if name.startswith("blk.") else 0
-        self.kv_bytes = 2 * sum(heads * (config["head_dim"] + config["value_dim"]) for heads in config["n_kv_heads"])
+        self.kv_bytes = 2 * sum(kv_numbers(config))
 
     def decode_bytes(self, batch: int, depth: int) -> float:
         """Rows choose experts as good as independently, so a batch reads the union of their choices."""

@@ -29,17 +29,21 @@ py::dict config_to_python(const model::Config& c) {
   out["n_embd"] = c.n_embd;
   out["n_vocab"] = c.n_vocab;
   out["n_ctx_train"] = c.n_ctx_train;
-  out["head_dim"] = c.head_dim_k;
-  out["value_dim"] = c.head_dim_v;
-  py::list heads, kv_heads, windows, widths;
+  py::list heads, kv_heads, key_dims, value_dims, kv_layers, windows, widths;
   for (const model::LayerConfig& layer : c.layers) {
     heads.append(layer.n_heads);
     kv_heads.append(layer.n_kv_heads);
+    key_dims.append(layer.key_dim);
+    value_dims.append(layer.value_dim);
+    kv_layers.append(layer.kv_layer);
     windows.append(layer.window);
     widths.append(layer.n_ff);
   }
   out["n_heads"] = heads;
   out["n_kv_heads"] = kv_heads;
+  out["key_dims"] = key_dims;
+  out["value_dims"] = value_dims;
+  out["kv_layers"] = kv_layers;  // whose keys and values a layer reads; -1: its own
   out["windows"] = windows;
   out["n_ff"] = widths;
   return out;

@@ -162,12 +162,15 @@ Floats linear_glu(const std::string& level, const std::string& gate_format, cons
 // (experts, weights) of each row, both (n_tokens, n_used).
 std::pair<Ints, Floats> route(const std::string& level, const Floats& logits, int n_used, bool is_sigmoid,
                               bool normalize, float scale, const std::optional<Floats>& bias, int n_groups,
-                              int n_groups_used) {
+                              int n_groups_used, const std::optional<Floats>& strengths) {
   Run run(level, 1);
   const py::ssize_t n_tokens = logits.shape(0), n_slots = n_tokens * n_used;
-  require(n_used >= 1 && n_used <= logits.shape(1) && (!bias || bias->size() == logits.shape(1)), "%d of %zd experts.",
-          n_used, logits.shape(1));
+  for (const std::optional<Floats>* each : {&bias, &strengths}) {
+    require(n_used >= 1 && n_used <= logits.shape(1) && (!*each || (*each)->size() == logits.shape(1)),
+            "%d of %zd experts.", n_used, logits.shape(1));
+  }
   const Buffer in = run.upload(logits), added = bias ? run.upload(*bias) : Buffer();
+  const Buffer multiplied = strengths ? run.upload(*strengths) : Buffer();
   Buffer experts = run.floats(n_slots), weights = run.floats(n_slots);
   run.ops.route(run.context,
                 {.gating = is_sigmoid ? ops::Gating::sigmoid : ops::Gating::softmax,
@@ -176,6 +179,7 @@ std::pair<Ints, Floats> route(const std::string& level, const Floats& logits, in
                  .normalize = normalize,
                  .scale = scale,
                  .bias = added.as<float>(),
+                 .strengths = multiplied.as<float>(),
                  .n_groups = n_groups,
                  .n_groups_used = n_groups_used},
                 in.as<float>(), n_tokens, experts.as<int32_t>(), weights.as<float>());
@@ -382,7 +386,7 @@ void register_testing(py::module_& m) {
         "(x @ W.T, fastest seconds, bytes of W as packed)");
   t.def("route", &route, py::arg("level"), py::arg("logits"), py::arg("n_used"), py::arg("is_sigmoid") = false,
         py::arg("normalize") = true, py::arg("scale") = 1.0f, py::arg("bias") = py::none(), py::arg("n_groups") = 1,
-        py::arg("n_groups_used") = 1, "(experts, weights) of each row");
+        py::arg("n_groups_used") = 1, py::arg("strengths") = py::none(), "(experts, weights) of each row");
   t.def("experts", &experts, py::arg("level"), py::arg("format"), py::arg("stacks"), py::arg("n_ff"), py::arg("x"),
         py::arg("chosen"), py::arg("weights"), py::arg("biases") = std::vector<Floats>{}, py::arg("activation") = 1,
         py::arg("limit") = 0.0f, py::arg("shift") = 0.0f, py::arg("n_threads") = 1, py::arg("keep_raw") = false,

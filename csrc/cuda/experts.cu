@@ -95,7 +95,8 @@ __global__ void choose(const ops::Routing routing, const float* logits, int64_t 
   __syncwarp();  // lane 0 wrote the choices
   for (int j = lane; j < routing.n_used; j += kWarp) {
     const int64_t at = token * routing.n_used + j;
-    weights[at] = routing.scale * (score(experts[at]) / divisor);
+    const float strength = routing.strengths != nullptr ? routing.strengths[experts[at]] : 1.0f;
+    weights[at] = routing.scale * (score(experts[at]) / divisor) * strength;
   }
 }
 

@@ -73,7 +73,8 @@ std::vector<Share> shares_of(const EngineOptions& options, const std::vector<con
     const model::KvGroups groups = model::kv_groups(*m);
     for (const int32_t layer : groups.example) {
       const auto l = static_cast<size_t>(layer);
-      const ops::KvLayout layout = {options.k_type, options.v_type, c.layers[l].n_kv_heads, c.head_dim_k, c.head_dim_v};
+      const model::LayerConfig& shape = c.layers[l];
+      const ops::KvLayout layout = {options.k_type, options.v_type, shape.n_kv_heads, shape.key_dim, shape.value_dim};
       const ops::Memory* memory = m->layer_ops[l]->memory;
       auto share = std::find_if(shares.begin(), shares.end(), [&](const Share& s) { return s.memory == memory; });
       if (share == shares.end()) share = shares.insert(share, {memory, 0, left_of(*memory, options, models)});

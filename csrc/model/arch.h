@@ -28,14 +28,17 @@ enum class RopeScaling : uint8_t { none, linear, yarn, longrope };
 
 // One layer's shape; families with alternating layers fill them differently.
 struct LayerConfig {
-  int64_t window = 0;     // 0: full attention
-  bool uses_rope = true;  // false: NoPE layer (SmolLM3)
+  int64_t window = 0;             // 0: full attention
+  bool uses_rope = true;          // false: NoPE layer (SmolLM3)
+  bool uses_rope_factors = true;  // rope_freqs, where the file has them
   double rope_theta = 10000.0;
   double rope_freq_scale = 1.0;
   int64_t n_ff = 0;  // of the dense MLP, or of the shared expert (0: there is none)
   int n_heads = 0;
   int n_kv_heads = 0;
-  int n_experts = 0;  // 0: a dense MLP
+  int key_dim = 0, value_dim = 0, rope_dim = 0;  // of a head
+  int64_t kv_layer = -1;                         // an earlier layer whose keys and values it reads; -1: its own
+  int n_experts = 0;                             // 0: a dense MLP
   int64_t n_ff_expert = 0;
 };
 
@@ -47,6 +50,7 @@ struct ExpertsConfig {
   bool normalize = true;
   float scale = 1.0f;
   float limit = 0.0f, shift = 0.0f;  // of the gated unit (ops::ExpertUnit)
+  bool stand_beside = false;         // a dense MLP, and each of the two, their sum and the router have norms
 };
 
 // Latent attention (DeepSeek 2): a position has one latent row, of which all heads make their keys and values, and one
@@ -63,7 +67,6 @@ struct Config {
   std::string arch;  // for show and messages only
   std::string name;
   int64_t n_layers = 0, n_embd = 0, n_vocab = 0, n_ctx_train = 0;
-  int head_dim_k = 0, head_dim_v = 0, rope_dim = 0;
   std::vector<LayerConfig> layers;
 
   ops::NormKind norm = ops::NormKind::rms;
@@ -78,14 +81,15 @@ struct Config {
   int64_t rope_original_ctx = 0;
   bool yarn_truncate = true;  // the ramp begins and ends at whole pairs
   double yarn_beta_fast = 32.0, yarn_beta_slow = 1.0, yarn_ext_factor = 1.0;
-  double rope_attn_factor = 1.0;                                     // magnitude multiplier
-  bool norm_heads_after_rope = false, heads_have_own_norms = false;  // as in Arch
-  float attention_scale = 0.0f;                                      // 0: 1/sqrt(head_dim_k)
+  double rope_attn_factor = 1.0;                                                          // magnitude multiplier
+  bool norm_heads_after_rope = false, heads_have_own_norms = false, norm_values = false;  // as in Arch
+  float attention_scale = 0.0f;                                                           // 0: 1/sqrt(key_dim)
   // Queries at position p are multiplied by 1 + temperature_scale * log(1 + p / temperature_length) (whole division).
   float temperature_scale = 0.0f;  // 0: by nothing
   int64_t temperature_length = 1;
   float attention_softcap = 0.0f, final_softcap = 0.0f;
   float embedding_scale = 1.0f, residual_scale = 1.0f, logit_scale = 1.0f;
+  int64_t n_embd_per_layer = 0;  // of the second embedding, which has a row for each layer; 0: there is none
   LatentConfig latent;
   ExpertsConfig experts;
 };
@@ -102,7 +106,9 @@ struct Arch {
   bool scale_embedding_by_sqrt_dim = false;
   bool norm_heads_after_rope = false;  // norms of q and k follow rope
   bool heads_have_own_norms = false;   // norms of q and k hold weights for each head, which is normed alone
+  bool norm_values = false;            // each head's values, without weights
   bool normalize_experts = true;       // chosen experts' weights sum to 1, unless the file says otherwise
+  bool experts_stand_beside = false;   // as in ExpertsConfig
   // For what no field above says: fills layer-dependent numbers from metadata. nullptr: nothing special.
   void (*customize)(const files::TensorSource& source, Config& config) = nullptr;
 };

@@ -77,10 +77,11 @@ class Reader {
 };
 
 void read_rope(const Reader& reader, const files::TensorSource& source, Config& config) {
-  config.rope_dim = static_cast<int>(reader.number_or("rope.dimension_count", config.head_dim_k, 2, config.head_dim_k));
-  if (config.rope_dim % 2 != 0)
+  const int key_dim = config.layers.front().key_dim;
+  const int rope_dim = static_cast<int>(reader.number_or("rope.dimension_count", key_dim, 2, key_dim));
+  if (rope_dim % 2 != 0)
     throw Error(ErrorKind::format,
-                format_string("%s: rope.dimension_count %d is odd.", source.path().c_str(), config.rope_dim));
+                format_string("%s: rope.dimension_count %d is odd.", source.path().c_str(), rope_dim));
   const double theta = reader.positive_or("rope.freq_base", 10000.0);
   // Common converters write the factors of LongRoPE and leave its name out.
   const char* implied = source.find("rope_factors_long.weight") != nullptr ? "longrope" : "none";
@@ -106,6 +107,7 @@ void read_rope(const Reader& reader, const files::TensorSource& source, Config& 
                 "Known are none, linear, yarn and longrope.");
   }
   for (LayerConfig& layer : config.layers) {
+    layer.rope_dim = rope_dim;
     layer.rope_theta = theta;
     layer.rope_freq_scale = freq_scale;
   }
@@ -120,6 +122,7 @@ void read_experts(const Reader& reader, const files::TensorSource& source, const
   e.scale = static_cast<float>(reader.real_or("expert_weights_scale", 1.0));
   if (e.scale == 0) e.scale = 1.0f;  // as some converters say that there is none
   e.normalize = source.metadata().get_bool(config.arch + ".expert_weights_norm").value_or(arch.normalize_experts);
+  e.stand_beside = arch.experts_stand_beside;
   const int64_t gating = reader.number_or("expert_gating_func", 0, 0, 16);
   if (gating > 3) {
     throw Error(ErrorKind::unsupported,
@@ -159,7 +162,7 @@ void read_experts(const Reader& reader, const files::TensorSource& source, const
                   "The file is no complete model; convert or fetch it again.");
     layer.n_experts = n_experts;
     layer.n_ff_expert = rows[prefix + "up_exps.weight"];
-    layer.n_ff = rows.contains(prefix + "up_shexp.weight") ? rows[prefix + "up_shexp.weight"] : 0;
+    if (!e.stand_beside) layer.n_ff = rows.contains(prefix + "up_shexp.weight") ? rows[prefix + "up_shexp.weight"] : 0;
     if (layer.n_ff_expert > kMaxWidth || layer.n_ff > kMaxWidth)
       throw Error(ErrorKind::format, source.path() + ": an expert is absurdly wide.");
   }
@@ -212,9 +215,9 @@ Config read_config(const files::TensorSource& source) {
       reader.per_layer("attention.head_count_kv", heads, config.n_layers, 1, kMaxHeads);
   const std::vector<int64_t> widths = reader.per_layer("feed_forward_length", {}, config.n_layers, 1, kMaxWidth * 8);
   const int64_t head_dim = config.n_embd / heads[0];
-  config.head_dim_k = static_cast<int>(reader.number_or("attention.key_length", head_dim, 1, kMaxHeadDim));
-  config.head_dim_v = static_cast<int>(reader.number_or("attention.value_length", head_dim, 1, kMaxHeadDim));
-  if (config.head_dim_k < 1 || config.head_dim_v < 1) {
+  const auto key_dim = static_cast<int>(reader.number_or("attention.key_length", head_dim, 1, kMaxHeadDim));
+  const auto value_dim = static_cast<int>(reader.number_or("attention.value_length", head_dim, 1, kMaxHeadDim));
+  if (key_dim < 1 || value_dim < 1) {
     throw Error(ErrorKind::format,
                 format_string("%s: %lld heads are too many for a width of %lld.", source.path().c_str(),
                               static_cast<long long>(heads[0]), static_cast<long long>(config.n_embd)));
@@ -225,6 +228,8 @@ Config read_config(const files::TensorSource& source) {
     LayerConfig& layer = config.layers[i];
     layer.n_heads = static_cast<int>(heads[i]);
     layer.n_kv_heads = static_cast<int>(kv_heads[i]);
+    layer.key_dim = key_dim;
+    layer.value_dim = value_dim;
     layer.n_ff = widths[i];
     layer.window = window;
     if (heads[i] % kv_heads[i] != 0) {
@@ -242,6 +247,7 @@ Config read_config(const files::TensorSource& source) {
   config.rope = arch->rope;
   config.norm_heads_after_rope = arch->norm_heads_after_rope;
   config.heads_have_own_norms = arch->heads_have_own_norms;
+  config.norm_values = arch->norm_values;
   config.norm_eps = static_cast<float>(reader.positive_or(
       arch->norm == ops::NormKind::rms ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon", 1e-5));
   config.attention_scale = static_cast<float>(reader.real_or("attention.scale", 0.0));

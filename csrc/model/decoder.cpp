@@ -206,7 +206,7 @@ StepOutput Decoder::State::run(const Batch& asked, cache::KvStore& kv, const boo
   check(asked, kv);
   const Batch& batch = with_padding(asked);
   plan(batch);
-  stages.front()->embed(batch);
+  stages.front()->embed(batch, step);
   for (size_t i = 0; i < stages.size(); ++i) {
     if (i > 0) stages[i]->take_stream(*stages[i - 1], batch.n_rows());
     stages[i]->run(batch, step, kv, i + 1 == stages.size(), cancelled);
@@ -230,14 +230,14 @@ const KvGroups& Decoder::kv_groups() const {
 
 cache::KvStore Decoder::make_kv(ops::KvType k_type, ops::KvType v_type, int32_t n_blocks) const {
   const auto quantized = [](ops::KvType type) { return type == ops::KvType::q8_0 || type == ops::KvType::q4_0; };
-  require(
-      (!quantized(k_type) || config().head_dim_k % 32 == 0) && (!quantized(v_type) || config().head_dim_v % 32 == 0),
-      "A quantized KV type needs a head_dim that is a multiple of 32; this model's is %d. Choose f16, bf16 or f32.",
-      config().head_dim_k);
   std::vector<cache::KvStore::Slot> slots;
   for (const int32_t layer : kv_groups().example) {
     const LayerConfig& shape = config().layers[static_cast<size_t>(layer)];
-    slots.push_back({{k_type, v_type, shape.n_kv_heads, config().head_dim_k, config().head_dim_v},
+    require(
+        (!quantized(k_type) || shape.key_dim % 32 == 0) && (!quantized(v_type) || shape.value_dim % 32 == 0),
+        "A quantized KV type needs a head_dim that is a multiple of 32; this model's is %d. Choose f16, bf16 or f32.",
+        shape.key_dim);
+    slots.push_back({{k_type, v_type, shape.n_kv_heads, shape.key_dim, shape.value_dim},
                      state_->weights->layer_ops[static_cast<size_t>(layer)]->memory});
   }
   return cache::KvStore(slots, kv_groups().slot_of, n_blocks);

@@ -2,8 +2,8 @@
 #include "model/kv_groups.h"
 
 #include <algorithm>
+#include <compare>
 #include <map>
-#include <utility>
 
 namespace halfbyte::model {
 
@@ -12,7 +12,13 @@ namespace {
 constexpr int64_t kWasteShare = 8;  // slots that stay empty: at most this part of all
 
 // What a slot is made for.
-using Shape = std::pair<int, const ops::Memory*>;  // KV heads, where they lie
+struct Shape {
+  int n_kv_heads, key_dim, value_dim;
+  const ops::Memory* memory;  // where they lie
+  auto operator<=>(const Shape&) const = default;
+
+  int64_t n_values() const { return int64_t{n_kv_heads} * (key_dim + value_dim); }
+};
 
 using Layers = std::vector<int32_t>;
 
@@ -40,12 +46,12 @@ Partition partition(const std::map<int64_t, std::map<Shape, Layers>>& kinds, int
   return p;
 }
 
-// KV heads that all groups have room for.
+// Numbers of a position that all groups have room for.
 int64_t size_of(const Partition& p) {
-  int64_t n_groups = 0, n_heads = 0;
+  int64_t n_groups = 0, n_values = 0;
   for (const auto& [window, n] : p.n_groups) n_groups += n;
-  for (const auto& [shape, n] : p.n_slots) n_heads += n * shape.first;
-  return n_groups * n_heads;
+  for (const auto& [shape, n] : p.n_slots) n_values += n * shape.n_values();
+  return n_groups * n_values;
 }
 
 }  // namespace
@@ -55,17 +61,19 @@ KvGroups kv_groups(const Weights& weights) {
   const auto n_layers = static_cast<int32_t>(layers.size());
   std::map<int64_t, std::map<Shape, Layers>> kinds;
   std::map<Shape, Layers> all;
-  int64_t n_heads = 0, longest = 0;
+  int64_t n_values = 0, longest = 0;
   for (int32_t l = 0; l < n_layers; ++l) {
     const LayerConfig& layer = layers[static_cast<size_t>(l)];
-    const Shape shape = {layer.n_kv_heads, weights.layer_ops[static_cast<size_t>(l)]->memory};
+    if (layer.kv_layer >= 0) continue;
+    const Shape shape = {layer.n_kv_heads, layer.key_dim, layer.value_dim,
+                         weights.layer_ops[static_cast<size_t>(l)]->memory};
     kinds[layer.window][shape].push_back(l);
     all[shape].push_back(l);
-    n_heads += layer.n_kv_heads;
+    n_values += shape.n_values();
     longest = std::max(longest, layer.window);
   }
   int64_t size = n_layers;
-  while (size > 0 && size_of(partition(kinds, size)) > n_heads + n_heads / kWasteShare) --size;
+  while (size > 0 && size_of(partition(kinds, size)) > n_values + n_values / kWasteShare) --size;
   if (size == 0) {
     // Too uneven: one group, which sees as far as its farthest layer.
     const int64_t window = kinds.contains(0) ? 0 : longest;
@@ -92,6 +100,11 @@ KvGroups kv_groups(const Weights& weights) {
       }
     }
     groups.windows.insert(groups.windows.end(), static_cast<size_t>(chosen.n_groups.at(window)), window);
+  }
+  for (size_t l = 0; l < layers.size(); ++l) {
+    if (layers[l].kv_layer < 0) continue;
+    groups.group_of[l] = groups.group_of[static_cast<size_t>(layers[l].kv_layer)];
+    groups.slot_of[l] = groups.slot_of[static_cast<size_t>(layers[l].kv_layer)];
   }
   return groups;
 }

@@ -29,10 +29,27 @@ double bytes_on_device(const ops::Ops& device, const files::TensorView& tensor) 
          static_cast<double>(device.packed_bytes(*tensor.format, tensor.shape[1], tensor.n_cols()));
 }
 
+int widest_head(const Config& config) {
+  int widest = 0;
+  for (const LayerConfig& layer : config.layers) widest = std::max({widest, layer.key_dim, layer.value_dim});
+  return widest;
+}
+
+// Whether every layer that reads another's keys and values lies with it. at(l): where layer l lies.
+template <class At>
+bool has_caches_together(const Config& config, const At& at) {
+  for (size_t l = 0; l < config.layers.size(); ++l) {
+    const int64_t source = config.layers[l].kv_layer;
+    if (source >= 0 && at(l) != at(static_cast<size_t>(source))) return false;
+  }
+  return true;
+}
+
 // Keys and values of one layer; a sequence has blocks for one token more than it is long.
 double kv_bytes(const Config& config, size_t layer, const DeviceBudget& budget, int64_t n_ctx) {
-  const ops::KvLayout layout = {budget.k_type, budget.v_type, config.layers[layer].n_kv_heads, config.head_dim_k,
-                                config.head_dim_v};
+  const LayerConfig& shape = config.layers[layer];
+  if (shape.kv_layer >= 0) return 0;
+  const ops::KvLayout layout = {budget.k_type, budget.v_type, shape.n_kv_heads, shape.key_dim, shape.value_dim};
   return static_cast<double>((n_ctx / ops::kKvBlockTokens + 2) * layout.block_bytes());
 }
 
@@ -139,7 +156,7 @@ Placement place_layers(const files::TensorSource& source, const Config& config, 
   out.layers.assign(static_cast<size_t>(n_layers), &host);
   out.experts = out.layers;
   if (options.devices.empty() || asked == 0) return out;
-  const int most = options.devices.front()->most_head_dim, widest = std::max(config.head_dim_k, config.head_dim_v);
+  const int most = options.devices.front()->most_head_dim, widest = widest_head(config);
   if (most > 0 && widest > most) {
     if (asked < 0) return out;
     throw Error(ErrorKind::unsupported,
@@ -161,7 +178,16 @@ Placement place_layers(const files::TensorSource& source, const Config& config, 
   }
   // Where all of them together hold less: what they hold.
   if (asked > 0 && !fits) refuse(options, sizes, n, n_ctx);
-  while (n > 0 && !deal(sizes, n, rooms, at)) --n;
+  const auto device_of = [&](size_t l) {
+    return static_cast<int64_t>(l) < n_layers - n ? nullptr : options.devices[at[l]];
+  };
+  if (asked > 0 && !has_caches_together(config, device_of)) {
+    throw Error(ErrorKind::unsupported,
+                format_string("%s: with %lld layers on the GPU, some would read keys and values of layers elsewhere.",
+                              source.path().c_str(), static_cast<long long>(n)),
+                "Put all layers on one GPU (-ngl 999), or none (-ngl 0).");
+  }
+  while (n > 0 && !(deal(sizes, n, rooms, at) && has_caches_together(config, device_of))) --n;
   for (int64_t layer = n_layers - n; layer < n_layers; ++layer) {
     const auto l = static_cast<size_t>(layer);
     out.layers[l] = options.devices[at[l]];

@@ -13,20 +13,21 @@ constexpr double kFreeShare = 0.95;
 // The widest row that any layer needs of each kind.
 struct Widths {
   int64_t q = 0, k = 0, v = 0, attention = 0, mlp = 0, n_experts = 0, expert = 0;
-  int n_heads = 0;
+  int n_heads = 0, value_dim = 0;
 };
 
 Widths widths_of(const Config& c) {
   Widths out;
   for (const LayerConfig& layer : c.layers) {
-    out.q = std::max<int64_t>(out.q, int64_t{layer.n_heads} * c.head_dim_k);
-    out.k = std::max<int64_t>(out.k, int64_t{layer.n_kv_heads} * c.head_dim_k);
-    out.v = std::max<int64_t>(out.v, int64_t{layer.n_kv_heads} * c.head_dim_v);
-    out.attention = std::max<int64_t>(out.attention, int64_t{layer.n_heads} * c.head_dim_v);
+    out.q = std::max<int64_t>(out.q, int64_t{layer.n_heads} * layer.key_dim);
+    out.k = std::max<int64_t>(out.k, int64_t{layer.n_kv_heads} * layer.key_dim);
+    out.v = std::max<int64_t>(out.v, int64_t{layer.n_kv_heads} * layer.value_dim);
+    out.attention = std::max<int64_t>(out.attention, int64_t{layer.n_heads} * layer.value_dim);
     out.mlp = std::max(out.mlp, layer.n_ff);
     out.n_experts = std::max<int64_t>(out.n_experts, layer.n_experts);
     out.expert = std::max(out.expert, layer.n_ff_expert);
     out.n_heads = std::max(out.n_heads, layer.n_heads);
+    out.value_dim = std::max(out.value_dim, layer.value_dim);
   }
   return out;
 }
@@ -43,6 +44,8 @@ StageSizes stage_sizes(const Config& c, const StepLimits& limits, const StageKin
   const int64_t n = limits.n_rows, n_used = c.experts.n_used;
   StageSizes sizes;
   sizes.row = n * c.n_embd;
+  sizes.layer_rows = n * c.n_layers * c.n_embd_per_layer;
+  sizes.expert_branch = c.experts.stand_beside ? n * c.n_embd : 0;
   sizes.qkv = n * (widths.q + widths.k + widths.v);
   sizes.attended = n * widths.attention;
   sizes.mlp = n * widths.mlp;
@@ -53,8 +56,9 @@ StageSizes stage_sizes(const Config& c, const StepLimits& limits, const StageKin
   sizes.expert_hidden = kind.has_experts ? n * n_used * widths.expert : 0;
   sizes.expert_sums = kind.has_experts_on_host ? n * c.n_embd : 0;
   if (c.latent.rank > 0) {  // (see layers/latent.cpp)
-    const int64_t each = 2 * int64_t{c.latent.key_dim} - c.rope_dim + c.latent.value_dim;
-    sizes.latent = n * (kind.q_rank + c.head_dim_k + widths.n_heads * each);
+    const LayerConfig& layer = c.layers.front();
+    const int64_t each = 2 * int64_t{c.latent.key_dim} - layer.rope_dim + c.latent.value_dim;
+    sizes.latent = n * (kind.q_rank + layer.key_dim + widths.n_heads * each);
     sizes.own_heads = n * widths.n_heads;
     sizes.ones = std::max<int64_t>(sizes.own_heads, c.latent.key_dim);
   }
@@ -84,7 +88,7 @@ ops::StepShape step_shape(const Config& c, const StepLimits& limits, int64_t q_r
           .n_gated = widths.mlp,
           .n_vocab = c.n_vocab,
           .n_heads = widths.n_heads,
-          .value_dim = c.head_dim_v,
+          .value_dim = widths.value_dim,
           .n_experts = static_cast<int>(std::max(widths.n_experts, heads)),
           .n_used = static_cast<int>(std::max<int64_t>(c.experts.n_used, heads)),
           .n_expert_values = std::max(widths.n_experts > 0 ? std::max(c.n_embd, widths.expert) : 0,

@@ -10,31 +10,32 @@ namespace halfbyte::model {
 namespace {
 
 // The pair at which a wavelength turns `rotations` times within the original context.
-double yarn_boundary(const Config& c, double theta, double rotations) {
-  return c.rope_dim * std::log(static_cast<double>(c.rope_original_ctx) / (rotations * 2.0 * std::numbers::pi)) /
-         (2.0 * std::log(theta));
+double yarn_boundary(const Config& c, const LayerConfig& layer, double rotations) {
+  return layer.rope_dim * std::log(static_cast<double>(c.rope_original_ctx) / (rotations * 2.0 * std::numbers::pi)) /
+         (2.0 * std::log(layer.rope_theta));
 }
 
 }  // namespace
 
 RopeTable rope_table(const Weights& weights, const LayerConfig& layer, int64_t n_ctx) {
   const Config& c = weights.config;
-  const int pairs = c.rope_dim / 2;
+  const int pairs = layer.rope_dim / 2;
   RopeTable table;
-  const std::vector<float>* factors = &weights.rope_factors;
+  const std::vector<float> none;
+  const std::vector<float>* factors = layer.uses_rope_factors ? &weights.rope_factors : &none;
   if (c.rope_scaling == RopeScaling::longrope) {
     factors = n_ctx > c.rope_original_ctx ? &weights.rope_factors_long : &weights.rope_factors_short;
   }
   const bool yarn = c.rope_scaling == RopeScaling::yarn && layer.rope_freq_scale != 1.0;
   double low = 0.0, high = 0.0;
   if (yarn) {
-    low = yarn_boundary(c, layer.rope_theta, c.yarn_beta_fast);
-    high = yarn_boundary(c, layer.rope_theta, c.yarn_beta_slow);
+    low = yarn_boundary(c, layer, c.yarn_beta_fast);
+    high = yarn_boundary(c, layer, c.yarn_beta_slow);
     low = std::max(0.0, c.yarn_truncate ? std::floor(low) : low);
-    high = std::min(c.rope_dim - 1.0, c.yarn_truncate ? std::ceil(high) : high);
+    high = std::min(layer.rope_dim - 1.0, c.yarn_truncate ? std::ceil(high) : high);
   }
   for (int i = 0; i < pairs; ++i) {
-    double frequency = std::pow(layer.rope_theta, -2.0 * i / c.rope_dim);
+    double frequency = std::pow(layer.rope_theta, -2.0 * i / layer.rope_dim);
     if (!factors->empty()) frequency /= (*factors)[static_cast<size_t>(i)];
     if (yarn) {
       const double ramp = std::clamp((i - low) / std::max(0.001, high - low), 0.0, 1.0);

@@ -30,6 +30,9 @@ Stage::Stage(const Weights& weights, const ops::Ops& ops, ThreadPool& pool, int6
   normed_ = floats(sizes.row);
   branch_ = floats(sizes.row);
   picked_ = floats(sizes.row);
+  layer_rows_ = floats(sizes.layer_rows);
+  layer_rows_of_stream_ = floats(sizes.layer_rows);
+  expert_branch_ = floats(sizes.expert_branch);
   qkv_ = floats(sizes.qkv);
   attended_ = floats(sizes.attended);
   if (c.latent.rank > 0) {
@@ -101,7 +104,8 @@ void Stage::norm_add(float* branch, int64_t n_rows, const Vector& weight) {
                 weight.data_or_null(), nullptr, c.norm_eps);
 }
 
-void Stage::embed(const Batch& batch) {
+void Stage::embed(const Batch& batch, const StepPlan& plan) {
+  plan_ = &plan;
   const Config& c = weights_.config;
   const int64_t n = batch.n_rows();
   ops_.embed(context_, weights_.token_embedding, batch.tokens, c.embedding_scale, x_.as<float>());
@@ -112,6 +116,15 @@ void Stage::embed(const Batch& batch) {
   if (!weights_.token_embedding_norm.empty()) {
     norm(x_.as<float>(), x_.as<float>(), n, weights_.token_embedding_norm, weights_.token_embedding_norm_bias, nullptr);
   }
+  if (c.n_embd_per_layer > 0) embed_for_layers(batch);
+}
+
+// The stream *= the layer's number.
+void Stage::scale_stream(const Vector& scale, int64_t n) {
+  const int64_t n_embd = weights_.config.n_embd;
+  float* stream = x_.as<float>();
+  if (!scale.empty())
+    ops_.glu(context_, ops::Activation::none, stream, n_embd, scale.data(), 0, stream, n_embd, n, n_embd);
 }
 
 void Stage::layer(size_t index, const Batch& batch, cache::KvStore& kv) {
@@ -134,7 +147,10 @@ void Stage::layer(size_t index, const Batch& batch, cache::KvStore& kv) {
       norm_add(output, n, w.attn_post_norm);
       norm(stream, input, n, w.mlp_norm, w.mlp_norm_bias, &w.first_of_mlp());
       feed_forward(index, input, output, false);
+      if (w.experts && c.experts.stand_beside) experts_beside(index, n, output);
       norm_add(output, n, w.mlp_post_norm);
+      if (c.n_embd_per_layer > 0) add_layer_row(index, n);
+      scale_stream(w.stream_scale, n);
       return;
     case NormPlaces::post:
       attention(index, stream, batch, kv, output, false);
@@ -206,11 +222,16 @@ uint64_t Stage::step_key(const Batch& batch, cache::KvStore& kv, bool is_last) c
 }
 
 void Stage::take_stream(const Stage& before, int64_t n_rows) {
-  const size_t n_bytes = static_cast<size_t>(n_rows * weights_.config.n_embd) * sizeof(float);
-  if (before.ops_.memory->is_host) return ops_.memory->upload(x_.data(), before.x_.data(), n_bytes);
-  if (moved_.size() < n_bytes) moved_ = Buffer(n_bytes, "A stage's input");
-  before.ops_.memory->download(moved_.data(), before.x_.data(), n_bytes);
-  ops_.memory->upload(x_.data(), moved_.data(), n_bytes);
+  const Config& c = weights_.config;
+  const auto take = [&](Buffer& to, const Buffer& from, int64_t width) {
+    const size_t n_bytes = static_cast<size_t>(n_rows * width) * sizeof(float);
+    if (before.ops_.memory->is_host) return ops_.memory->upload(to.data(), from.data(), n_bytes);
+    if (moved_.size() < n_bytes) moved_ = Buffer(n_bytes, "A stage's input");
+    before.ops_.memory->download(moved_.data(), from.data(), n_bytes);
+    ops_.memory->upload(to.data(), moved_.data(), n_bytes);
+  };
+  take(x_, before.x_, c.n_embd);
+  if (c.n_embd_per_layer > 0) take(layer_rows_, before.layer_rows_, c.n_layers * c.n_embd_per_layer);
 }
 
 void Stage::run(const Batch& batch, const StepPlan& plan, cache::KvStore& kv, bool is_last, const bool* cancelled) {

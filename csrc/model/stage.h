@@ -44,8 +44,8 @@ class Stage {
   // Tells `observer` (nullptr: nobody) of every layer's matrix products from now on. Only on a host backend.
   void set_observer(LinearObserver* observer) { observer_ = observer; }
 
-  // Fills the residual stream: from tokens, or from the stage before.
-  void embed(const Batch& batch);
+  // Fills the residual stream, and the layers' rows: from tokens, or from the stage before.
+  void embed(const Batch& batch, const StepPlan& plan);
   void take_stream(const Stage& before, int64_t n_rows);
 
   // Runs the layers; the last stage also leaves output(). Throws Error(cancelled) between layers when *cancelled.
@@ -62,13 +62,20 @@ class Stage {
   void project(const float* in, int64_t in_stride, std::initializer_list<ops::Projection> projections);
   void norm(const float* in, float* out, int64_t n_rows, const Vector& weight, const Vector& bias,
             const ops::Matrix* next);
-  ops::HeadRows heads(float* rows, int64_t stride, int64_t n, int n_heads, const Vector& norm, const Vector& norm_bias);
+  ops::HeadRows heads(float* rows, int64_t stride, int64_t n, int n_heads, int head_dim, const Vector& norm,
+                      const Vector& norm_bias);
   void norm_add(float* branch, int64_t n_rows, const Vector& weight);
+  void embed_for_layers(const Batch& batch);
+  void add_layer_row(size_t index, int64_t n);
   void attention(size_t index, const float* input, const Batch& batch, cache::KvStore& kv, float* out, bool accumulate);
   ops::RopeArgs rope_of(size_t index) const;
+  void norm_values(const float* from, float* value, int64_t n_heads, int64_t dim);
   void grow(const ops::HeadRows& query, const Batch& batch);
   void attend(size_t index, const ops::HeadRows& query, const ops::HeadRows& key, const float* value,
               int64_t value_stride, const ops::RopeArgs& rope, const Batch& batch, cache::KvStore& kv);
+  void attend_with_keys_of_another(size_t index, const ops::HeadRows& query, const ops::RopeArgs& rope,
+                                   const Batch& batch, cache::KvStore& kv);
+  void read_attention(size_t index, const ops::HeadRows& query, const Batch& batch, cache::KvStore& kv);
   void leave_attention(size_t index, const float* rows, int64_t width, float* out, bool accumulate);
   void latent_attention(size_t index, const float* input, const Batch& batch, cache::KvStore& kv, float* out,
                         bool accumulate);
@@ -80,10 +87,13 @@ class Stage {
   void adapt_part(const StepPlan::Part& part, size_t index, LowRank LayerAdapter::* which, const float* in,
                   int64_t in_stride, float* out, int64_t out_stride, float scale = 1.0f);
   void hidden_of_part(const StepPlan::Part& part, size_t index, const float* input);
+  void route(size_t index, const float* input);
   void experts(size_t index, const float* input, float* out, float scale, bool accumulate);
+  void experts_beside(size_t index, int64_t n, float* dense);
   void sum_on_host(size_t index, const float* input, float* out, float scale, bool accumulate);
   void shared_sum(size_t index, const float* input, const float* hidden, float* out, float scale, bool accumulate);
   void feed_forward(size_t index, const float* input, float* out, bool accumulate);
+  void scale_stream(const Vector& scale, int64_t n);
   void layer(size_t index, const Batch& batch, cache::KvStore& kv);
   void finish(const Batch& batch);
   bool finds_likely(const Batch& batch) const;
@@ -108,27 +118,30 @@ class Stage {
   LinearObserver* observer_ = nullptr;
 
   // Activations, f32 row-major, in the backend's memory; n is the batch's rows.
-  Buffer x_;              // (n, n_embd) the residual stream
-  Buffer normed_;         // (n, n_embd)
-  Buffer branch_;         // (n, n_embd) a block's output where a norm follows it
-  Buffer qkv_;            // (n, q + k + v): three matrices one after another, or one where the file fuses them
-  Buffer attended_;       // (n, n_heads * head_dim_v)
-  Buffer latent_;         // latent attention's rows on their way, one kind after another
-  Buffer own_heads_;      // (n, n_heads) of int32: each head's number
-  Buffer mlp_;            // (n, n_ff)
-  Buffer gate_up_;        // (n, 2 n_ff) where the file fuses them
-  Buffer router_logits_;  // (n, n_experts)
-  Buffer chosen_;         // (n, n_used) experts, int32
-  Buffer shares_;         // (n, n_used) their weights
-  Buffer shared_;         // (n) experts, all 0: the shared one; then (n) weights
-  Buffer expert_hidden_;  // (n * n_used, n_ff_expert)
-  Buffer expert_sums_;    // (n, n_embd) what experts on the host gave a device
-  Buffer low_rank_;       // (n, rank) of an adapter, grown on demand
-  Buffer ones_;           // grown on demand
-  Buffer picked_;         // (picked rows, n_embd)
-  Buffer logits_;         // (logit rows, n_vocab), grown on demand
-  Buffer likely_;         // (logit rows, n_likely) of ops::Likely, where the backend finds them
-  Buffer moved_;          // what passes through the host on its way from a device
+  Buffer x_;                     // (n, n_embd) the residual stream
+  Buffer normed_;                // (n, n_embd)
+  Buffer branch_;                // (n, n_embd) a block's output where a norm follows it
+  Buffer layer_rows_;            // (n, n_layers, n_embd_per_layer)
+  Buffer layer_rows_of_stream_;  // likewise, on their way
+  Buffer expert_branch_;         // (n, n_embd) what experts beside a dense MLP give
+  Buffer qkv_;                   // (n, q + k + v): three matrices one after another, or one where the file fuses them
+  Buffer attended_;              // (n, n_heads * value_dim)
+  Buffer latent_;                // latent attention's rows on their way, one kind after another
+  Buffer own_heads_;             // (n, n_heads) of int32: each head's number
+  Buffer mlp_;                   // (n, n_ff)
+  Buffer gate_up_;               // (n, 2 n_ff) where the file fuses them
+  Buffer router_logits_;         // (n, n_experts)
+  Buffer chosen_;                // (n, n_used) experts, int32
+  Buffer shares_;                // (n, n_used) their weights
+  Buffer shared_;                // (n) experts, all 0: the shared one; then (n) weights
+  Buffer expert_hidden_;         // (n * n_used, n_ff_expert)
+  Buffer expert_sums_;           // (n, n_embd) what experts on the host gave a device
+  Buffer low_rank_;              // (n, rank) of an adapter, grown on demand
+  Buffer ones_;                  // grown on demand
+  Buffer picked_;                // (picked rows, n_embd)
+  Buffer logits_;                // (logit rows, n_vocab), grown on demand
+  Buffer likely_;                // (logit rows, n_likely) of ops::Likely, where the backend finds them
+  Buffer moved_;                 // what passes through the host on its way from a device
   Buffer host_logits_, host_hidden_, host_likely_;  // of a device's
   bool are_logits_in_host_ = true;                  // all of the step's
 };

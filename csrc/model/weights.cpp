@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -63,13 +64,21 @@ class Loader {
       weights->position_embedding = raw("position_embd.weight", c.n_ctx_train, c.n_embd);
     weights->token_embedding_norm = vector("token_embd_norm.weight", c.n_embd, Need::optional);
     weights->token_embedding_norm_bias = vector("token_embd_norm.bias", c.n_embd, Need::optional);
+    if (c.n_embd_per_layer > 0) {
+      const int64_t width = c.n_layers * c.n_embd_per_layer;
+      weights->layer_embedding = raw("per_layer_token_embd.weight", c.n_vocab, width);
+      weights->layer_embedding_of_stream = packed("per_layer_model_proj.weight", width, c.n_embd);
+      weights->layer_embedding_norm = vector("per_layer_proj_norm.weight", c.n_embd_per_layer);
+    }
     ops_ = weights->output_ops;
     weights->output_norm = vector("output_norm.weight", c.n_embd);
     weights->output_norm_bias = vector("output_norm.bias", c.n_embd, Need::optional);
     const char* head = source_->find("output.weight") != nullptr ? "output.weight" : "token_embd.weight";  // tied
     weights->output = packed(head, c.n_vocab, c.n_embd);
     weights->output_bias = vector("output.bias", c.n_vocab, Need::optional);
-    const int64_t pairs = c.rope_dim / 2;
+    const auto with_factors =
+        std::find_if(c.layers.begin(), c.layers.end(), [](const LayerConfig& l) { return l.uses_rope_factors; });
+    const int64_t pairs = (with_factors != c.layers.end() ? *with_factors : c.layers.front()).rope_dim / 2;
     weights->rope_factors = numbers("rope_freqs.weight", pairs, Need::optional);
     weights->rope_factors_long = numbers("rope_factors_long.weight", pairs, Need::optional);
     weights->rope_factors_short = numbers("rope_factors_short.weight", pairs, Need::optional);
@@ -90,9 +99,9 @@ class Loader {
     const LayerConfig& shape = c.layers[static_cast<size_t>(index)];
     const std::string p = "blk." + std::to_string(index) + ".";
     ops_ = weights_->layer_ops[static_cast<size_t>(index)];
-    const int64_t q_dim = int64_t{shape.n_heads} * c.head_dim_k, k_dim = int64_t{shape.n_kv_heads} * c.head_dim_k,
-                  v_dim = int64_t{shape.n_kv_heads} * c.head_dim_v,
-                  o_dim = int64_t{shape.n_heads} * (c.latent.rank > 0 ? c.latent.value_dim : c.head_dim_v);
+    const int64_t q_dim = int64_t{shape.n_heads} * shape.key_dim, k_dim = int64_t{shape.n_kv_heads} * shape.key_dim,
+                  v_dim = int64_t{shape.n_kv_heads} * shape.value_dim,
+                  o_dim = int64_t{shape.n_heads} * (c.latent.rank > 0 ? c.latent.value_dim : shape.value_dim);
     const bool norms_before = c.norm_places != NormPlaces::post;
     const bool norms_after = c.norm_places == NormPlaces::post || c.norm_places == NormPlaces::pre_and_post;
     const bool second_norm = c.norm_places == NormPlaces::pre || c.norm_places == NormPlaces::pre_and_post;
@@ -115,36 +124,53 @@ class Loader {
     }
     if (c.latent.rank > 0) {
       latent(p, shape.n_heads, w);
-    } else if (source_->find(p + "attn_qkv.weight") != nullptr) {
+    } else if (!c.norm_values && source_->find(p + "attn_qkv.weight") != nullptr) {
       w.qkv = packed(p + "attn_qkv.weight", q_dim + k_dim + v_dim, c.n_embd);
       w.qkv_bias = vector(p + "attn_qkv.bias", q_dim + k_dim + v_dim, Need::optional);
     } else {
       w.q = packed(p + "attn_q.weight", q_dim, c.n_embd);
-      w.k = packed(p + "attn_k.weight", k_dim, c.n_embd);
-      w.v = packed(p + "attn_v.weight", v_dim, c.n_embd);
       w.q_bias = vector(p + "attn_q.bias", q_dim, Need::optional);
-      w.k_bias = vector(p + "attn_k.bias", k_dim, Need::optional);
-      w.v_bias = vector(p + "attn_v.bias", v_dim, Need::optional);
+      if (shape.kv_layer < 0) keys_and_values(p, k_dim, v_dim, w);
     }
-    w.q_norm = head_norm(p + "attn_q_norm.weight", c.head_dim_k, q_dim);
-    w.k_norm = head_norm(p + "attn_k_norm.weight", c.head_dim_k, k_dim);
-    w.q_norm_bias = head_norm(p + "attn_q_norm.bias", c.head_dim_k, q_dim);
-    w.k_norm_bias = head_norm(p + "attn_k_norm.bias", c.head_dim_k, k_dim);
+    w.q_norm = head_norm(p + "attn_q_norm.weight", shape.key_dim, q_dim);
+    w.q_norm_bias = head_norm(p + "attn_q_norm.bias", shape.key_dim, q_dim);
+    if (shape.kv_layer < 0) {
+      w.k_norm = head_norm(p + "attn_k_norm.weight", shape.key_dim, k_dim);
+      w.k_norm_bias = head_norm(p + "attn_k_norm.bias", shape.key_dim, k_dim);
+    }
     w.sinks = vector(p + "attn_sinks.weight", shape.n_heads, Need::optional);
     w.o = packed(p + "attn_output.weight", c.n_embd, o_dim);
     w.o_bias = vector(p + "attn_output.bias", c.n_embd, Need::optional);
     if (shape.n_experts > 0) w.experts = experts(p, shape, *weights_->expert_ops[static_cast<size_t>(index)]);
-    if (shape.n_experts == 0 || shape.n_ff > 0) mlp(p, shape.n_experts > 0 ? "_shexp" : "", shape.n_ff, w);
+    const bool is_shared = shape.n_experts > 0 && !c.experts.stand_beside;
+    if (shape.n_experts == 0 || shape.n_ff > 0) mlp(p, is_shared ? "_shexp" : "", shape.n_ff, w);
+    if (c.n_embd_per_layer > 0) {
+      w.embedding.gate = packed(p + "inp_gate.weight", c.n_embd_per_layer, c.n_embd);
+      w.embedding.out = packed(p + "proj.weight", c.n_embd, c.n_embd_per_layer);
+      w.embedding.out_norm = vector(p + "post_norm.weight", c.n_embd);
+    }
+    const std::vector<float> scale = numbers(p + "layer_output_scale.weight", 1, Need::optional);
+    if (!scale.empty()) w.stream_scale = kept(std::vector<float>(static_cast<size_t>(c.n_embd), scale.front()));
     return w;
+  }
+
+  // Without a matrix of values, the keys, as they are before their norm, are the values, too.
+  void keys_and_values(const std::string& p, int64_t k_dim, int64_t v_dim, LayerWeights& w) {
+    const Config& c = weights_->config;
+    w.k = packed(p + "attn_k.weight", k_dim, c.n_embd);
+    w.k_bias = vector(p + "attn_k.bias", k_dim, Need::optional);
+    if (c.norm_values && k_dim == v_dim && source_->find(p + "attn_v.weight") == nullptr) return;
+    w.v = packed(p + "attn_v.weight", v_dim, c.n_embd);
+    w.v_bias = vector(p + "attn_v.bias", v_dim, Need::optional);
   }
 
   // Queries, and what latent attention has instead of keys and values.
   void latent(const std::string& p, int64_t n_heads, LayerWeights& layer) {
     const Config& c = weights_->config;
     const LatentConfig& l = c.latent;
-    const int64_t still = l.key_dim - c.rope_dim;
+    const int64_t rope_dim = c.layers.front().rope_dim, still = l.key_dim - rope_dim;
     LatentWeights& w = layer.latent;
-    w.kv_down = packed(p + "attn_kv_a_mqa.weight", l.rank + c.rope_dim, c.n_embd);
+    w.kv_down = packed(p + "attn_kv_a_mqa.weight", l.rank + rope_dim, c.n_embd);
     w.kv_norm = vector(p + "attn_kv_a_norm.weight", l.rank);
     if (const files::TensorView* down = source_->find(p + "attn_q_a.weight")) {
       w.q_down = packed(down->name, down->n_rows(), c.n_embd);
@@ -162,7 +188,8 @@ class Loader {
   // taken as they are; the keys' matrices are turned: their blocks cannot be, their numbers can.
   void split_latent(const std::string& name, int64_t n_heads, LatentWeights& w) {
     const LatentConfig& l = weights_->config.latent;
-    const int64_t rank = l.rank, still = l.key_dim - weights_->config.rope_dim, n_rows = still + l.value_dim;
+    const int64_t rank = l.rank, still = l.key_dim - weights_->config.layers.front().rope_dim,
+                  n_rows = still + l.value_dim;
     const ops::MatrixSource both = matrix(name, n_heads * n_rows, rank);
     const formats::Format& format = *both.format;
     const bool is_plain = format.block_weights == 1;
@@ -215,6 +242,15 @@ class Loader {
     w.router = packed(p + "ffn_gate_inp.weight", n, n_embd);
     w.router_bias = vector(p + "ffn_gate_inp.bias", n, Need::optional);
     w.choice_bias = vector(p + "exp_probs_b.bias", n, Need::optional);
+    w.strengths = vector(p + "ffn_down_exps.scale", n, Need::optional);
+    if (weights_->config.experts.stand_beside) {
+      std::vector<float> scale = numbers(p + "ffn_gate_inp.scale", n_embd, Need::required);
+      for (float& s : scale) s /= std::sqrt(static_cast<float>(n_embd));
+      w.router_norm = kept(scale);
+      w.input_norm = vector(p + "pre_ffw_norm_2.weight", n_embd);
+      w.output_norm = vector(p + "post_ffw_norm_2.weight", n_embd);
+      w.dense_output_norm = vector(p + "post_ffw_norm_1.weight", n_embd);
+    }
     if (source_->find(p + "ffn_gate_inp_shexp.weight") != nullptr)
       w.shared_gate = packed(p + "ffn_gate_inp_shexp.weight", 1, n_embd);
     const ops::Ops* const layer_ops = std::exchange(ops_, &owner);
@@ -245,8 +281,10 @@ class Loader {
     return found;
   }
 
-  Vector vector(const std::string& name, int64_t n, Need need = Need::required) {
-    Vector v(numbers(name, n, need), *ops_->memory);
+  Vector vector(const std::string& name, int64_t n, Need need = Need::required) { return kept(numbers(name, n, need)); }
+
+  Vector kept(const std::vector<float>& values) {
+    Vector v(values, *ops_->memory);
     count(v.size() * sizeof(float));
     return v;
   }

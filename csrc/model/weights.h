@@ -31,13 +31,23 @@ class Vector {
 
 // A mixture of experts; stacks hold one matrix for each expert. Empty in dense layers.
 struct ExpertWeights {
-  ops::Matrix router;                    // (n_experts, n_embd)
-  Vector router_bias, choice_bias;       // (n_experts)
+  ops::Matrix router;               // (n_experts, n_embd)
+  Vector router_bias, choice_bias;  // (n_experts)
+  Vector strengths;                 // (n_experts): what each one's part is multiplied by
+  // Where experts stand beside a dense MLP that has norms of its own: of what the router and the experts read, and of
+  // what either gives.
+  Vector router_norm, input_norm, output_norm, dense_output_norm;
   ops::Matrix gate, up, down;            // stacks
   Vector gate_bias, up_bias, down_bias;  // (n_experts, rows)
   ops::Matrix shared_gate;               // (1, n_embd): what the shared expert counts, by its sigmoid; may be empty
 
   explicit operator bool() const { return static_cast<bool>(router); }
+};
+
+// What a layer makes of its row of the second embedding.
+struct LayerEmbeddingWeights {
+  ops::Matrix gate, out;  // (n_embd_per_layer, n_embd), (n_embd, n_embd_per_layer)
+  Vector out_norm;
 };
 
 // Latent attention's own; the up matrices are stacks of one for each head. LayerWeights::q then gives what q_down
@@ -52,7 +62,7 @@ struct LatentWeights {
 struct LayerWeights {
   Vector attn_norm, attn_norm_bias, attn_norm_2, attn_norm_2_bias, attn_post_norm;
   Vector mlp_norm, mlp_norm_bias, mlp_post_norm;
-  Vector q_norm, q_norm_bias, k_norm, k_norm_bias;  // (head_dim) per head, or (n_heads * head_dim) over the row
+  Vector q_norm, q_norm_bias, k_norm, k_norm_bias;  // (key_dim) per head, or (n_heads * key_dim) over the row
   ops::Matrix q, k, v, qkv, o;                      // qkv where the file holds one fused matrix; then q, k, v are empty
   Vector q_bias, k_bias, v_bias, qkv_bias, o_bias;
   ops::Matrix gate, up, down, gate_up;  // of the dense MLP or the shared expert; gate_up where fused
@@ -60,18 +70,26 @@ struct LayerWeights {
   Vector sinks;
   LatentWeights latent;
   ExpertWeights experts;
+  LayerEmbeddingWeights embedding;
+  Vector stream_scale;  // (n_embd) of one number, which the stream is multiplied by behind the layer; may be empty
 
   // The matrix that reads a block's input before others do.
   const ops::Matrix& first_of_attention() const { return qkv ? qkv : latent.q_down ? latent.q_down : q; }
-  const ops::Matrix& first_of_mlp() const { return experts ? experts.router : gate_up ? gate_up : gate ? gate : up; }
+  const ops::Matrix& first_of_mlp() const {
+    const bool is_routed = experts && experts.router_norm.empty();
+    return is_routed ? experts.router : gate_up ? gate_up : gate ? gate : up;
+  }
 };
 
 // Everything a decoder reads. Immutable once loaded; shared by decoders and engines.
 struct Weights {
   Config config;
-  ops::Matrix token_embedding;     // raw
-  ops::Matrix output;              // packed; of the embedding where tied
-  ops::Matrix position_embedding;  // raw; learned positions
+  ops::Matrix token_embedding;            // raw
+  ops::Matrix layer_embedding;            // raw; of all layers, one row after another
+  ops::Matrix layer_embedding_of_stream;  // (n_layers * n_embd_per_layer, n_embd): the part that the stream gives
+  Vector layer_embedding_norm;            // (n_embd_per_layer), of that part
+  ops::Matrix output;                     // packed; of the embedding where tied
+  ops::Matrix position_embedding;         // raw; learned positions
   Vector output_norm, output_norm_bias, output_bias, token_embedding_norm, token_embedding_norm_bias;
   std::vector<float> rope_factors, rope_factors_long, rope_factors_short;
   std::vector<LayerWeights> layers;

@@ -46,7 +46,8 @@ struct Projection {
 
 // How the experts of a row are chosen by the router's logits, and what each counts.
 //   scores = softmax(logits) over all experts, or sigmoid(logits); the n_used highest of score + bias are chosen, the
-//   first of equal ones; weight = scale * score, or scale * score / (sum of the chosen's scores) where normalized.
+//   first of equal ones; weight = scale * score, or scale * score / (sum of the chosen's scores) where normalized;
+//   times the expert's strength, where there are any.
 // With several groups of equally many experts, in order, only those of the n_groups_used best take part: a group is as
 // good as its best expert (softmax), or as its two best together (sigmoid).
 enum class Gating : uint8_t { softmax, sigmoid };
@@ -57,7 +58,8 @@ struct Routing {
   int n_used = 0;
   bool normalize = true;
   float scale = 1.0f;
-  const float* bias = nullptr;  // (n_experts), only for choosing; or nullptr
+  const float* bias = nullptr;       // (n_experts), only for choosing; or nullptr
+  const float* strengths = nullptr;  // (n_experts), or nullptr
   int n_groups = 1, n_groups_used = 1;
 };
 

@@ -43,6 +43,12 @@ def available_memory() -> int:
     return min(free, max(0, limit - used)) if limit and used is not None else free
 
 
+def kv_numbers(config: dict[str, Any]) -> list[int]:
+    """Numbers that a position takes of each layer's keys and values; none where a layer reads those of another."""
+    shapes = zip(config["n_kv_heads"], config["key_dims"], config["value_dims"], config["kv_layers"], strict=True)
+    return [heads * (key + value) if source < 0 else 0 for heads, key, value, source in shapes]
+
+
 def estimate_memory(
     path: Path, *, n_ctx: int = 0, n_batch: int = 512, kv_type: str = "f16", gpu_memory_utilization: float = 0.9
 ) -> dict[str, Any]:
@@ -69,9 +75,9 @@ def estimate_memory(
         experts += int(packed) * ("_exps." in tensor.name)
         active += int(packed * used / n_experts) if "_exps." in tensor.name and n_experts else int(packed)
     per_value = _KV_BYTES[kv_type]
-    per_token = [int(heads * (config["head_dim"] + config["value_dim"]) * per_value) for heads in config["n_kv_heads"]]
+    per_token = [int(n * per_value) for n in kv_numbers(config)]
     kv = sum(per_token) * n_ctx
-    row = 3 * config["n_embd"] + 4 * max(config["n_heads"]) * config["head_dim"] + 2 * max(config["n_ff"])
+    row = 3 * config["n_embd"] + 4 * max(config["n_heads"]) * max(config["key_dims"]) + 2 * max(config["n_ff"])
     buffers = 4 * (n_batch * row + 2 * config["n_vocab"])
     total, available = weights + kv + buffers, available_memory()
     advice = ""

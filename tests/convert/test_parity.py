@@ -61,7 +61,7 @@ def test_transformers_reads_the_folder_made_of_a_gguf_file(name: str, tmp_path: 
     if "text_config" in arguments:
         arguments["text_config"] = arguments["text_config"] | {"vocab_size": 264}
     else:
-        arguments["vocab_size"] = 264
+        arguments |= {key: 264 for key in arguments if key.startswith("vocab_size")}
     model = make_model(dataclasses.replace(FAMILIES[name], arguments=arguments))
     source = tmp_path / "source"
     save_folder(model, FAMILIES[name], source)

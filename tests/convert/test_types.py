@@ -80,6 +80,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     # Four layers of two bits a weight leave nothing that a bound could hold.
     "deepseek2-lite": {"num_hidden_layers": 2},
     "hunyuan-moe": {"moe_topk": 8},
+    "gemma4": {"hidden_size_per_layer_input": 256},  # rows of whole blocks
+    "gemma4-moe": {"top_k_experts": 8},
 }  # fmt: skip
 # Variants that llama.cpp does not load: it wants experts in every layer, and tells Command R+ and the large EXAONE 4 by
 # their 64 layers, DeepSeek 2 Lite by its 27.
@@ -98,6 +100,7 @@ def wide(arguments: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     if "text_config" in arguments:
         return arguments | {"text_config": wide(arguments["text_config"], changes)}
     out = arguments | {key: value for key, value in WIDE.items() if key in arguments} | {"vocab_size": 264}
+    out |= {key: 264 for key in arguments if key.startswith("vocab_size")}
     if "residual_multiplier" in arguments:
         out["attention_multiplier"] = WIDE["attention_multiplier"]
     if arguments.get("num_key_value_heads") == 4:

@@ -275,6 +275,9 @@ def test_routing(sigmoid: bool, normalize: bool) -> None:
             exact = testing.route("reference", logits, n_used, sigmoid, normalize, 2.5, bias)
             assert np.array_equal(found[0], exact[0])
             assert np.allclose(found[1], exact[1], rtol=1e-4, atol=1e-6)
+        strengths = draw.uniform(0.5, 2, n_experts).astype(np.float32)
+        found, exact = (testing.route(on, logits, n_used, sigmoid, strengths=strengths) for on in ("cuda", "reference"))
+        assert np.allclose(found[1], exact[1], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("sigmoid", [False, True])

@@ -60,6 +60,15 @@ def test_routing_within_groups(level: str, sigmoid: bool, biased: bool) -> None:
         assert np.allclose(weights, np.take_along_axis(scores, expected, -1), rtol=1e-5)
 
 
+def test_strengths_multiply_what_the_chosen_count() -> None:
+    draw = np.random.default_rng(6)
+    logits, strengths = draw.normal(size=(9, 12)).astype(np.float32), draw.uniform(0.5, 2, 12).astype(np.float32)
+    chosen, plain = testing.route(LEVELS[-1], logits, 3)
+    again, weights = testing.route(LEVELS[-1], logits, 3, strengths=strengths)
+    assert np.array_equal(again, chosen)
+    assert np.allclose(weights, plain * strengths[chosen], rtol=1e-6)
+
+
 def test_equal_scores_choose_the_first_and_no_number_chooses_something() -> None:
     logits = np.zeros((2, 8), np.float32)
     logits[1] = np.nan

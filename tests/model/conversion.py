@@ -43,6 +43,25 @@ MOE_NAMES = LLAMA_NAMES | {
     "model.layers.{}.shared_mlp.output_linear": "blk.{}.ffn_down_shexp",
     "model.layers.{}.self_attn": "blk.{}.attn",
 }
+GEMMA4_NAMES = (
+    MOE_NAMES
+    | GEMMA2_NAMES
+    | {
+        "model.embed_tokens_per_layer": "per_layer_token_embd",
+        "model.per_layer_model_projection": "per_layer_model_proj",
+        "model.per_layer_projection_norm": "per_layer_proj_norm",
+        "model.layers.{}": "blk.{}.layer",
+        "model.layers.{}.per_layer_input_gate": "blk.{}.inp_gate",
+        "model.layers.{}.per_layer_projection": "blk.{}.proj",
+        "model.layers.{}.post_per_layer_input_norm": "blk.{}.post_norm",
+        "model.layers.{}.experts": "blk.{}.ffn_exps",
+        "model.layers.{}.router": "blk.{}.router",
+        "model.layers.{}.router.proj": "blk.{}.ffn_gate_inp",
+        "model.layers.{}.pre_feedforward_layernorm_2": "blk.{}.pre_ffw_norm_2",
+        "model.layers.{}.post_feedforward_layernorm_1": "blk.{}.post_ffw_norm_1",
+        "model.layers.{}.post_feedforward_layernorm_2": "blk.{}.post_ffw_norm_2",
+    }
+)
 HEAD_DIM_32 = {"attention.key_length": 32, "attention.value_length": 32}
 BASE = {
     "vocab_size": 160,
@@ -109,6 +128,19 @@ LATENT_METADATA = {
 LATENT_FUSED = {key: value for key, value in LATENT_METADATA.items() if not key.endswith("_mla")} | {
     "attention.head_count_kv": 4, "attention.key_length": 32, "attention.value_length": 16,
 }  # fmt: skip
+# Gemma 4: heads of 16 dimensions in layers with a window, of 32 in the others.
+GEMMA4 = BASE | {
+    "head_dim": 16,
+    "global_head_dim": 32,
+    "sliding_window": 16,
+    "tie_word_embeddings": True,
+    "num_hidden_layers": 7,
+}
+GEMMA4_METADATA = {
+    "attention.key_length": 32, "attention.value_length": 32, "attention.key_length_swa": 16,
+    "attention.value_length_swa": 16, "attention.sliding_window": 16, "rope.dimension_count": 32,
+    "rope.dimension_count_swa": 16, "rope.freq_base": 1000000.0, "rope.freq_base_swa": 10000.0,
+}  # fmt: skip
 COHERE = BASE | {"logit_scale": 0.25, "tie_word_embeddings": True}
 COHERE_METADATA = {"logit_scale": 0.25, "attention.layer_norm_epsilon": 1e-5}
 VISION = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 32}
@@ -141,6 +173,20 @@ def add_one_to_norms(weights: Weights, config: Any) -> None:
     for name in weights:
         if name.endswith("norm.weight"):
             weights[name] = weights[name] + 1
+
+
+def gemma4_parts(weights: Weights, config: Any) -> None:
+    """What is no module of its own; and of full layers a quarter of the pairs turns."""
+    config.allow_global_per_layer_attribute_access = True  # what layers differ in, the metadata says
+    pairs = 16
+    weights["rope_freqs.weight"] = np.where(np.arange(pairs) < pairs // 4, 1, 1e30).astype(np.float32)
+    names = {"layer.layer_scalar": "layer_output_scale.weight", "router.scale": "ffn_gate_inp.scale",
+             "router.per_expert_scale": "ffn_down_exps.scale"}  # fmt: skip
+    for name in list(weights):
+        for theirs, ours in names.items():
+            if name.endswith(theirs):
+                weights[name.removesuffix(theirs) + ours] = weights.pop(name)
+    stack_experts(weights, config)
 
 
 def transpose_conv1d(weights: Weights, config: Any) -> None:

@@ -19,6 +19,9 @@ from .conversion import (
     COHERE_METADATA,
     GATE_UP,
     GEMMA2_NAMES,
+    GEMMA4,
+    GEMMA4_METADATA,
+    GEMMA4_NAMES,
     GPT2_NAMES,
     HEAD_DIM_32,
     LANGUAGE_NAMES,
@@ -35,6 +38,7 @@ from .conversion import (
     _rope,
     add_one_to_norms,
     bias_of_choice,
+    gemma4_parts,
     llama3_factors,
     permute_llama,
     phi3_fuse,
@@ -292,6 +296,26 @@ FAMILIES: dict[str, Family] = {
         LANGUAGE_NAMES | {f"model.language_model.{k.removeprefix('model.')}": v for k, v in GEMMA2_NAMES.items() if k.startswith("model.")},
         HEAD_DIM_32 | {"attention.sliding_window": 16, "rope.freq_base": 1000000.0}, add_one_to_norms,
     ),
+    "gemma4": Family(
+        "gemma4", "Gemma4TextConfig",
+        GEMMA4 | {"hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 160, "num_kv_shared_layers": 3, "use_double_wide_mlp": True,
+                  "layer_types": ["sliding_attention", "full_attention"] * 2 + ["sliding_attention"] * 2 + ["full_attention"], "final_logit_softcapping": 30.0},
+        GEMMA4_NAMES,
+        GEMMA4_METADATA | {
+            "attention.sliding_window_pattern": [True, False, True, False, True, True, False], "attention.shared_kv_layers": 3,
+            "embedding_length_per_layer_input": 16, "feed_forward_length": [96] * 4 + [192] * 3, "final_logit_softcapping": 30.0},
+        gemma4_parts,
+    ),
+    "gemma4-moe": Family(
+        "gemma4", "Gemma4TextConfig",
+        GEMMA4 | {"hidden_size_per_layer_input": 0, "num_global_key_value_heads": 1, "attention_k_eq_v": True, "enable_moe_block": True,
+                  "num_experts": 8, "top_k_experts": 3, "moe_intermediate_size": 40},
+        GEMMA4_NAMES,
+        GEMMA4_METADATA | {
+            "attention.sliding_window_pattern": [True] * 5 + [False] * 2, "attention.head_count_kv": [2] * 5 + [1] * 2,
+            "embedding_length_per_layer_input": 0, "expert_count": 8, "expert_used_count": 3, "expert_feed_forward_length": 40},
+        gemma4_parts,
+    ),
     "deepseek2-lite": Family(
         "deepseek2", "DeepseekV2Config",
         LATENT | {"q_lora_rank": None, "n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.0, "rope_parameters": _rope() | {
@@ -415,12 +439,16 @@ def make_model(family: Family) -> Any:
         for name, buffer in model.named_buffers():
             if name.endswith("e_score_correction_bias"):
                 buffer.copy_(torch.randn_like(buffer) * 0.1)
+            if name.endswith("layer_scalar"):
+                buffer.copy_(torch.rand_like(buffer) * 0.5 + 0.5)
         for name, parameter in model.named_parameters():
             # Norms and biases away from their trivial starts, so that each of them matters.
             if parameter.ndim == 1 or name.endswith("_bias") or "_norm." in name:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
             elif "embed" not in name and "wte" not in name:
                 parameter.mul_(3.0)
+            if config.model_type == "gemma4_text" and ".q_norm." in name:
+                parameter.mul_(0.2)  # the norm is what makes scores small there, and these are of random heads
     return model
 
 

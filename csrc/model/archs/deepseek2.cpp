@@ -18,21 +18,22 @@ void read_latent(const files::TensorSource& source, Config& config) {
                 format_string("%s: metadata key %s.attention.%s is %lld; 1 to 16384 were expected.",
                               source.path().c_str(), config.arch.c_str(), key.c_str(), static_cast<long long>(value)));
   };
-  config.latent = {number("kv_lora_rank", 0), number("key_length_mla", config.head_dim_k),
-                   number("value_length_mla", config.head_dim_v)};
-  bool is_even = config.latent.key_dim > config.rope_dim;
+  const LayerConfig first = config.layers.front();
+  config.latent = {number("kv_lora_rank", 0), number("key_length_mla", first.key_dim),
+                   number("value_length_mla", first.value_dim)};
+  bool is_even = config.latent.key_dim > first.rope_dim;
   for (LayerConfig& layer : config.layers) {
-    is_even = is_even && layer.n_heads == config.layers.front().n_heads;
+    is_even = is_even && layer.n_heads == first.n_heads;
     layer.n_kv_heads = 1;
+    layer.key_dim = layer.rope_dim + config.latent.rank;
+    layer.value_dim = config.latent.rank;
   }
   if (!is_even) {
     throw Error(
         ErrorKind::format,
         format_string("%s: latent attention with keys of %d dimensions, of which %d turn, or of different heads.",
-                      source.path().c_str(), config.latent.key_dim, config.rope_dim));
+                      source.path().c_str(), config.latent.key_dim, first.rope_dim));
   }
-  config.head_dim_k = config.rope_dim + config.latent.rank;
-  config.head_dim_v = config.latent.rank;
 }
 
 void customize(const files::TensorSource& source, Config& config) {

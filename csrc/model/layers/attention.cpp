@@ -7,14 +7,14 @@
 namespace halfbyte::model {
 
 // One norm of all heads goes with the heads. Others are done at once: heads with weights of their own, a whole row.
-ops::HeadRows Stage::heads(float* rows, int64_t stride, int64_t n, int n_heads, const Vector& weight,
+ops::HeadRows Stage::heads(float* rows, int64_t stride, int64_t n, int n_heads, int head_dim, const Vector& weight,
                            const Vector& bias) {
   const Config& c = weights_.config;
   const auto dim = static_cast<int64_t>(weight.size());
-  if (dim == c.head_dim_k) return {rows, stride, n_heads, weight.data(), bias.data_or_null()};
+  if (dim == head_dim) return {rows, stride, n_heads, weight.data(), bias.data_or_null()};
   if (c.heads_have_own_norms) {
-    for (int64_t at = 0; at < dim; at += c.head_dim_k) {
-      ops_.norm(context_, c.norm, rows + at, stride, rows + at, stride, n, c.head_dim_k, weight.data() + at, nullptr,
+    for (int64_t at = 0; at < dim; at += head_dim) {
+      ops_.norm(context_, c.norm, rows + at, stride, rows + at, stride, n, head_dim, weight.data() + at, nullptr,
                 c.norm_eps, nullptr);
     }
   } else if (dim > 0) {
@@ -32,8 +32,8 @@ void Stage::attention(size_t index, const float* input, const Batch& batch, cach
   const LayerConfig& shape = c.layers[index];
   const LayerWeights& w = weights_.layers[index];
   const int64_t n = batch.n_rows();
-  const int64_t q_dim = int64_t{shape.n_heads} * c.head_dim_k, k_dim = int64_t{shape.n_kv_heads} * c.head_dim_k,
-                v_dim = int64_t{shape.n_kv_heads} * c.head_dim_v;
+  const int64_t q_dim = int64_t{shape.n_heads} * shape.key_dim, k_dim = int64_t{shape.n_kv_heads} * shape.key_dim,
+                v_dim = int64_t{shape.n_kv_heads} * shape.value_dim;
   const bool fused = static_cast<bool>(w.qkv);
   float* q = qkv_.as<float>();
   float* k = fused ? q + q_dim : q + n * q_dim;
@@ -43,12 +43,15 @@ void Stage::attention(size_t index, const float* input, const Batch& batch, cach
   if (fused) {
     project(input, c.n_embd, {{.weight = &w.qkv, .bias = w.qkv_bias.data_or_null(), .out = q, .out_stride = q_stride}});
   } else {
-    project(input, c.n_embd,
-            {
-                {.weight = &w.q, .bias = w.q_bias.data_or_null(), .out = q, .out_stride = q_stride},
-                {.weight = &w.k, .bias = w.k_bias.data_or_null(), .out = k, .out_stride = k_stride},
-                {.weight = &w.v, .bias = w.v_bias.data_or_null(), .out = v, .out_stride = v_stride},
-            });
+    const ops::Projection to_q = {.weight = &w.q, .bias = w.q_bias.data_or_null(), .out = q, .out_stride = q_stride};
+    const ops::Projection to_k = {.weight = &w.k, .bias = w.k_bias.data_or_null(), .out = k, .out_stride = k_stride};
+    const ops::Projection to_v = {.weight = &w.v, .bias = w.v_bias.data_or_null(), .out = v, .out_stride = v_stride};
+    if (shape.kv_layer >= 0)
+      project(input, c.n_embd, {to_q});
+    else if (!w.v)
+      project(input, c.n_embd, {to_q, to_k});
+    else
+      project(input, c.n_embd, {to_q, to_k, to_v});
   }
   adapt(index, &LayerAdapter::qkv, input, c.n_embd, q, q_stride);
   adapt(index, &LayerAdapter::q, input, c.n_embd, q, q_stride);
@@ -56,13 +59,25 @@ void Stage::attention(size_t index, const float* input, const Batch& batch, cach
   adapt(index, &LayerAdapter::v, input, c.n_embd, v, v_stride);
   ops::RopeArgs rope = rope_of(index);
   if (c.norm_heads_after_rope && rope.kind != ops::RopeKind::none) {
-    ops_.rope(context_, rope, q, q_stride, n, shape.n_heads, c.head_dim_k, batch.positions.data());
-    ops_.rope(context_, rope, k, k_stride, n, shape.n_kv_heads, c.head_dim_k, batch.positions.data());
+    ops_.rope(context_, rope, q, q_stride, n, shape.n_heads, shape.key_dim, batch.positions.data());
+    ops_.rope(context_, rope, k, k_stride, n, shape.n_kv_heads, shape.key_dim, batch.positions.data());
     rope = {};
   }
-  attend(index, heads(q, q_stride, n, shape.n_heads, w.q_norm, w.q_norm_bias),
-         heads(k, k_stride, n, shape.n_kv_heads, w.k_norm, w.k_norm_bias), v, v_stride, rope, batch, kv);
-  leave_attention(index, attended_.as<float>(), int64_t{shape.n_heads} * c.head_dim_v, out, accumulate);
+  const ops::HeadRows query = heads(q, q_stride, n, shape.n_heads, shape.key_dim, w.q_norm, w.q_norm_bias);
+  if (shape.kv_layer >= 0) {
+    attend_with_keys_of_another(index, query, rope, batch, kv);
+  } else {
+    if (c.norm_values) norm_values(w.v ? v : k, v, n * shape.n_kv_heads, shape.value_dim);
+    attend(index, query, heads(k, k_stride, n, shape.n_kv_heads, shape.key_dim, w.k_norm, w.k_norm_bias), v, v_stride,
+           rope, batch, kv);
+  }
+  leave_attention(index, attended_.as<float>(), int64_t{shape.n_heads} * shape.value_dim, out, accumulate);
+}
+
+// Values normed without weights. from: where they are; or keys, which become values.
+void Stage::norm_values(const float* from, float* value, int64_t n_heads, int64_t dim) {
+  const Config& c = weights_.config;
+  ops_.norm(context_, c.norm, from, dim, value, dim, n_heads, dim, nullptr, nullptr, c.norm_eps, nullptr);
 }
 
 // Rope of a layer; none where it has none.
@@ -70,7 +85,7 @@ ops::RopeArgs Stage::rope_of(size_t index) const {
   const Config& c = weights_.config;
   if (c.positions != PositionKind::rope || !c.layers[index].uses_rope) return {};
   const size_t table = rope_of_[index];
-  return {c.rope, c.rope_dim, inv_freqs_[table].as<float>(), magnitudes_[table]};
+  return {c.rope, c.layers[index].rope_dim, inv_freqs_[table].as<float>(), magnitudes_[table]};
 }
 
 // Queries grow with the position where the model says so: rows that do so alike at once.
@@ -92,7 +107,6 @@ void Stage::grow(const ops::HeadRows& query, const Batch& batch) {
 void Stage::attend(size_t index, const ops::HeadRows& query, const ops::HeadRows& key, const float* value,
                    int64_t value_stride, const ops::RopeArgs& rope, const Batch& batch, cache::KvStore& kv) {
   const Config& c = weights_.config;
-  const LayerConfig& shape = c.layers[index];
   const int64_t n = batch.n_rows();
   const int layer = static_cast<int>(index);
   const auto group = static_cast<size_t>(groups_.group_of[index]);
@@ -109,17 +123,40 @@ void Stage::attend(size_t index, const ops::HeadRows& query, const ops::HeadRows
                     .layout = kv.layout(layer),
                     .kv = kv.layer_data(layer),
                     .slots = plan_->slots.data() + group * static_cast<size_t>(n)});
+  read_attention(index, query, batch, kv);
+}
+
+// The same for a layer that reads what another has written.
+void Stage::attend_with_keys_of_another(size_t index, const ops::HeadRows& query, const ops::RopeArgs& rope,
+                                        const Batch& batch, cache::KvStore& kv) {
+  const Config& c = weights_.config;
+  const int64_t n = batch.n_rows(), dim = c.layers[index].key_dim;
+  for (int h = 0; query.norm_weight != nullptr && h < query.n_heads; ++h) {
+    float* head = query.rows + h * dim;
+    ops_.norm(context_, c.norm, head, query.stride, head, query.stride, n, dim, query.norm_weight, query.norm_bias,
+              c.norm_eps, nullptr);
+  }
+  ops_.rope(context_, rope, query.rows, query.stride, n, query.n_heads, static_cast<int>(dim), batch.positions.data());
+  read_attention(index, query, batch, kv);
+}
+
+// attended_ = attention of queries that are ready to keys and values in the cache.
+void Stage::read_attention(size_t index, const ops::HeadRows& query, const Batch& batch, cache::KvStore& kv) {
+  const Config& c = weights_.config;
+  const LayerConfig& shape = c.layers[index];
+  const int layer = static_cast<int>(index);
+  const auto group = static_cast<size_t>(groups_.group_of[index]);
   grow(query, batch);
   ops_.attention(
       context_,
       {.query = query.rows,
        .query_stride = query.stride,
        .out = attended_.as<float>(),
-       .out_stride = int64_t{shape.n_heads} * c.head_dim_v,
+       .out_stride = int64_t{shape.n_heads} * shape.value_dim,
        .kv = kv.layer_data(layer),
        .layout = kv.layout(layer),
        .n_heads = shape.n_heads,
-       .scale = c.attention_scale != 0 ? c.attention_scale : 1.0f / std::sqrt(static_cast<float>(c.head_dim_k)),
+       .scale = c.attention_scale != 0 ? c.attention_scale : 1.0f / std::sqrt(static_cast<float>(shape.key_dim)),
        .softcap = c.attention_softcap,
        .window = shape.window,
        .sinks = weights_.layers[index].sinks.data_or_null(),

@@ -19,8 +19,8 @@ ops::ExpertUnit unit_of(const Config& c, const ExpertWeights& w) {
 
 }  // namespace
 
-// out (+)= scale * what the chosen experts make of `input` (n, n_embd).
-void Stage::experts(size_t index, const float* input, float* out, float scale, bool accumulate) {
+// chosen_ and shares_ by what the router says of `input` (n, n_embd).
+void Stage::route(size_t index, const float* input) {
   const Config& c = weights_.config;
   const LayerConfig& shape = c.layers[index];
   const ExpertWeights& w = weights_.layers[index].experts;
@@ -37,9 +37,18 @@ void Stage::experts(size_t index, const float* input, float* out, float scale, b
               .normalize = c.experts.normalize,
               .scale = c.experts.scale,
               .bias = w.choice_bias.data_or_null(),
+              .strengths = w.strengths.data_or_null(),
               .n_groups = c.experts.n_groups,
               .n_groups_used = c.experts.n_groups_used},
              router_logits_.as<float>(), n, chosen_.as<int32_t>(), shares_.as<float>());
+}
+
+// out (+)= scale * what the chosen experts make of `input` (n, n_embd).
+void Stage::experts(size_t index, const float* input, float* out, float scale, bool accumulate) {
+  const Config& c = weights_.config;
+  const LayerConfig& shape = c.layers[index];
+  const ExpertWeights& w = weights_.layers[index].experts;
+  const int64_t n = plan_->runs.back().end;
   if (weights_.expert_ops[index] != &ops_) return sum_on_host(index, input, out, scale, accumulate);
   const ops::Chosen chosen = {c.experts.n_used, chosen_.as<int32_t>(), shares_.as<float>()};
   const std::span<const int32_t> slots(chosen.experts, static_cast<size_t>(n * chosen.n_used));
@@ -53,6 +62,21 @@ void Stage::experts(size_t index, const float* input, float* out, float scale, b
   if (observer_ != nullptr) observer_->observe_experts(w.down, hidden, shape.n_ff_expert, slots, 1);
   ops_.expert_sum(context_, hidden, plan_->runs, w.down, w.down_bias.data_or_null(), chosen, scale, accumulate, out,
                   c.n_embd);
+}
+
+// dense = norm(dense) + norm(experts), of which the router and the experts read the stream by norms of their own.
+void Stage::experts_beside(size_t index, int64_t n, float* dense) {
+  const ExpertWeights& w = weights_.layers[index].experts;
+  const Config& c = weights_.config;
+  const Vector none;
+  float *input = normed_.as<float>(), *branch = expert_branch_.as<float>();
+  norm(dense, dense, n, w.dense_output_norm, none, nullptr);
+  norm(x_.as<float>(), input, n, w.router_norm, none, &w.router);
+  route(index, input);
+  norm(x_.as<float>(), input, n, w.input_norm, none, nullptr);
+  experts(index, input, branch, 1.0f, false);
+  norm(branch, branch, n, w.output_norm, none, nullptr);
+  ops_.add(context_, dense, branch, 1.0f, n, c.n_embd);
 }
 
 // The same for experts whose stacks stay on the host: a few rows and numbers cross the bus, matrices never.

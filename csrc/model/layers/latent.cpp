@@ -30,43 +30,44 @@ void Stage::latent_attention(size_t index, const float* input, const Batch& batc
                              bool accumulate) {
   const Config& c = weights_.config;
   const LatentConfig& l = c.latent;
+  const LayerConfig& shape = c.layers[index];
   const LayerWeights& layer = weights_.layers[index];
   const LatentWeights& w = layer.latent;
-  const int64_t n = batch.n_rows(), n_heads = c.layers[index].n_heads, still = l.key_dim - c.rope_dim;
+  const int64_t n = batch.n_rows(), n_heads = shape.n_heads, still = l.key_dim - shape.rope_dim;
   float* at = latent_.as<float>();
   const auto take = [&](int64_t width) { return std::exchange(at, at + n * width); };
-  float *q_latent = take(w.q_down.n_rows), *q = take(n_heads * l.key_dim), *latent = take(c.head_dim_k);
+  float *q_latent = take(w.q_down.n_rows), *q = take(n_heads * l.key_dim), *latent = take(shape.key_dim);
   float *q_still = take(n_heads * still), *values = take(n_heads * l.value_dim);
   float* query = qkv_.as<float>();
-  float* key = query + n * n_heads * c.head_dim_k;
+  float* key = query + n * n_heads * shape.key_dim;
 
   const int64_t q_width = layer.q.n_rows;
   if (w.q_down) {
     const int64_t rank = w.q_down.n_rows;
     project(input, c.n_embd,
             {{.weight = &w.q_down, .out = q_latent, .out_stride = rank},
-             {.weight = &w.kv_down, .out = latent, .out_stride = c.head_dim_k}});
+             {.weight = &w.kv_down, .out = latent, .out_stride = shape.key_dim}});
     ops_.norm(context_, c.norm, q_latent, rank, q_latent, rank, n, rank, w.q_norm.data(), nullptr, c.norm_eps,
               &layer.q);
     project(q_latent, rank, {{.weight = &layer.q, .out = q, .out_stride = q_width}});
   } else {
     project(input, c.n_embd,
             {{.weight = &layer.q, .out = q, .out_stride = q_width},
-             {.weight = &w.kv_down, .out = latent, .out_stride = c.head_dim_k}});
+             {.weight = &w.kv_down, .out = latent, .out_stride = shape.key_dim}});
     adapt(index, &LayerAdapter::q, input, c.n_embd, q, q_width);
   }
 
   // In files what turns comes last; rope and the cache have it first.
-  copy(q + still, l.key_dim, query, c.head_dim_k, n * n_heads, c.rope_dim);
+  copy(q + still, l.key_dim, query, shape.key_dim, n * n_heads, shape.rope_dim);
   copy(q, l.key_dim, q_still, still, n * n_heads, still);
-  multiply_heads(w.key_up, q_still, query + c.rope_dim, c.head_dim_k);
-  copy(latent + l.rank, c.head_dim_k, key, c.head_dim_k, n, c.rope_dim);
-  ops_.norm(context_, c.norm, latent, c.head_dim_k, key + c.rope_dim, c.head_dim_k, n, l.rank, w.kv_norm.data(),
+  multiply_heads(w.key_up, q_still, query + shape.rope_dim, shape.key_dim);
+  copy(latent + l.rank, shape.key_dim, key, shape.key_dim, n, shape.rope_dim);
+  ops_.norm(context_, c.norm, latent, shape.key_dim, key + shape.rope_dim, shape.key_dim, n, l.rank, w.kv_norm.data(),
             nullptr, c.norm_eps, nullptr);
 
-  attend(index, {.rows = query, .stride = n_heads * c.head_dim_k, .n_heads = static_cast<int>(n_heads)},
-         {.rows = key, .stride = c.head_dim_k, .n_heads = 1}, key + c.rope_dim, c.head_dim_k, rope_of(index), batch,
-         kv);
+  attend(index, {.rows = query, .stride = n_heads * shape.key_dim, .n_heads = static_cast<int>(n_heads)},
+         {.rows = key, .stride = shape.key_dim, .n_heads = 1}, key + shape.rope_dim, shape.key_dim, rope_of(index),
+         batch, kv);
   multiply_heads(w.value_up, attended_.as<float>(), values, l.value_dim);
   leave_attention(index, values, n_heads * l.value_dim, out, accumulate);
 }

@@ -53,13 +53,14 @@ void Stage::hidden_of_part(const StepPlan::Part& part, size_t index, const float
   ops_.glu(context_, c.activation, gate, width, gate + n_ff, width, hidden, n_ff, n, n_ff);
 }
 
-// out (+)= the MLP of `input` (n, n_embd), and of its experts where there are any.
+// out (+)= the MLP of `input` (n, n_embd), and of its experts where they read the same.
 void Stage::feed_forward(size_t index, const float* input, float* out, bool accumulate) {
   const Config& c = weights_.config;
   const LayerWeights& w = weights_.layers[index];
   const int64_t n_ff = c.layers[index].n_ff;
   const float scale = accumulate ? c.residual_scale : 1.0f;
-  if (w.experts) {
+  if (w.experts && !c.experts.stand_beside) {
+    route(index, input);
     experts(index, input, out, scale, accumulate);
     if (n_ff == 0) return;
     accumulate = true;

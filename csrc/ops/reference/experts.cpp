@@ -65,7 +65,8 @@ void route_row(const Routing& r, const float* logits, std::vector<float>& scores
     chosen_sum += scores[best];
   }
   const float divisor = r.normalize ? chosen_sum + 1e-20f : total;
-  for (int j = 0; j < r.n_used; ++j) weights[j] = r.scale * (weights[j] / divisor);
+  for (int j = 0; j < r.n_used; ++j)
+    weights[j] = r.scale * (weights[j] / divisor) * (r.strengths != nullptr ? r.strengths[experts[j]] : 1.0f);
 }
 
 // Calls use(row r of the expert's matrix, slot) for every slot (t * n_used + j); a row is decoded once for all of them.

@@ -592,6 +592,7 @@ ARCHITECTURES: tuple = (
     "gemma",
     "gemma2",
     "gemma3",
+    "gemma4",
     "glm4",
     "glm4moe",
     "gpt2",

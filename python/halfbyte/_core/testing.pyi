@@ -264,6 +264,7 @@ def route(
     bias: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None = None,
     n_groups: typing.SupportsInt | typing.SupportsIndex = 1,
     n_groups_used: typing.SupportsInt | typing.SupportsIndex = 1,
+    strengths: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None = None,
 ) -> tuple[numpy.typing.NDArray[numpy.int32], numpy.typing.NDArray[numpy.float32]]:
     """
     (experts, weights) of each row

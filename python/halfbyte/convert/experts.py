@@ -22,6 +22,8 @@ _GRANITE = re.compile(r"^(.*\.(?:block_sparse_moe|shared_mlp))\.(input|output)_l
 _CHOICE_BIAS = ".e_score_correction_bias"
 # Architectures whose stacks of halves transformers writes as (columns, rows).
 _TURNED = ("qwen3vlmoe",)
+# Numbers beside matrices, as Gemma 4 calls them, and as parts of those.
+_SCALES = {".router.scale": ".router.proj.scale", ".router.per_expert_scale": ".experts.down_proj.scale"}
 _MAX_EXPERTS = 4096
 
 
@@ -41,8 +43,10 @@ def as_stacks(weights: Mapping[str, Weight], family: Family, width: int) -> dict
         elif match := _GRANITE.match(name):
             prefix = match[1].replace("block_sparse_moe", "block_sparse_moe.experts")
             out |= _split(prefix, match[2] == "input", "weight", weight, family)
-        elif name.endswith(".sinks"):
+        elif name.endswith((".sinks", ".layer_scalar")):
             out[f"{name}.weight"] = weight
+        elif found := next((theirs for theirs in _SCALES if name.endswith(theirs)), None):
+            out[name.removesuffix(found) + _SCALES[found]] = weight
         elif name.endswith(_CHOICE_BIAS):
             n = weight.shape[-1]
             out[f"{name.removesuffix('_bias')}.bias"] = weight.changed((n,), lambda rows: rows.reshape(-1))
@@ -142,7 +146,9 @@ def as_checkpoint(tensors: list[Planned], family: Family) -> list[Planned]:
 
 
 def _plain_name(t: Planned) -> Planned:
-    if t.name.endswith(".sinks.weight"):
+    if found := next((theirs for theirs, ours in _SCALES.items() if t.name.endswith(ours)), None):
+        return replace(t, name=t.name.removesuffix(_SCALES[found]) + found)
+    if t.name.endswith((".sinks.weight", ".layer_scalar.weight")):
         return replace(t, name=t.name.removesuffix(".weight"))
     if t.name.endswith(".e_score_correction.bias"):
         is_row = ".moe_statics." in t.name
@@ -177,7 +183,7 @@ def _fused(stack: _Stacked, up: _Stacked | None, family: Family, made: Callable[
 
 
 def _fused_name(stack: _Stacked, part: str, is_turned: bool) -> str:
-    if is_turned:
+    if is_turned or not stack.prefix.endswith(("block_sparse_moe.experts", "shared_mlp")):
         return f"{stack.prefix}.{part}" + ("_bias" if stack.kind == "bias" else "")
     linear = "input_linear" if part == "gate_up_proj" else "output_linear"
     return f"{stack.prefix.removesuffix('.experts')}.{linear}.weight"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,6 +109,12 @@ class Family:
     back_as: str = ""
     # Their stem of queries, keys and values in one matrix, group by group -> the stems of the three in `names`.
     grouped: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
+    # Matrices of ours that not every layer has.
+    in_some_layers: tuple[str, ...] = ()
+    # What the keys do not say: GGUF keys and values of a config, and what a config says beside those of metadata and the
+    # names of tensors.
+    more_metadata: Callable[[Config], dict[str, Any]] | None = None
+    more_config: Callable[[Mapping[str, Any], Collection[str]], dict[str, Any]] | None = None
 
     def config_name(self, key: str) -> str:
         """What config.json of this family calls a GGUF key."""

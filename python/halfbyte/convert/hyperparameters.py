@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -106,7 +106,7 @@ def hyperparameters(family: Family, config: Config) -> dict[str, Any]:
     out[epsilon] = float(value_of(family, config, epsilon) or 1e-5)
     if isinstance(config.get("vocab_size"), int):
         out["vocab_size"] = config["vocab_size"]
-    for key in ("expert_count", "expert_used_count") if family.experts else ():
+    for key in ("expert_count", "expert_used_count") if has_experts(family, config) else ():
         out[key] = _required(family, config, key)
     for key, name in family.keys.items():
         value = config.get(name, family.defaults.get(name))
@@ -122,12 +122,19 @@ def hyperparameters(family: Family, config: Config) -> dict[str, Any]:
         out = {key: value for key, value in out.items() if not key.startswith("expert_group_")}
     if "expert_shared_count" in out and "expert_feed_forward_length" in out:  # several shared experts are one wide one
         out["expert_shared_feed_forward_length"] = out["expert_shared_count"] * out["expert_feed_forward_length"]
-    if family.rope:
+    if family.more_metadata is not None:
+        out |= family.more_metadata(config)
+    elif family.rope:
         out |= _rope_metadata(family, config, head_dim or width // heads.heads)
     scalar = config.get("query_pre_attn_scalar", family.defaults.get("query_pre_attn_scalar"))
     if scalar and scalar != head_dim:
         out["attention.scale"] = float(scalar) ** -0.5
     return {f"{family.arch}.{key}": value for key, value in out.items()} | _layer_pattern(family, config)
+
+
+def has_experts(family: Family, config: Config) -> bool:
+    """Whether a model is a mixture of experts: all of its family's, unless the config says otherwise."""
+    return bool(family.experts) and config.get("enable_moe_block") is not False
 
 
 # What configs call the ways to score experts -> GGUF's numbers.
@@ -211,6 +218,10 @@ def rope_tensors(family: Family, config: Config) -> dict[str, npt.NDArray[np.flo
     rope = _rope_of(family, config)
     if rope["rope_type"] in ("longrope", "su"):
         return {f"rope_factors_{k}.weight": np.asarray(rope[f"{k}_factor"], np.float32) for k in ("long", "short")}
+    if family.more_metadata is not None:  # pairs past the part that turns stand still
+        pairs = family.more_metadata(config)["rope.dimension_count"] // 2
+        turning = int(rope.get("partial_rotary_factor", 0.25) * pairs)
+        return {"rope_freqs.weight": np.where(np.arange(pairs) < turning, 1.0, 1e30).astype(np.float32)}
     if rope["rope_type"] != "llama3":
         return {}
     head_dim = value_of(family, config, "attention.key_length")
@@ -279,8 +290,8 @@ def scoring_of(gating: Any) -> str:
     return "sigmoid" if gating == _SCORINGS["sigmoid"] else "softmax"
 
 
-def config_of(family: Family, metadata: dict[str, Any], *, tied: bool) -> dict[str, Any]:
-    """config.json of a GGUF file's metadata: hyperparameters() backwards."""
+def config_of(family: Family, metadata: dict[str, Any], *, tied: bool, tensors: Collection[str] = ()) -> dict[str, Any]:
+    """config.json of a GGUF file's metadata, and of its tensors' names: hyperparameters() backwards."""
 
     def get(key: str) -> Any:
         return metadata.get(f"{family.arch}.{key}")
@@ -322,7 +333,9 @@ def config_of(family: Family, metadata: dict[str, Any], *, tied: bool) -> dict[s
         out["layer_types"] = ["sliding_attention" if flag else "full_attention" for flag in pattern]
     if family.full_attention_every and not get("attention.sliding_window"):
         out |= {"sliding_window": None, "layer_types": ["full_attention"] * get("block_count")}
-    if family.rope:
+    if family.more_config is not None:
+        out |= family.more_config(metadata, tensors)
+    elif family.rope:
         out |= _rope_config(family, metadata, out)
     for name in ("bos", "eos", "pad"):
         out[f"{name}_token_id"] = metadata.get(f"tokenizer.ggml.{'padding' if name == 'pad' else name}_token_id")

@@ -58,13 +58,13 @@ def plan_folder(folder: Path) -> Plan:
     }
     outermost = next(theirs for theirs, ours in family.names.items() if ours == "token_embd").split(".")[0]
     with config_values():
-        further = _further_layers(family, metadata, checkpoint.config)
+        unused = _unused(family, metadata, checkpoint.config)
     weights = as_stacks(weights_of(checkpoint), family, metadata[f"{family.arch}.embedding_length"])
     weights = as_three(weights, family, heads)
     for theirs, weight in weights.items():
         stem, _, kind = theirs.rpartition(".")
         stem = _SPEAKING.sub("model.", stem).removeprefix("language_model.")
-        if stem.startswith(further):
+        if stem.startswith(unused):
             continue
         # A model without its head is saved without its name, too.
         found = our_name(family, stem) or our_name(family, f"{outermost}.{stem}")
@@ -84,25 +84,32 @@ def plan_folder(folder: Path) -> Plan:
         tensors[name] = _planned(name, weight, transform, heads)
     for name, factors in ropes.items():
         tensors[name] = Planned(name, "F32", factors.shape, lambda f=factors: f)  # type: ignore[misc]
-    _require_whole_layers(folder, tensors, metadata)
+    _require_whole_layers(folder, tensors, metadata, family.in_some_layers)
     return Plan(folder, family, metadata, list(tensors.values()))
 
 
-def _further_layers(family: Family, metadata: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Beginnings of the names of layers past the last, which predict further tokens: speaking needs none of them."""
+def _unused(family: Family, metadata: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Beginnings of names that speaking needs none of: of layers past the last, which predict further tokens; and of
+    keys and values in layers that read those of others."""
     n_further = config.get("num_nextn_predict_layers")
-    first = int(metadata[f"{family.arch}.block_count"])
-    return tuple(f"model.layers.{first + i}." for i in range(min(n_further, 64) if isinstance(n_further, int) else 0))
+    n_layers = int(metadata[f"{family.arch}.block_count"])
+    n_shared = metadata.get(f"{family.arch}.attention.shared_kv_layers", 0)
+    further = range(n_layers, n_layers + (min(n_further, 64) if isinstance(n_further, int) else 0))
+    reading = [f"model.layers.{i}.self_attn.{of}_" for i in range(n_layers - n_shared, n_layers) for of in "kv"]
+    return (*(f"model.layers.{i}." for i in further), *reading)
 
 
-def _require_whole_layers(folder: Path, names: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+def _require_whole_layers(
+    folder: Path, names: Mapping[str, Any], metadata: Mapping[str, Any], in_some_layers: tuple[str, ...]
+) -> None:
     """Raises FormatError for a model without embeddings or final norm, or a layer without a matrix that others have."""
     arch = metadata["general.architecture"]
     layers: dict[str, set[int]] = {}
     for name in names:
         found = re.fullmatch(r"blk\.(\d+)\.(.+)\.weight", name)
         # Of models with experts the first layers may have none.
-        if found and not (metadata.get(f"{arch}.expert_count") and found.group(2).startswith("ffn_")):
+        is_everywhere = found and found.group(2) not in in_some_layers
+        if found and is_everywhere and not (metadata.get(f"{arch}.expert_count") and found.group(2).startswith("ffn_")):
             layers.setdefault(found.group(2), set()).add(int(found.group(1)))
     n_layers = int(metadata[f"{arch}.block_count"])
     if n_layers > len(names):

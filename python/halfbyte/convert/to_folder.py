@@ -17,7 +17,14 @@ from halfbyte.beside import written_beside
 from halfbyte.convert.experts import as_checkpoint
 from halfbyte.convert.families import FAMILIES, family_of_arch, family_of_type
 from halfbyte.convert.family import Family
-from halfbyte.convert.hyperparameters import config_of, config_values, heads_of, scoring_of, with_multipliers
+from halfbyte.convert.hyperparameters import (
+    config_of,
+    config_values,
+    has_experts,
+    heads_of,
+    scoring_of,
+    with_multipliers,
+)
 from halfbyte.convert.plan import NUMBER, Plan
 from halfbyte.convert.tensors import Array, Planned, decode, encode, is_plain
 from halfbyte.convert.transforms import Transform
@@ -59,10 +66,10 @@ def _plan(path: Path, file: Any, wanted: str | None) -> Plan:
     if other := family_of_type(family.back_as):
         metadata = {k.replace(f"{family.arch}.", f"{other.arch}.", 1): v for k, v in with_multipliers(metadata).items()}
         family = other
-    config = config_of(family, metadata, tied="output.weight" not in tensors)
+    config = config_of(family, metadata, tied="output.weight" not in tensors, tensors=tensors)
     for flag, signs in _FLAGS.items():
         config[flag] = any(f"blk.0.{name}" in tensors for name in signs)
-    if family.experts:
+    if has_experts(family, config):
         dense = [i for i in range(config["num_hidden_layers"]) if f"blk.{i}.ffn_gate_inp.weight" not in tensors]
         config |= {"mlp_only_layers": dense} if dense else {}
     heads = heads_of(family, config)
@@ -159,6 +166,10 @@ def _their_names(family: Family, tensors: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _into_config(config: dict[str, Any], name: str, factors: Array) -> None:
+    of_full = config.get("rope_parameters", {}).get("full_attention", {})
+    if of_full.get("rope_type") == "proportional":
+        of_full["partial_rotary_factor"] = float(np.mean(factors < 2))
+        return
     rope = config.setdefault("rope_scaling", {"rope_type": "longrope"})
     if name == "rope_freqs.weight":
         # Llama 3's factors were computed from four numbers; these give them back.

@@ -1,0 +1,75 @@
+// Gemma 4: layers with a window and full ones differ in their heads; values are normed; the last layers read the keys
+// and values of earlier ones (E2B, E4B), and all layers have rows of a second embedding there; experts stand beside a
+// dense MLP (26B-A4B).
+#include "model/archs/common.h"
+#include "model/archs/list.h"
+
+namespace halfbyte::model::archs {
+
+namespace {
+
+int count(const files::TensorSource& source, const std::string& key, int64_t fallback, int64_t low, int64_t high) {
+  const int64_t value = source.metadata().get_int("gemma4." + key).value_or(fallback);
+  if (value >= low && value <= high) return static_cast<int>(value);
+  throw Error(ErrorKind::format, format_string("%s: metadata key gemma4.%s is %lld; %lld to %lld were expected.",
+                                               source.path().c_str(), key.c_str(), static_cast<long long>(value),
+                                               static_cast<long long>(low), static_cast<long long>(high)));
+}
+
+// The last n_shared layers read what the last one of their kind before them has stored.
+void share_caches(const files::TensorSource& source, Config& config, int64_t n_shared) {
+  const int64_t first = config.n_layers - n_shared;
+  for (int64_t i = first; i < config.n_layers; ++i) {
+    LayerConfig& layer = config.layers[static_cast<size_t>(i)];
+    const auto is_alike = [&](const LayerConfig& other) {
+      return other.window == layer.window && other.n_kv_heads == layer.n_kv_heads && other.key_dim == layer.key_dim;
+    };
+    layer.kv_layer = first - 1;
+    while (layer.kv_layer >= 0 && !is_alike(config.layers[static_cast<size_t>(layer.kv_layer)])) --layer.kv_layer;
+    if (layer.kv_layer < 0) {
+      throw Error(ErrorKind::format, format_string("%s: layer %lld has no keys and values, nor has one like it.",
+                                                   source.path().c_str(), static_cast<long long>(i)));
+    }
+  }
+}
+
+void customize(const files::TensorSource& source, Config& config) {
+  const files::Metadata& meta = source.metadata();
+  alternate_windows(source, config, count(source, "attention.sliding_window", 512, 1, 1 << 30), 6);
+  const LayerConfig full = config.layers.front();
+  const int key_dim = count(source, "attention.key_length_swa", full.key_dim, 1, 4096);
+  const int value_dim = count(source, "attention.value_length_swa", full.value_dim, 1, 4096);
+  const int rope_dim = count(source, "rope.dimension_count_swa", key_dim, 2, key_dim);
+  if (key_dim != value_dim || full.key_dim != full.value_dim || rope_dim % 2 != 0) {
+    throw Error(ErrorKind::format,
+                format_string("%s: heads with keys of %d or %d dimensions and values of %d or %d, %d of them turned.",
+                              source.path().c_str(), key_dim, full.key_dim, value_dim, full.value_dim, rope_dim));
+  }
+  const double theta = meta.get_float("gemma4.rope.freq_base_swa").value_or(10000.0);
+  for (LayerConfig& layer : config.layers) {
+    if (layer.window == 0) continue;
+    layer.key_dim = key_dim;
+    layer.value_dim = value_dim;
+    layer.rope_dim = rope_dim;
+    layer.rope_theta = theta;
+    layer.rope_freq_scale = 1.0;
+    layer.uses_rope_factors = false;
+  }
+  config.attention_scale = 1.0f;
+  config.n_embd_per_layer = count(source, "embedding_length_per_layer_input", 0, 0, 1 << 16);
+  share_caches(source, config, count(source, "attention.shared_kv_layers", 0, 0, config.n_layers - 1));
+}
+
+}  // namespace
+
+const Arch gemma4 = {
+    .name = "gemma4",
+    .norm_places = NormPlaces::pre_and_post,
+    .activation = ops::Activation::gelu_tanh,
+    .scale_embedding_by_sqrt_dim = true,
+    .norm_values = true,
+    .experts_stand_beside = true,
+    .customize = customize,
+};
+
+}  // namespace halfbyte::model::archs
