@@ -133,6 +133,8 @@ BAD = [
     (["run", "-m", "{text}", "-p", "x"], 1, "not a GGUF file"),
     (["run", "-m", "{cut}", "-p", "x"], 1, "past the end"),
     (["run", "-m", "smolm2x", "-p", "x"], 1, "Did you mean smollm2"),
+    (["run", "-m", "SmolLM2", "-p", "x"], 1, "Did you mean smollm2"),
+    (["run", "-m", "{model}", "--temperature", "0"], 2, "no such flag: --temperature. Did you mean --temp?"),
     (["run", "-m", "owner/repo", "-p", "x"], 1, "HF_HUB_OFFLINE"),
     (["run", "-m", "{model}", "-p", ""], 1, "empty"),
     (["run", "-m", "{model}", "-p", "x" * 600], 1, "context holds"),

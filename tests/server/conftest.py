@@ -56,7 +56,7 @@ def serve_llm() -> Iterator[Callable[..., Live]]:
     def start(llm: LLM, config: ServerConfig | None = None) -> Live:
         app = create_app(SingleModelPool(llm, ("tiny", "also-tiny")), config or ServerConfig())
         bound = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_keep_alive=600))
         ready = threading.Event()
 
         async def main() -> None:

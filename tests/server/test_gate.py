@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import openai
 import pytest
 
+from halfbyte.cli.main import main
 from halfbyte.server.config import ServerConfig
 
 from .conftest import Live
@@ -40,6 +41,13 @@ def test_only_keys_open(locked: Live) -> None:
         assert http.get("/metrics").status_code == 401
         assert http.get("/v1/models", headers={"x-api-key": "second-key"}).status_code == 200
         assert http.get("/v1/models", headers={b"x-api-key": "schlüssel".encode()}).status_code == 200
+
+
+def test_ps_needs_a_key_where_others_do(locked: Live, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ps", "--url", locked.url]) == 1
+    assert "answered 401 Unauthorized. Name its key with --api-key." in capsys.readouterr().err
+    assert main(["ps", "--url", locked.url, "--api-key", "second-key"]) == 0
+    assert "tiny" in capsys.readouterr().out
 
 
 def test_other_host_names_are_refused(locked: Live) -> None:
@@ -160,6 +168,8 @@ def test_curls_bodies_need_no_content_type(live: Live) -> None:
 def test_wrong_paths_and_methods(live: Live) -> None:
     with live.http() as http:
         assert http.get("/v1/nothing").json()["error"]["type"] == "not_found_error"
+        missed = http.post("/chat/completions", json={}).json()["error"]["message"]
+        assert "Did you mean /v1/chat/completions?" in missed
         answer = http.get("/v1/completions")
         assert answer.status_code == 405
         assert "error" in answer.json()
@@ -361,6 +371,14 @@ def client_can(ask: Callable[[], Any]) -> bool:
 
 
 # Metrics --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_server_knows_its_model_before_the_first_request(serve: Serve) -> None:
+    with serve().http() as http:
+        assert [model["name"] for model in http.get("/api/tags").json()["models"]] == ["tiny:latest"]
+        assert [model["name"] for model in http.get("/api/ps").json()["models"]] == ["tiny:latest"]
+        assert 'vllm:num_requests_running{model_name="tiny"} 0.0' in http.get("/metrics").text
+        assert http.get("/slots").json()
 
 
 def test_metrics_count_what_was_done(serve: Serve) -> None:

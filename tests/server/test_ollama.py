@@ -62,7 +62,9 @@ def url(pool: CatalogPool, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         patch.setenv("HALFBYTE_MODELS", str(tmp_path_factory.mktemp("store")))
         patch.setenv("OLLAMA_MODELS", str(tmp_path_factory.mktemp("no-ollama")))
         bound = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(create_app(pool, ServerConfig()), log_config=None, access_log=False))
+        server = uvicorn.Server(
+            uvicorn.Config(create_app(pool, ServerConfig()), log_config=None, access_log=False, timeout_keep_alive=600)
+        )
         ready = threading.Event()
 
         async def main() -> None:
@@ -411,6 +413,9 @@ def test_ps(url: str, client: ollama.Client, capsys: pytest.CaptureFixture[str])
     assert main(["ps", "--url", url]) == 0
     assert "one:latest" in capsys.readouterr().out
     assert main(["ps", "--url", "http://127.0.0.1:9"]) == 1
+    assert "no server answers there" in capsys.readouterr().err
+    assert main(["ps", "--url", f"{url}/nowhere"]) == 1
+    assert "answered 404" in capsys.readouterr().err
 
 
 def test_many_clients_and_more_models_than_places(url: str) -> None:

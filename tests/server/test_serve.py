@@ -65,7 +65,7 @@ def test_ready_means_ready_and_logs_tell_no_words(start: Start, tmp_path: Path) 
 
 
 def test_a_stop_finishes_what_runs(start: Start) -> None:
-    process, url = start("-c", "20000", n_ctx=20_000)
+    process, url = start("-c", "20000", "--shutdown-timeout", "600", n_ctx=20_000)
     with openai.OpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0) as client:
         bias = {"257": -100, "259": -100}
         ask: dict[str, Any] = {
@@ -89,7 +89,7 @@ def test_a_stop_finishes_what_runs(start: Start) -> None:
 
 def test_a_stop_loses_nothing_that_was_accepted(start: Start) -> None:
     """Twenty requests for four places: streams and whole answers, running and waiting, when the stop comes."""
-    process, url = start("-c", "4096", "-np", "4", n_ctx=4096)
+    process, url = start("-c", "4096", "-np", "4", "--shutdown-timeout", "600", n_ctx=4096)
     ask = {"prompt": "abc", "max_tokens": 1500, "logit_bias": {"257": -100, "259": -100}}
 
     async def stream(client: openai.AsyncOpenAI, begun: asyncio.Event) -> str | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import importlib
 import io
 import os
 import pkgutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
@@ -56,19 +58,25 @@ class _Help(argparse.HelpFormatter):
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    begin = 'examples:\n    halfbyte run smollm2 "Why is the sky blue?"\n    halfbyte COMMAND --help'
+    begin = 'examples:\n  halfbyte run smollm2 "Why is the sky blue?"\n  halfbyte COMMAND --help'
     what = "Runs quantized language models on this machine."
     parser = _Parser(prog="halfbyte", description=what, epilog=begin, formatter_class=_Help)
     parser.add_argument("--version", action="version", version=f"halfbyte {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, module in command_modules().items():
         text, _, examples = (module.__doc__ or "").partition("\n\n")
-        epilog = f"examples:\n{examples.rstrip()}"
+        epilog = "examples:\n" + textwrap.indent(examples.rstrip(), "  ")
         sub = commands.add_parser(name, help=text, description=text, epilog=epilog, formatter_class=_Help)
         sub.add_argument("--debug", action="store_true", help="show a traceback when something fails")
         module.add_arguments(sub)
-        sub.set_defaults(run=module.run)
+        sub.set_defaults(run=module.run, flags=sorted(sub._option_string_actions))
     return parser
+
+
+def _likely(wrong: str, flags: Sequence[str]) -> str | None:
+    """The flag that was meant by one that is none: --temp by --temperature."""
+    begun = [flag for flag in flags if flag.startswith("--") and wrong.startswith(flag)]
+    return next(iter(begun or difflib.get_close_matches(wrong, flags, n=1, cutoff=0.75)), None)
 
 
 def _mend_streams() -> None:
@@ -94,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         if rest:
             what = "no such flag" if rest[0].startswith("-") else "one word too many"
-            hint = f"See halfbyte {arguments.command} --help."
+            close = _likely(rest[0].partition("=")[0], arguments.flags)
+            hint = f"Did you mean {close}?" if close else f"See halfbyte {arguments.command} --help."
             parser.exit(2, f"halfbyte {arguments.command}: {what}: {rest[0]}. {hint}\n")
         return int(arguments.run(arguments) or 0)
     except KeyboardInterrupt:

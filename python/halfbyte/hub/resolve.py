@@ -82,7 +82,7 @@ def _fetch(reference: str, tell: DownloadProgress, *, refresh: bool) -> ModelFil
     if reference.endswith(".gguf"):
         raise ModelNotFoundError(f"{reference}: no such file.", hint="Check the path.")
     known = sorted({*ALIASES, *(m.name for m in list_stored())})
-    close = difflib.get_close_matches(reference, known, n=1)
+    close = difflib.get_close_matches(reference.lower(), known, n=1)
     raise ModelNotFoundError(
         f'"{reference}" is no file, no known model and no repository.',
         hint=f"Did you mean {close[0]}?"

@@ -84,7 +84,7 @@ def open_address(address: str, headers: Mapping[str, str] = {}) -> Response:
 def get_text(address: str, headers: Mapping[str, str] = {}, *, digest: str = "") -> str:
     """The document at an address, checked against "sha256:<hex>" when it is given.
 
-    Raises ModelNotFoundError for 404, DownloadError for every other failure.
+    Raises ModelNotFoundError for 404, DownloadError for every other failure; a refusal is their __cause__.
     """
     content = b""
     try:
@@ -97,7 +97,7 @@ def get_text(address: str, headers: Mapping[str, str] = {}, *, digest: str = "")
                 raise ConnectionError(f"the connection ended after {len(content)} of {response.n_bytes} bytes")
     except urllib.error.HTTPError as error:
         kind = ModelNotFoundError if error.code == 404 else DownloadError
-        raise kind(f"{address}: the server answered {error.code} {error.reason}.", hint=advice(error.code)) from None
+        raise kind(f"{address}: the server answered {error.code} {error.reason}.", hint=advice(error.code)) from error
     except OSError as error:
         if isinstance(error, DownloadError):
             raise

@@ -70,9 +70,14 @@ def create_app(models: ModelPool, config: ServerConfig | None = None) -> FastAPI
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> Response:
-        found = ApiError(error.status_code, str(error.detail))
+        path, message = request.url.path, str(error.detail)
+        if error.status_code == 404:
+            message = f"There is nothing at {path}."
+            if f"/v1{path}" in app.openapi()["paths"]:
+                message += f" Did you mean /v1{path}? Base URLs of OpenAI's clients end with /v1."
+        found = ApiError(error.status_code, message)
         return Json(
-            server.error_body(request.url.path, found),
+            server.error_body(path, found),
             found.status,
             {**(error.headers or {}), **found.answer_headers()},
         )

@@ -112,11 +112,11 @@ class Job:
 
 
 class Bridge:
-    """Submits to an LLM's engine from the event loop it was made in, and hands the events back there."""
+    """Submits to an LLM's engine from an event loop, and hands the events back there."""
 
     def __init__(self, llm: LLM) -> None:
         self._llm = llm
-        self._loop = asyncio.get_running_loop()
+        self._loop: asyncio.AbstractEventLoop | None = None  # that of whoever submits
         self._mailbox = _core.Mailbox()
         self._open: dict[int, tuple[Job, int]] = {}  # the engine's id -> job, index of the answer
         self._closing = False
@@ -132,6 +132,7 @@ class Bridge:
         """Queues prompts of a client; clients take turns. Call it in the event loop: no event can then come before its job is known."""
         if self._closing:
             raise CancelledError("The model is being closed.")
+        self._loop = asyncio.get_running_loop()
         job = Job(self)
         try:
             for prompt in prompts:
@@ -157,7 +158,7 @@ class Bridge:
     def _pump(self) -> None:
         while not self._closing:
             events = self._mailbox.take(_WAIT_S)
-            if events:
+            if events and self._loop is not None:
                 self._loop.call_soon_threadsafe(self._deliver, events)
 
     def _deliver(self, events: list[dict[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ class _Server(uvicorn.Server):
         # Who presses Ctrl-C wants the prompt back; services are stopped by SIGTERM.
         if sig == signal.SIGINT:
             self.config.timeout_graceful_shutdown = 0
+            # That answers were cut off is what was asked for, no error to tell.
+            logging.getLogger("uvicorn.error").addFilter(lambda r: not str(r.msg).startswith("Cancel %s running"))
         super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

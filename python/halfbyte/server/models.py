@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 
-from halfbyte.errors import ModelNotFoundError
+from halfbyte.errors import CancelledError, ModelNotFoundError
 from halfbyte.llm import LLM
 from halfbyte.params import SamplingParams
 from halfbyte.server.bridge import Bridge
@@ -80,7 +80,7 @@ class SingleModelPool(ModelPool):
     def __init__(self, llm: LLM, names: tuple[str, ...]) -> None:
         self._llm, self._names = llm, names
         self._created = int(time.time())
-        self._model: LoadedModel | None = None
+        self._model: LoadedModel | None = LoadedModel(names[0], llm, Bridge(llm))
 
     async def acquire(self, name: str | None) -> LoadedModel:
         plain = (name or self._names[0]).removesuffix(":latest")
@@ -89,7 +89,7 @@ class SingleModelPool(ModelPool):
             known = ", ".join(card.name for card in self.cards())
             raise ModelNotFoundError(f'The model "{plain[:120]}" does not exist.', hint=f"Served here: {known}.")
         if self._model is None:
-            self._model = LoadedModel(self._names[0], self._llm, Bridge(self._llm))
+            raise CancelledError("The server is shutting down.")
         model = self._model if adapter is None else replace(self._model, name=adapter, adapter=adapter)
         model.n_users += 1
         model.used_at = time.time()
