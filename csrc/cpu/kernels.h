@@ -8,18 +8,26 @@ namespace halfbyte::cpu {
 
 inline constexpr int kPanelRows = 16;
 
-// The activation of a row that would take precision from its group: x = d * q + rest, and d leaves it out.
+// An activation that would take precision from its group: x = d * q + rest, and d leaves it out.
 struct Outlier {
-  int32_t column = -1;  // none
-  float rest = 0.0f;
+  int32_t column;
+  float rest;
 };
 
 // Activations of one token quantized in groups of 32 columns: x = d * q, d = amax / 127.
 struct QuantizedRow {
-  const int8_t* q = nullptr;     // (n_cols)
-  const float* d = nullptr;      // (n_cols / 32)
-  const int32_t* sum = nullptr;  // (n_cols / 16) sums of 16 codes
-  Outlier outlier;
+  const int8_t* q = nullptr;          // (n_cols)
+  const float* d = nullptr;           // (n_cols / 32)
+  const int32_t* sum = nullptr;       // (n_cols / 16) sums of 16 codes
+  const Outlier* outliers = nullptr;  // by column, at most one of a group
+  int32_t n_outliers = 0;
+};
+
+// Which outliers many rows have: a panel unpacks each column once.
+struct OutlierColumns {
+  const int32_t* columns = nullptr;  // (n_columns) increasing; nullptr: rows are few
+  const int32_t* tokens = nullptr;   // (n_tokens) of rows with outliers, by how many they have
+  int32_t n_columns = 0, n_tokens = 0;
 };
 
 // The packed kernels' families: what a panel's bytes mean (ops/packed.h).
@@ -54,9 +62,10 @@ inline constexpr int kFirstFloatKind = static_cast<int>(PanelKind::f32);
 // out[(p * n_tokens + t) * 16 + r] = dot of row r of panel p with token t's codes; panels stand panel_bytes apart.
 using IntPanelKernel = void (*)(const uint8_t* panel, int64_t panel_bytes, int n_panels, int64_t n_cols,
                                 const QuantizedRow* rows, int n_tokens, uint8_t* workspace, float* out);
-// Adds to the same out what tokens' outliers are more than their codes.
+// Adds to the same out what tokens' outliers are more than their codes. workspace: where rows are many, room for n_cols
+// * n_panels * 16 floats.
 using OutlierKernel = void (*)(const uint8_t* panel, int64_t panel_bytes, int n_panels, const QuantizedRow* rows,
-                               int n_tokens, float* out);
+                               const OutlierColumns& shared, int n_tokens, float* workspace, float* out);
 // out[t * 16 + r] = dot of panel row r with token t.
 using FloatPanelKernel = void (*)(const uint8_t* panel, int64_t n_cols, const float* const* rows, int n_tokens,
                                   float* out);
@@ -116,8 +125,8 @@ struct Kernels {
   int direct_tokens = 0;  // up to this many tokens the panel kernels need no workspace
   int64_t workspace_bytes = 0;
   int tile_panels = 1;  // panels that a kernel handles together for many tokens
-  // Quantizes n_cols floats (a multiple of 32).
-  Outlier (*quantize)(const float* x, int64_t n_cols, int8_t* q, float* d, int32_t* sum) = nullptr;
+  // Quantizes n_cols floats (a multiple of 32) and returns how many outliers it found; there is room for n_cols / 32.
+  int32_t (*quantize)(const float* x, int64_t n_cols, int8_t* q, float* d, int32_t* sum, Outlier* outliers) = nullptr;
   IntPanelKernel int_panel[kFirstFloatKind] = {};
   OutlierKernel add_outliers[kFirstFloatKind] = {};
   FloatPanelKernel float_panel[kPanelKinds] = {};

@@ -19,6 +19,7 @@ struct Rows {
   const float* const* floats;
   int64_t n;
   const TokenPiece* pieces = nullptr;  // for the level's matrix unit; nullptr: it does not take them
+  OutlierColumns outliers = {};        // where rows are many
 };
 
 inline int64_t n_panels(const ops::Matrix& m) {
@@ -29,7 +30,8 @@ inline int64_t n_panels(const ops::Matrix& m) {
 Rows quantize(const Backend& b, const ops::Context& context, const Input& in,
               std::span<const ops::Matrix* const> matrices);
 
-// Arranges quantized rows for the matrix unit, in the context's scratch, where there is one and they are enough for it.
+// Arranges quantized rows that are many, in the context's scratch: their outliers, and for the matrix unit, where there
+// is one, all of them.
 void arrange(const Backend& b, const ops::Context& context, int64_t n_cols, std::span<Rows> all);
 
 // Both, for rows that stay together.

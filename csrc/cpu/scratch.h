@@ -40,9 +40,11 @@ struct Scratch {
     Growing workspace;  // an unpacked panel
     Growing out;        // (n_tokens, 16) of a panel, twice for gated units
     Growing row;        // a decoded row
+    Growing columns;    // unpacked columns of outliers
   };
   std::vector<Worker> workers;
-  Growing codes, scales, sums;          // quantized activations
+  Growing codes, scales, sums, outliers;  // quantized activations
+  Growing outlier_columns, outlier_tokens, known_columns;
   Growing pieces;                       // and once more for a matrix unit
   std::vector<QuantizedRow> quantized;  // rows into them
   std::vector<const float*> row_pointers;

@@ -112,8 +112,9 @@ std::vector<float> multiply(Run& run, const formats::Format& format, const std::
   const int64_t n_cols = cols_of(format);
   const ops::Matrix matrix = run.ops.pack({&format, kMatrixRows, n_cols, blocks}, false, run.pool);
   std::vector<float> x = noise(static_cast<size_t>(n_tokens * n_cols), 11);
-  // Outliers: of every other token, some of them in one column.
-  for (int64_t t = 0; t < n_tokens; t += 2) x[static_cast<size_t>(t * n_cols + 97 * (t / 4) % n_cols)] = -20.0f;
+  // Outliers: none to three of a token, some of them in one column.
+  for (int64_t t = 0; t < n_tokens; ++t)
+    for (int64_t i = 0; i < t % 4; ++i) x[static_cast<size_t>(t * n_cols + 97 * (t / 4 + i) % n_cols)] = -20.0f;
   std::vector<float> out(static_cast<size_t>(n_tokens * kMatrixRows));
   const ops::Projection projection[] = {{.weight = &matrix, .out = out.data(), .out_stride = kMatrixRows}};
   const ops::RowRun rows[] = {{0, n_tokens, ops::Role::prefill}};

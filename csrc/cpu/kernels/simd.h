@@ -1,7 +1,8 @@
 // The few vector words that kernels are written in: 16 lanes, one per panel row, whatever the level's registers.
 //   F16x   16 f32        I16x   16 i32        B64   64 bytes: 16 rows x 4 columns        Four   4 columns of a token
-// Sums across lanes are taken in one order everywhere, so that all levels give the same bits.
-// Included by level files only, inside their anonymous namespace: no standard library here.
+// Of two words, f_top_two gives the two largest numbers, f_find the place of a number that is there, and i_store_sums
+// the sum of each. Sums across lanes are taken in one order everywhere, so that all levels give the same bits. Included
+// by level files only, inside their anonymous namespace: no standard library here.
 #if defined(HALFBYTE_AVX512)
 #include "cpu/kernels/simd_avx512.h"
 #elif defined(__aarch64__)

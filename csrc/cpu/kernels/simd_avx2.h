@@ -1,6 +1,8 @@
 // The vector words of simd.h in pairs of AVX2 registers, with or without AVX-VNNI.
 // Included by simd.h only.
 
+#include "cpu/kernels/simd_lanes.h"
+
 struct F16x {
   __m256 a, b;
 };
@@ -123,16 +125,25 @@ inline float f_highest(F16x x) {
   const __m128 d = _mm_max_ps(c, _mm_movehl_ps(c, c));
   return _mm_cvtss_f32(_mm_max_ss(d, _mm_shuffle_ps(d, d, 1)));
 }
+inline TopTwo f_top_two(F16x x, F16x y) {
+  const F16x high = f_max(x, y), low = f_min(x, y);
+  return top_two_of_lanes(_mm256_max_ps(high.a, high.b),
+                          _mm256_max_ps(_mm256_max_ps(low.a, low.b), _mm256_min_ps(high.a, high.b)));
+}
 inline void i_store_i8(int8_t* p, I16x x) {
   const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);
   const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
 }
-inline int32_t i_sum(I16x x) {
-  const __m256i b = _mm256_add_epi32(x.a, x.b);
-  const __m128i c = _mm_add_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1));
-  const __m128i d = _mm_add_epi32(c, _mm_shuffle_epi32(c, 0x4e));
-  return _mm_cvtsi128_si32(_mm_add_epi32(d, _mm_shuffle_epi32(d, 0xb1)));
+inline void i_store_sums(int32_t* p, I16x x, I16x y) {
+  store_sums(p, _mm256_add_epi32(x.a, x.b), _mm256_add_epi32(y.a, y.b));
+}
+inline int f_find(F16x x, F16x y, float value) {
+  const __m256 v = _mm256_set1_ps(value);
+  const auto equal = [&](__m256 eight) {
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(eight, v, _CMP_EQ_OQ)));
+  };
+  return __builtin_ctz(equal(x.a) | equal(x.b) << 8 | equal(y.a) << 16 | equal(y.b) << 24 | 1u << 31);
 }
 
 inline B64 b_load(const void* p) {

@@ -1,6 +1,8 @@
 // The vector words of simd.h in AVX-512 registers.
 // Included by simd.h only.
 
+#include "cpu/kernels/simd_lanes.h"
+
 using F16x = __m512;   // 16 f32
 using I16x = __m512i;  // 16 i32
 using B64 = __m512i;   // 64 bytes: 16 rows x 4 columns
@@ -108,11 +110,24 @@ inline float f_highest(F16x a) {
   const __m128 d = _mm_max_ps(c, _mm_movehl_ps(c, c));
   return _mm_cvtss_f32(_mm_max_ss(d, _mm_shuffle_ps(d, d, 1)));
 }
+inline TopTwo f_top_two(F16x x, F16x y) {
+  const __m512 high = _mm512_max_ps(x, y), low = _mm512_min_ps(x, y);
+  const __m256 high_a = _mm512_castps512_ps256(high), high_b = _mm512_extractf32x8_ps(high, 1);
+  const __m256 low_a = _mm512_castps512_ps256(low), low_b = _mm512_extractf32x8_ps(low, 1);
+  return top_two_of_lanes(_mm256_max_ps(high_a, high_b),
+                          _mm256_max_ps(_mm256_max_ps(low_a, low_b), _mm256_min_ps(high_a, high_b)));
+}
 inline void i_store_i8(int8_t* p, I16x a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a));
 }
-inline int32_t i_sum(I16x a) {
-  return _mm512_reduce_add_epi32(a);
+inline void i_store_sums(int32_t* p, I16x x, I16x y) {
+  store_sums(p, _mm256_add_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1)),
+             _mm256_add_epi32(_mm512_castsi512_si256(y), _mm512_extracti64x4_epi64(y, 1)));
+}
+inline int f_find(F16x x, F16x y, float value) {
+  const __m512 v = _mm512_set1_ps(value);
+  const uint32_t low = _mm512_cmp_ps_mask(x, v, _CMP_EQ_OQ), high = _mm512_cmp_ps_mask(y, v, _CMP_EQ_OQ);
+  return __builtin_ctz(low | high << 16 | 1u << 31);
 }
 
 inline I16x i_load(const int32_t* p) {

@@ -135,13 +135,38 @@ inline float f_highest(F16x x) {
   for (const float lane : lanes) best = lane > best ? lane : best;
   return best;
 }
+struct TopTwo {
+  float first, second;
+};
+inline TopTwo f_top_two(F16x x, F16x y) {
+  float high[16], low[16];
+  f_store(high, f_max(x, y));
+  f_store(low, f_min(x, y));
+  TopTwo best = {high[0], low[0]};
+  for (int i = 1; i < 16; ++i) {
+    const float less = high[i] > best.first ? best.first : high[i];
+    best.first = high[i] > best.first ? high[i] : best.first;
+    best.second = less > best.second ? less : best.second;
+    best.second = low[i] > best.second ? low[i] : best.second;
+  }
+  return best;
+}
 inline void i_store_i8(int8_t* p, I16x x) {
   const int16x8_t low = vcombine_s16(vqmovn_s32(x.v[0]), vqmovn_s32(x.v[1]));
   const int16x8_t high = vcombine_s16(vqmovn_s32(x.v[2]), vqmovn_s32(x.v[3]));
   vst1q_s8(p, vcombine_s8(vqmovn_s16(low), vqmovn_s16(high)));
 }
-inline int32_t i_sum(I16x x) {
-  return vaddvq_s32(vaddq_s32(vaddq_s32(x.v[0], x.v[1]), vaddq_s32(x.v[2], x.v[3])));
+inline void i_store_sums(int32_t* p, I16x x, I16x y) {
+  p[0] = vaddvq_s32(vaddq_s32(vaddq_s32(x.v[0], x.v[1]), vaddq_s32(x.v[2], x.v[3])));
+  p[1] = vaddvq_s32(vaddq_s32(vaddq_s32(y.v[0], y.v[1]), vaddq_s32(y.v[2], y.v[3])));
+}
+inline int f_find(F16x x, F16x y, float value) {
+  float lanes[32];
+  f_store(lanes, x);
+  f_store(lanes + 16, y);
+  int i = 0;
+  while (i < 31 && lanes[i] != value) ++i;
+  return i;
 }
 
 inline B64 b_load(const void* p) {
