@@ -193,8 +193,9 @@ def test_an_unknown_pre_tokenizer_is_refused() -> None:
         find_pre(pipeline, False)
 
 
-def sentencepiece_json(folder: Path) -> Path:
-    """A SentencePiece BPE model as Hugging Face's converters write it: merges, byte fallback, a space put first."""
+def sentencepiece_json(folder: Path, *before: normalizers.Normalizer) -> Path:
+    """A SentencePiece BPE model as Hugging Face's converters write it: merges, byte fallback; before: e.g. a space put
+    first."""
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256))]
     merges = [("t", "h"), ("th", "e"), ("▁", "the"), ("▁", "a"), ("a", "n"), ("▁", "an"), ("an", "d"), ("▁a", "n")]
     singles = ["▁", *"abcdefghijklmnopqrstuvwxyz", "é"]
@@ -204,9 +205,9 @@ def sentencepiece_json(folder: Path) -> Path:
     tokenizer = tokenizers.Tokenizer(
         models.BPE({p: i for i, p in enumerate(pieces)}, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
     )
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.normalizer = normalizers.Sequence([*before, normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", len(before), 0)]
     )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
@@ -223,11 +224,21 @@ def sentencepiece_json(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def three_tokenizers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Tokenizer, Tokenizer]:
     base = tmp_path_factory.mktemp("sp")
-    folder = sentencepiece_json(base / "hf")
+    folder = sentencepiece_json(base / "hf", normalizers.Prepend("▁"))
     metadata = gguf_vocabulary(folder, 400)
     (base / "back").mkdir()
     write_tokenizer(metadata, base / "back")
     return Tokenizer.from_hf(folder), Tokenizer.from_metadata(metadata), Tokenizer.from_hf(base / "back")
+
+
+def test_a_vocabulary_that_keeps_its_merges_cuts_text_alike(tmp_path: Path) -> None:
+    folder = sentencepiece_json(tmp_path / "hf")
+    metadata = gguf_vocabulary(folder, 400, "gemma4")
+    assert (metadata["tokenizer.ggml.model"], len(metadata["tokenizer.ggml.merges"])) == ("gemma4", 8)
+    there, back = Tokenizer.from_hf(folder), Tokenizer.from_metadata(metadata)
+    for text in ("the and the", " an  andthe", "thé 日\n\n and", "ban", "a"):
+        assert back.encode(text) == there.encode(text)
+        assert back.decode(back.encode(text)) == text
 
 
 def test_sentencepiece_metadata(three_tokenizers: tuple[Tokenizer, ...]) -> None:

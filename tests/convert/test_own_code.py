@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,33 @@ def test_groups_of_other_sizes_are_refused(tmp_path: Path) -> None:
         safetensors.numpy.save_file(weights, published / "model.safetensors")
         with pytest.raises(FormatError, match=r"wqkv.* rows are not those of 4 \+ 2 x 2 heads"):
             plan_folder(published)
+
+
+def test_an_adapter_of_the_fused_matrix_changes_its_three_parts(tmp_path: Path) -> None:
+    _, published = both(tmp_path, "internlm2")
+    weights, draw = safetensors.numpy.load_file(published / "model.safetensors"), np.random.default_rng(4)
+    adapter, merged = tmp_path / "adapter", tmp_path / "merged"
+    adapter.mkdir()
+    changes = {}
+    for layer in range(2):
+        stem = f"model.layers.{layer}.attention.wqkv"
+        a, b = (draw.normal(size=shape).astype(np.float32) * 0.2 for shape in ((4, 64), (128, 4)))
+        changes |= {f"base_model.model.{stem}.lora_A.weight": a, f"base_model.model.{stem}.lora_B.weight": b}
+        weights[f"{stem}.weight"] = weights[f"{stem}.weight"] + 2 * b @ a
+    safetensors.numpy.save_file(changes, adapter / "adapter_model.safetensors")
+    about = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["wqkv"]}
+    (adapter / "adapter_config.json").write_text(json.dumps(about))
+    shutil.copytree(published, merged)
+    safetensors.numpy.save_file(weights, merged / "model.safetensors")
+    with LLM(published, n_ctx=64, kv_type="f32", lora={str(adapter): 1.0}) as llm:
+        found, without = llm.forward(IDS), llm.forward(IDS, lora={})
+    with LLM(merged, n_ctx=64, kv_type="f32") as llm:
+        assert near(found, llm.forward(IDS))
+    assert not np.allclose(found, without, atol=1e-2)
+    changes["base_model.model.model.layers.1.attention.wqkv.lora_B.weight"] = np.zeros((127, 4), np.float32)
+    safetensors.numpy.save_file(changes, adapter / "adapter_model.safetensors")
+    with pytest.raises(FormatError, match="127 rows are not those of"):
+        LLM(published, n_ctx=64, lora={str(adapter): 1.0})
 
 
 def test_early_files_of_minicpm_leave_their_multipliers_to_the_reader(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from halfbyte.convert.families import FAMILIES as HELD
 from halfbyte.quantize import MIXES
 
 from ..conftest import REPOSITORY
+from ..model.conversion import LONGROPE
 from ..model.families import FAMILIES, make_model, save_folder
 from .folders import write_tokenizer
 
@@ -65,7 +66,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     "phi3": {"sliding_window": 64},
     "phi3-longrope": {
         "max_position_embeddings": 1024, "original_max_position_embeddings": 512,
-        "rope_parameters": FAMILIES["phi3-longrope"].arguments["rope_parameters"] | {"original_max_position_embeddings": 512},
+        "rope_parameters": LONGROPE | {"original_max_position_embeddings": 512},
+    },
+    "minicpm-longrope": {
+        "logits_scaling": 4.0, "max_position_embeddings": 1024,
+        "rope_parameters": LONGROPE | {"original_max_position_embeddings": 512},
     },
     "olmoe": {"num_key_value_heads": 16},
     "dots1": {"num_key_value_heads": 16},

@@ -141,6 +141,14 @@ GEMMA4_METADATA = {
     "attention.value_length_swa": 16, "attention.sliding_window": 16, "rope.dimension_count": 32,
     "rope.dimension_count_swa": 16, "rope.freq_base": 1000000.0, "rope.freq_base_swa": 10000.0,
 }  # fmt: skip
+LONGROPE = {
+    "rope_theta": 10000.0, "rope_type": "longrope", "original_max_position_embeddings": 128,
+    "long_factor": [1.0 + 0.5 * i for i in range(8)], "short_factor": [1.0 + 0.1 * i for i in range(8)],
+}  # fmt: skip
+LONGROPE_METADATA = {
+    "rope.scaling.type": "longrope", "rope.scaling.original_context_length": 128,
+    "rope.scaling.attn_factor": float(np.sqrt(1 + np.log(2.0) / np.log(128.0))),
+}  # fmt: skip
 COHERE = BASE | {"logit_scale": 0.25, "tie_word_embeddings": True}
 COHERE_METADATA = {"logit_scale": 0.25, "attention.layer_norm_epsilon": 1e-5}
 VISION = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 32}
@@ -224,11 +232,16 @@ def llama3_factors(weights: Weights, config: Any) -> None:
     weights["rope_freqs.weight"] = np.array(factors, np.float32)
 
 
-def phi3_fuse(weights: Weights, config: Any) -> None:
+def longrope_factors(weights: Weights, config: Any) -> None:
     r = getattr(config, "rope_parameters", None) or {}
     if "long_factor" in r:
         weights["rope_factors_long.weight"] = np.array(r["long_factor"], np.float32)
         weights["rope_factors_short.weight"] = np.array(r["short_factor"], np.float32)
+
+
+def longrope_permuted(weights: Weights, config: Any) -> None:
+    permute_llama(weights, config)
+    longrope_factors(weights, config)
 
 
 def stack_experts(weights: Weights, config: Any) -> None:

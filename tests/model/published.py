@@ -76,11 +76,13 @@ def as_internlm2(weights: Weights, config: Config) -> tuple[Weights, Config]:
 
 
 def as_minicpm(weights: Weights, config: Config) -> tuple[Weights, Config]:
-    """MiniCPM: Granite's multipliers, said by what makes them."""
+    """MiniCPM: Granite's multipliers, said by what makes them; rope by its old names."""
+    rope = dict(config.get("rope_parameters") or {"rope_theta": 10000.0})
+    told = {"rope_theta": rope.pop("rope_theta"), "rope_scaling": rope if rope.get("rope_type") == "longrope" else None}
     multipliers = {
         "scale_emb": config["embedding_multiplier"],
         "scale_depth": config["residual_multiplier"] * config["num_hidden_layers"] ** 0.5,
         "dim_model_base": config["hidden_size"] / config["logits_scaling"],
     }
     granite = ("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling")
-    return weights, about(config, "minicpm", "MiniCPMForCausalLM", *granite, **multipliers)
+    return weights, about(config, "minicpm", "MiniCPMForCausalLM", *granite, "rope_parameters", **multipliers, **told)

@@ -1,4 +1,4 @@
-// MiniCPM 1 and 2: the llama layer with Granite's multipliers, which early files leave to their readers.
+// MiniCPM 1, 2 and 4: the llama layer with Granite's multipliers, which early files leave to their readers.
 #include "model/archs/common.h"
 #include "model/archs/list.h"
 

@@ -109,6 +109,8 @@ class Family:
     back_as: str = ""
     # Their stem of queries, keys and values in one matrix, group by group -> the stems of the three in `names`.
     grouped: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
+    # tokenizer.ggml.model of files whose vocabularies keep their merges instead of scores.
+    merging: str = ""
     # Matrices of ours that not every layer has.
     in_some_layers: tuple[str, ...] = ()
     # What the keys do not say: GGUF keys and values of a config, and what a config says beside those of metadata and the

@@ -10,6 +10,7 @@ from halfbyte.convert.family import EXPERT_WIDTH, GELU_TANH, GEMMA2_NAMES, QK_NO
 from halfbyte.errors import FormatError, UnsupportedError
 
 _THETAS = {"full_attention": 1000000.0, "sliding_attention": 10000.0}
+_MOST_LAYERS = 2048  # as the engine's
 _PROPORTION = 0.25  # of a full layer's pairs that turn
 
 
@@ -28,6 +29,8 @@ def _ropes(config: Config) -> dict[str, dict[str, Any]]:
 def _metadata(config: Config) -> dict[str, Any]:
     """What GGUF says of a config's two kinds of layers."""
     n_layers, width = _count(config, "num_hidden_layers"), _count(config, "intermediate_size")
+    if n_layers > _MOST_LAYERS:
+        raise FormatError(f"config.json: {n_layers} layers; at most {_MOST_LAYERS} are read.")
     period = GEMMA4.full_attention_every
     kinds = config.get("layer_types") or [
         "full_attention" if i % period == period - 1 or i == n_layers - 1 else "sliding_attention"
@@ -142,6 +145,7 @@ GEMMA4 = Family(
     activations=GELU_TANH,
     full_attention_every=6,
     experts="halves",
+    merging="gemma4",
     in_some_layers=("attn_k", "attn_k_norm", "attn_v"),
     more_metadata=_metadata,
     more_config=_config,

@@ -16,10 +16,11 @@ from halfbyte import _core
 from halfbyte.convert.checkpoint import read_json, read_safetensors
 from halfbyte.convert.families import FAMILIES
 from halfbyte.convert.family import Family
+from halfbyte.convert.grouped import rows_of_three, stems_of_three
 from halfbyte.convert.plan import our_name
 from halfbyte.convert.quantized.blocks import floats
 from halfbyte.convert.tensors import Stored
-from halfbyte.convert.transforms import Heads
+from halfbyte.convert.transforms import Heads, SplitGroups
 from halfbyte.convert.unpickle import read_torch_file
 from halfbyte.errors import FormatError, ModelNotFoundError, UnsupportedError
 
@@ -96,7 +97,8 @@ def _from_peft(folder: Path, metadata: Mapping[str, Any]) -> list[Change]:
     if not config:
         raise ModelNotFoundError(f"{folder} has no adapter_config.json.", hint="Name a PEFT adapter's folder.")
     _refuse(config, folder)
-    family, heads = _family_of(metadata), _heads_of(metadata)
+    family = _family_of(metadata)
+    heads = _heads_of(metadata) if family.transforms else Heads(1, 1)
     changes: dict[str, dict[str, Floats]] = {}
     stems: dict[str, str] = {}
     for name, stored in _tensors(folder).items():
@@ -107,16 +109,30 @@ def _from_peft(folder: Path, metadata: Mapping[str, Any]) -> list[Change]:
                 hint="Adapters that hold whole layers (modules_to_save) or embeddings cannot be switched.",
             )
         stem = match[1].replace("model.language_model.", "model.").removeprefix("language_model.")
-        found = our_name(family, stem)
-        if found is None:
-            raise FormatError(f"{folder}: {match[1]} is no part of a {family.model_types[0]} model.")
-        ours, transform = found
-        numbers = floats(stored, name)
-        if match[2] == "B" and not transform.turns:
-            numbers = np.ascontiguousarray(transform.apply(numbers, heads))
-        changes.setdefault(ours, {})[match[2].lower()] = numbers
-        stems[ours] = match[1]
+        for part, numbers in _parts(stem, match[2], floats(stored, name), family, heads):
+            found = our_name(family, part)
+            if found is None:
+                raise FormatError(f"{folder}: {match[1]} is no part of a {family.model_types[0]} model.")
+            ours, transform = found
+            if match[2] == "B" and not transform.turns:
+                numbers = np.ascontiguousarray(transform.apply(numbers, heads))
+            changes.setdefault(ours, {})[match[2].lower()] = numbers
+            stems[ours] = match[1]
     return [_scaled(folder, name, a, b, _scaling(config, stems[name])) for name, a, b in _pairs(changes, folder)]
+
+
+def _parts(stem: str, which: str, numbers: Floats, family: Family, heads: Heads) -> list[tuple[str, Floats]]:
+    """A matrix of a change, for each of the matrices that the changed one becomes: A is the same for all of them."""
+    three = stems_of_three(stem, family)
+    if not three:
+        return [(stem, numbers)]
+    if which == "A":
+        return [(part, numbers) for part in three]
+    if numbers.ndim != 2:
+        raise FormatError(f"The change of {stem} is {list(numbers.shape)}, which is no product.")
+    rows = rows_of_three(stem, numbers.shape[0], heads)
+    split = SplitGroups().apply(numbers, heads)
+    return [(part, split[taken]) for part, taken in zip(three, rows, strict=True)]
 
 
 def _scaled(path: Path, name: str, a: Floats, b: Floats, scaling: np.float32) -> Change:

@@ -34,7 +34,7 @@ def plan_gguf(folder: Path, type_name: str | None = None) -> Plan:
     embedding = next((t for t in plan.tensors if t.name == "token_embd.weight"), None)
     if embedding is None:
         raise FormatError(f"{folder} has no embeddings ({plan.family.names}).")
-    metadata = plan.metadata | gguf_vocabulary(folder, embedding.shape[0])
+    metadata = plan.metadata | gguf_vocabulary(folder, embedding.shape[0], plan.family.merging)
     if type_name is not None:
         return quantize_plan(replace(plan, metadata=metadata), type_name)
     file_type = file_type_of((t.format, int(np.prod(t.shape))) for t in plan.tensors)

@@ -27,11 +27,14 @@ _PROBE = (
 )
 
 
-def gguf_vocabulary(folder: Path, n_vocab: int) -> dict[str, Any]:
-    """The keys for a model with n_vocab embeddings. Raises UnsupportedError for a tokenizer that GGUF cannot express."""
+def gguf_vocabulary(folder: Path, n_vocab: int, merging: str = "") -> dict[str, Any]:
+    """The keys for a model with n_vocab embeddings. merging: the kind (tokenizer.ggml.model) of vocabularies that keep
+    their merges, where GGUF has scores of most others. Raises UnsupportedError for a tokenizer that GGUF cannot express."""
     vocabulary, tokenizer_json = read_folder(folder)
     metadata = dict(vocabulary.metadata)
-    if tokenizer_json is not None and (folder / "tokenizer.model").is_file() and vocabulary.model == "llama":
+    if tokenizer_json is not None and merging and vocabulary.model == "llama":
+        metadata |= _from_merges(tokenizer_json, vocabulary, merging)
+    elif tokenizer_json is not None and (folder / "tokenizer.model").is_file() and vocabulary.model == "llama":
         metadata |= _from_pieces(folder, vocabulary)
     elif tokenizer_json is not None:
         metadata |= _from_pipeline(tokenizer_json, vocabulary)
@@ -67,6 +70,17 @@ def _from_pieces(folder: Path, vocabulary: Vocabulary) -> dict[str, Any]:
         "tokenizer.ggml.tokens": vocabulary.tokens,
         "tokenizer.ggml.scores": pieces["tokenizer.ggml.scores"] + [-1000.0] * more,
         "tokenizer.ggml.token_type": kinds + vocabulary.kinds[len(known) :],
+    }
+
+
+def _from_merges(path: Path, vocabulary: Vocabulary, kind: str) -> dict[str, Any]:
+    model = json.loads(path.read_text(encoding="utf-8")).get("model") or {}
+    return {
+        "tokenizer.ggml.model": kind,
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.merges": [m if isinstance(m, str) else " ".join(m) for m in model.get("merges") or []],
+        "tokenizer.ggml.token_type": _with_unknown(vocabulary, model.get("unk_token")),
+        "tokenizer.ggml.add_space_prefix": False,
     }
 
 
