@@ -15,7 +15,8 @@ namespace {
 constexpr int kRounds = 2;
 constexpr int kScaleTop = 15;
 
-// A format: its codebook, weights a scale, the multiplier base + step * s of d, and whether signs come in even numbers.
+// A format: its codebook, weights a scale, the multiplier base + step * s of d, whether signs come in even numbers, and
+// what d is multiplied by at last (see kUnshrinkTwoBits).
 struct Iq2xxs {
   static const auto& book() {
     static const Codebook<3, 8, 256> prepared(formats::kIq2xxsGrid);
@@ -24,6 +25,7 @@ struct Iq2xxs {
   static constexpr int kScaleWeights = 32;
   static constexpr float kBase = 0.125f, kStep = 0.25f;
   static constexpr bool kEvenSigns = true;
+  static constexpr float kUnshrink = kUnshrinkTwoBits;
 };
 struct Iq2xs {
   static const auto& book() {
@@ -33,6 +35,7 @@ struct Iq2xs {
   static constexpr int kScaleWeights = 16;
   static constexpr float kBase = 0.125f, kStep = 0.25f;
   static constexpr bool kEvenSigns = true;
+  static constexpr float kUnshrink = kUnshrinkTwoBits;
 };
 struct Iq2s {
   static const auto& book() {
@@ -42,6 +45,7 @@ struct Iq2s {
   static constexpr int kScaleWeights = 16;
   static constexpr float kBase = 0.125f, kStep = 0.25f;
   static constexpr bool kEvenSigns = false;
+  static constexpr float kUnshrink = kUnshrinkTwoBits;
 };
 struct Iq3xxs {
   static const auto& book() {
@@ -51,6 +55,7 @@ struct Iq3xxs {
   static constexpr int kScaleWeights = 32;
   static constexpr float kBase = 0.25f, kStep = 0.5f;
   static constexpr bool kEvenSigns = true;
+  static constexpr float kUnshrink = 1.005f;
 };
 struct Iq3s {
   static const auto& book() {
@@ -60,6 +65,7 @@ struct Iq3s {
   static constexpr int kScaleWeights = 32;
   static constexpr float kBase = 1.0f, kStep = 2.0f;
   static constexpr bool kEvenSigns = false;
+  static constexpr float kUnshrink = 1.0f;
 };
 
 struct Coded {
@@ -186,7 +192,7 @@ void encode_with(const Tile& tile, uint8_t* const* out, Pack pack) {
   uint8_t signs[kLanes][32];
   split_signs<L>(tile, Format::kEvenSigns, magnitudes, signs);
   Coded coded = {};
-  store(ds, fit_codebook<L, Format>(tile, magnitudes, coded));
+  store(ds, as_f16(fit_codebook<L, Format>(tile, magnitudes, coded) * Format::kUnshrink));
   for (int lane = 0; lane < kLanes; ++lane) {
     uint8_t scales[16];
     uint16_t entries[64];
@@ -219,10 +225,10 @@ void encode_iq3_s(const Tile& tile, uint8_t* const* out) {
 
 }  // namespace
 
-HALFBYTE_TILE_ENCODER(iq2_xxs)
-HALFBYTE_TILE_ENCODER(iq2_xs)
-HALFBYTE_TILE_ENCODER(iq2_s)
-HALFBYTE_TILE_ENCODER(iq3_xxs)
-HALFBYTE_TILE_ENCODER(iq3_s)
+HALFBYTE_TILE_ENCODER(iq2_xxs, none)
+HALFBYTE_TILE_ENCODER(iq2_xs, none)
+HALFBYTE_TILE_ENCODER(iq2_s, none)
+HALFBYTE_TILE_ENCODER(iq3_xxs, none)
+HALFBYTE_TILE_ENCODER(iq3_s, magnitude)
 
 }  // namespace halfbyte::quantize

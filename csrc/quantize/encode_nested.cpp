@@ -210,11 +210,11 @@ void encode_q5_k(const Tile& tile, uint8_t* const* out) {
 
 }  // namespace
 
-HALFBYTE_TILE_ENCODER(q2_k)
-HALFBYTE_TILE_ENCODER(q3_k)
-HALFBYTE_TILE_ENCODER(q4_k)
-HALFBYTE_TILE_ENCODER(q5_k)
-HALFBYTE_TILE_ENCODER(q6_k)
-HALFBYTE_TILE_ENCODER(iq4_xs)
+HALFBYTE_TILE_ENCODER(q2_k, magnitude)
+HALFBYTE_TILE_ENCODER(q3_k, magnitude)
+HALFBYTE_TILE_ENCODER(q4_k, magnitude)
+HALFBYTE_TILE_ENCODER(q5_k, magnitude)
+HALFBYTE_TILE_ENCODER(q6_k, magnitude)
+HALFBYTE_TILE_ENCODER(iq4_xs, magnitude)
 
 }  // namespace halfbyte::quantize

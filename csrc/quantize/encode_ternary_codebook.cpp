@@ -177,7 +177,7 @@ template <class L, int n, bool own_shift, class Pack>
 void encode_ternary(const Tile& tile, uint8_t* const* out, Pack pack) {
   Coded coded = {};
   alignas(64) float ds[kLanes];
-  store(ds, fit_ternary<L, n, own_shift>(tile, coded));
+  store(ds, as_f16(fit_ternary<L, n, own_shift>(tile, coded) * kUnshrinkTwoBits));
   for (int lane = 0; lane < kLanes; ++lane) {
     uint8_t scales[16], negative[32];
     uint16_t entries[32];
@@ -204,7 +204,7 @@ void encode_iq1_m(const Tile& tile, uint8_t* const* out) {
 
 }  // namespace
 
-HALFBYTE_TILE_ENCODER(iq1_s)
-HALFBYTE_TILE_ENCODER(iq1_m)
+HALFBYTE_TILE_ENCODER(iq1_s, none)
+HALFBYTE_TILE_ENCODER(iq1_m, none)
 
 }  // namespace halfbyte::quantize
