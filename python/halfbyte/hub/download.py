@@ -219,7 +219,7 @@ class _Job:
                 raise self._changed()
             if in_part and response.status != 206:
                 done[segment], at = 0, begin
-                self._skip(response, begin)
+                self._skip(response, begin, stop)
             out.seek(at)
             while (at < end or n_bytes == 0) and not stop.is_set():
                 chunk = response.read(min(_CHUNK, end - at) if n_bytes else _CHUNK)
@@ -230,11 +230,11 @@ class _Job:
         if at < end and not stop.is_set():
             raise EOFError(f"the connection ended after {at} of {end} bytes")
 
-    def _skip(self, response: Response, n_bytes: int) -> None:
+    def _skip(self, response: Response, n_bytes: int, stop: threading.Event) -> None:
         """Throws away what lies before a segment: the server sent everything, for it knows no ranges."""
         if not self.file.digest and response.validator != self._state["validator"]:
             raise self._changed()
-        while n_bytes and (chunk := response.read(min(_CHUNK, n_bytes))):
+        while n_bytes and not stop.is_set() and (chunk := response.read(min(_CHUNK, n_bytes))):
             n_bytes -= len(chunk)
 
     def _changed(self) -> DownloadError:

@@ -54,9 +54,9 @@ class Response:
         return etag if etag and not etag.startswith("W/") else self._inner.headers.get("Last-Modified", "")
 
     def read(self, n_bytes: int) -> bytes:
-        """At most n_bytes more; b"" at the end. A connection that breaks raises OSError."""
+        """What has come, at most n_bytes; b"" at the end. A connection that breaks raises OSError."""
         try:
-            return self._inner.read(n_bytes)
+            return self._inner.read1(n_bytes)
         except http.client.HTTPException as error:
             raise ConnectionError(f"the connection broke ({type(error).__name__})") from error
 
