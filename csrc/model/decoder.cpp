@@ -36,6 +36,37 @@ int64_t padded_rows(int64_t n) {
   return (n + step - 1) / step * step;
 }
 
+LastPlan last_plan(const StepPlan& whole) {
+  LastPlan last;
+  std::vector<int32_t>& rows = last.rows;
+  rows = whole.picked;
+  std::sort(rows.begin(), rows.end());
+  rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
+  // A part of a prompt has no output; one row spares all ops the case of none.
+  if (rows.empty()) rows.push_back(static_cast<int32_t>(whole.runs.back().end - 1));
+  const auto place = [&](int64_t row) { return std::lower_bound(rows.begin(), rows.end(), row) - rows.begin(); };
+  const auto kept = [&](const ops::RowRun& run) { return ops::RowRun{place(run.begin), place(run.end), run.role}; };
+  for (const ops::RowRun& run : whole.runs) {
+    if (kept(run).begin < kept(run).end) last.plan.runs.push_back(kept(run));
+  }
+  for (const StepPlan::Part& part : whole.parts) {
+    if (kept(part.rows).begin < kept(part.rows).end) last.plan.parts.push_back({kept(part.rows), part.adapters});
+  }
+  for (const ops::AttentionSpan& span : whole.spans) {
+    const int64_t begin = place(span.first_row), end = place(span.first_row + span.n_rows);
+    for (int64_t at = begin; at < end; ++at) {
+      const int64_t row = rows[static_cast<size_t>(at)];
+      if (at > begin && row == rows[static_cast<size_t>(at - 1)] + 1)
+        ++last.plan.spans.back().n_rows;
+      else
+        last.plan.spans.push_back({at, 1, span.first_position + row - span.first_row, span.role, span.block_table});
+    }
+  }
+  for (const int32_t row : whole.picked) last.plan.picked.push_back(static_cast<int32_t>(place(row)));
+  last.plan.logit_runs = whole.logit_runs;
+  return last;
+}
+
 }  // namespace
 
 struct Decoder::State {
@@ -50,6 +81,7 @@ struct Decoder::State {
   StepPlan step;
   Batch padded;
   const std::vector<std::vector<int32_t>> no_blocks;  // of each group of layers: a block table that names none
+  LastPlan last;
 
   State(std::shared_ptr<const Weights> w, int n_threads, int64_t rows, int64_t logit_rows, int64_t n_ctx)
       : weights(std::move(w)),
@@ -206,10 +238,14 @@ StepOutput Decoder::State::run(const Batch& asked, cache::KvStore& kv, const boo
   check(asked, kv);
   const Batch& batch = with_padding(asked);
   plan(batch);
+  // A batch of decoded rows asks of all.
+  const bool asks_of_all =
+      batch.logit_rows.size() == batch.tokens.size() || batch.hidden_rows.size() == batch.tokens.size();
+  if (!asks_of_all) last = last_plan(step);
   stages.front()->embed(batch, step);
   for (size_t i = 0; i < stages.size(); ++i) {
     if (i > 0) stages[i]->take_stream(*stages[i - 1], batch.n_rows());
-    stages[i]->run(batch, step, kv, i + 1 == stages.size(), cancelled);
+    stages[i]->run(batch, step, asks_of_all ? nullptr : &last, kv, i + 1 == stages.size(), cancelled);
   }
   return stages.back()->output(asked);
 }

@@ -130,48 +130,48 @@ void Stage::scale_stream(const Vector& scale, int64_t n) {
 void Stage::layer(size_t index, const Batch& batch, cache::KvStore& kv) {
   const Config& c = weights_.config;
   const LayerWeights& w = weights_.layers[index];
-  const int64_t n = batch.n_rows();
+  const auto n = [&] { return plan_->runs.back().end; };  // fewer after the last layer's attention
   float* stream = x_.as<float>();
   float* input = normed_.as<float>();
   float* output = branch_.as<float>();
   switch (c.norm_places) {
     case NormPlaces::pre:
-      norm(stream, input, n, w.attn_norm, w.attn_norm_bias, &w.first_of_attention());
+      norm(stream, input, n(), w.attn_norm, w.attn_norm_bias, &w.first_of_attention());
       attention(index, input, batch, kv, stream, true);
-      norm(stream, input, n, w.mlp_norm, w.mlp_norm_bias, &w.first_of_mlp());
+      norm(stream, input, n(), w.mlp_norm, w.mlp_norm_bias, &w.first_of_mlp());
       feed_forward(index, input, stream, true);
       return;
     case NormPlaces::pre_and_post:
-      norm(stream, input, n, w.attn_norm, w.attn_norm_bias, &w.first_of_attention());
+      norm(stream, input, n(), w.attn_norm, w.attn_norm_bias, &w.first_of_attention());
       attention(index, input, batch, kv, output, false);
-      norm_add(output, n, w.attn_post_norm);
-      norm(stream, input, n, w.mlp_norm, w.mlp_norm_bias, &w.first_of_mlp());
+      norm_add(output, n(), w.attn_post_norm);
+      norm(stream, input, n(), w.mlp_norm, w.mlp_norm_bias, &w.first_of_mlp());
       feed_forward(index, input, output, false);
-      if (w.experts && c.experts.stand_beside) experts_beside(index, n, output);
-      norm_add(output, n, w.mlp_post_norm);
-      if (c.n_embd_per_layer > 0) add_layer_row(index, n);
-      scale_stream(w.stream_scale, n);
+      if (w.experts && c.experts.stand_beside) experts_beside(index, n(), output);
+      norm_add(output, n(), w.mlp_post_norm);
+      if (c.n_embd_per_layer > 0) add_layer_row(index, n());
+      scale_stream(w.stream_scale, n());
       return;
     case NormPlaces::post:
       attention(index, stream, batch, kv, output, false);
-      norm_add(output, n, w.attn_post_norm);
+      norm_add(output, n(), w.attn_post_norm);
       feed_forward(index, stream, output, false);
-      norm_add(output, n, w.mlp_post_norm);
+      norm_add(output, n(), w.mlp_post_norm);
       return;
     case NormPlaces::parallel: {
       // The MLP reads the stream before attention adds to it.
       const bool own_norm = !w.mlp_norm.empty();
       if (own_norm)
-        norm(stream, input, n, w.mlp_norm, w.mlp_norm_bias, &w.first_of_mlp());
+        norm(stream, input, n(), w.mlp_norm, w.mlp_norm_bias, &w.first_of_mlp());
       else
-        norm(stream, input, n, w.attn_norm, w.attn_norm_bias, &w.first_of_mlp());
+        norm(stream, input, n(), w.attn_norm, w.attn_norm_bias, &w.first_of_mlp());
       feed_forward(index, input, output, false);
       if (!w.attn_norm_2.empty())
-        norm(stream, input, n, w.attn_norm_2, w.attn_norm_2_bias, &w.first_of_attention());
+        norm(stream, input, n(), w.attn_norm_2, w.attn_norm_2_bias, &w.first_of_attention());
       else if (own_norm)
-        norm(stream, input, n, w.attn_norm, w.attn_norm_bias, &w.first_of_attention());
+        norm(stream, input, n(), w.attn_norm, w.attn_norm_bias, &w.first_of_attention());
       attention(index, input, batch, kv, stream, true);
-      ops_.add(context_, stream, output, c.residual_scale, n, c.n_embd);
+      ops_.add(context_, stream, output, c.residual_scale, n(), c.n_embd);
       return;
     }
   }
@@ -234,8 +234,11 @@ void Stage::take_stream(const Stage& before, int64_t n_rows) {
   if (c.n_embd_per_layer > 0) take(layer_rows_, before.layer_rows_, c.n_layers * c.n_embd_per_layer);
 }
 
-void Stage::run(const Batch& batch, const StepPlan& plan, cache::KvStore& kv, bool is_last, const bool* cancelled) {
+void Stage::run(const Batch& batch, const StepPlan& plan, const LastPlan* last, cache::KvStore& kv, bool is_last,
+                const bool* cancelled) {
   plan_ = &plan;
+  // A device has uploaded the whole plan; an observer wants all rows.
+  last_ = is_last && ops_.memory->is_host && observer_ == nullptr ? last : nullptr;
   const bool has_output = is_last && !plan.picked.empty();
   const size_t logit_bytes = batch.logit_rows.size() * static_cast<size_t>(weights_.config.n_vocab) * sizeof(float);
   if (has_output && logits_.size() < logit_bytes) logits_ = ops_.memory->allocate(logit_bytes, "The logits of a step");

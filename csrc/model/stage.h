@@ -33,6 +33,13 @@ struct StepPlan {
   bool is_repeated = false;  // steps like this one come again with other tokens, positions and blocks
 };
 
+// What the last layer goes on with when its keys and values are stored: the rows that outputs are asked of, of which
+// there are fewer than the batch has. Their results are those of the whole batch, bit by bit.
+struct LastPlan {
+  std::vector<int32_t> rows;  // of the batch, ascending; at least one
+  StepPlan plan;              // of those alone; no slots
+};
+
 class Stage {
  public:
   // Layers [begin, end), all on `ops`. ropes: the model's different tables, rope_of: each layer's.
@@ -49,7 +56,9 @@ class Stage {
   void take_stream(const Stage& before, int64_t n_rows);
 
   // Runs the layers; the last stage also leaves output(). Throws Error(cancelled) between layers when *cancelled.
-  void run(const Batch& batch, const StepPlan& plan, cache::KvStore& kv, bool is_last, const bool* cancelled);
+  // last: nullptr where all rows matter to the end.
+  void run(const Batch& batch, const StepPlan& plan, const LastPlan* last, cache::KvStore& kv, bool is_last,
+           const bool* cancelled);
 
   // In host memory, valid until the next run().
   StepOutput output(const Batch& batch);
@@ -71,6 +80,7 @@ class Stage {
   ops::RopeArgs rope_of(size_t index) const;
   void norm_values(const float* from, float* value, int64_t n_heads, int64_t dim);
   void grow(const ops::HeadRows& query, const Batch& batch);
+  void keep_last_rows(const ops::HeadRows& query);
   void attend(size_t index, const ops::HeadRows& query, const ops::HeadRows& key, const float* value,
               int64_t value_stride, const ops::RopeArgs& rope, const Batch& batch, cache::KvStore& kv);
   void attend_with_keys_of_another(size_t index, const ops::HeadRows& query, const ops::RopeArgs& rope,
@@ -115,6 +125,7 @@ class Stage {
     Buffer rows, chosen, shares, hidden, sums;
   } host_experts_;
   const StepPlan* plan_ = nullptr;  // of the running step
+  const LastPlan* last_ = nullptr;  // likewise
   LinearObserver* observer_ = nullptr;
 
   // Activations, f32 row-major, in the backend's memory; n is the batch's rows.

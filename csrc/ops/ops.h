@@ -256,7 +256,8 @@ struct Ops {
   // The spans and their block tables are in host memory.
   void (*attention)(const Context&, const AttentionArgs&) = nullptr;
 
-  // out[i, :] = x[rows[i], :] for rows of n floats. rows: ascending, in host memory.
+  // out[i, :] = x[rows[i], :] for rows of n floats. rows: ascending, in host memory. In place where memory is the
+  // host's.
   void (*pick_rows)(const Context&, const float* x, int64_t n, std::span<const int32_t> rows, float* out) = nullptr;
 
   // out[t, i] = act(x[t, i]) * y[t, i] for rows of n floats (fused gate_up matrices, phi3: gate = x, up = y).

@@ -49,6 +49,9 @@ def test_logits_and_greedy_text(name: str, tmp_path: Path) -> None:
             logits = model(tokens).logits[:, -1]
             tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True)], dim=1)
     assert greedy(engine, ids[:40], 64) == tokens[0, 40:].tolist()
+    # A prompt in parts: of the first two, the last layer gives nothing but keys and values.
+    in_parts = _core.Engine(_core.Model.load(str(path)), n_ctx=120, k_type="f32", v_type="f32", n_batch=16)
+    assert greedy(in_parts, ids[:40], 8) == tokens[0, 40:48].tolist()
 
 
 def test_every_architecture_is_tried() -> None:

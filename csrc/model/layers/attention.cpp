@@ -102,6 +102,17 @@ void Stage::grow(const ops::HeadRows& query, const Batch& batch) {
   }
 }
 
+// The rest of the step is about the rows of the last plan alone: they move together.
+void Stage::keep_last_rows(const ops::HeadRows& query) {
+  const Config& c = weights_.config;
+  const auto keep = [&](float* rows, int64_t n) { ops_.pick_rows(context_, rows, n, last_->rows, rows); };
+  keep(query.rows, query.stride);
+  keep(x_.as<float>(), c.n_embd);
+  if (c.norm_places == NormPlaces::parallel) keep(branch_.as<float>(), c.n_embd);
+  if (c.n_embd_per_layer > 0) keep(layer_rows_.as<float>(), c.n_layers * c.n_embd_per_layer);
+  plan_ = &last_->plan;
+}
+
 // attended_ = attention of the queries; the keys and values are written to the cache. What stands between queries in
 // their rows may change, too.
 void Stage::attend(size_t index, const ops::HeadRows& query, const ops::HeadRows& key, const float* value,
@@ -147,21 +158,22 @@ void Stage::read_attention(size_t index, const ops::HeadRows& query, const Batch
   const int layer = static_cast<int>(index);
   const auto group = static_cast<size_t>(groups_.group_of[index]);
   grow(query, batch);
-  ops_.attention(
-      context_,
-      {.query = query.rows,
-       .query_stride = query.stride,
-       .out = attended_.as<float>(),
-       .out_stride = int64_t{shape.n_heads} * shape.value_dim,
-       .kv = kv.layer_data(layer),
-       .layout = kv.layout(layer),
-       .n_heads = shape.n_heads,
-       .scale = c.attention_scale != 0 ? c.attention_scale : 1.0f / std::sqrt(static_cast<float>(shape.key_dim)),
-       .softcap = c.attention_softcap,
-       .window = shape.window,
-       .sinks = weights_.layers[index].sinks.data_or_null(),
-       .spans = std::span(plan_->spans).subspan(group * batch.sequences.size(), batch.sequences.size()),
-       .next = c.latent.rank > 0 ? nullptr : &weights_.layers[index].o});
+  if (last_ != nullptr && static_cast<int64_t>(index) + 1 == end_) keep_last_rows(query);
+  const size_t n_spans = plan_->spans.size() / static_cast<size_t>(groups_.n_groups());
+  ops_.attention(context_, {.query = query.rows,
+                            .query_stride = query.stride,
+                            .out = attended_.as<float>(),
+                            .out_stride = int64_t{shape.n_heads} * shape.value_dim,
+                            .kv = kv.layer_data(layer),
+                            .layout = kv.layout(layer),
+                            .n_heads = shape.n_heads,
+                            .scale = c.attention_scale != 0 ? c.attention_scale
+                                                            : 1.0f / std::sqrt(static_cast<float>(shape.key_dim)),
+                            .softcap = c.attention_softcap,
+                            .window = shape.window,
+                            .sinks = weights_.layers[index].sinks.data_or_null(),
+                            .spans = std::span(plan_->spans).subspan(group * n_spans, n_spans),
+                            .next = c.latent.rank > 0 ? nullptr : &weights_.layers[index].o});
 }
 
 // out (+)= what the heads' outputs (n, width) become.
