@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <optional>
 #include <set>
 
 #include "base/buffer.h"
@@ -50,7 +51,7 @@ py::dict config_to_python(const model::Config& c) {
 }
 
 model::DeviceBudget gpu_budget(double utilization, int64_t n_ctx, int64_t n_batch, int64_t max_sequences,
-                               const std::string& kv_type) {
+                               const std::string& kv_type, const std::optional<std::shared_ptr<Weights>>& beside) {
   require(utilization > 0 && utilization <= 1,
           "gpu_memory_utilization is %g; a share of the GPU's memory, above 0 and at most 1, was expected.",
           utilization);
@@ -63,7 +64,8 @@ model::DeviceBudget gpu_budget(double utilization, int64_t n_ctx, int64_t n_batc
           std::clamp<int64_t>(n_batch, 1, 65536),
           std::clamp<int64_t>(max_sequences, 1, 4096),
           type,
-          type};
+          type,
+          beside ? (*beside)->rooms : std::vector<model::DeviceRoom>()};
 }
 
 model::LoadOptions load_options(int n_threads, bool mmap, int64_t n_gpu_layers, int64_t n_cpu_moe,
@@ -117,14 +119,17 @@ std::shared_ptr<model::Adapter> adapter_from_python(const std::shared_ptr<Weight
 }  // namespace
 
 void register_model(py::module_& m) {
+  py::class_<Weights, std::shared_ptr<Weights>> weights(
+      m, "Model", "A model's weights, packed for this machine. Immutable; engines share it.");
   py::class_<model::DeviceBudget>(m, "GpuBudget",
                                   "What of the GPUs' memory a model may take, and the engine it is for.")
       .def(py::init(&gpu_budget), py::kw_only(), py::arg("utilization") = 0.9, py::arg("n_ctx") = 0,
            py::arg("n_batch") = 512, py::arg("max_sequences") = 64, py::arg("kv_type") = "f16",
+           py::arg("beside") = py::none(),
            "utilization: the share of each GPU's memory that weights, KV blocks and work buffers may take together. "
-           "n_ctx: 0 for not said.");
-  py::class_<Weights, std::shared_ptr<Weights>>(
-      m, "Model", "A model's weights, packed for this machine. Immutable; engines share it.")
+           "n_ctx: 0 for not said. beside: a draft model that is loaded, whose weights, KV blocks and buffers count "
+           "too.");
+  weights
       .def_static(
           "load",
           [](const std::string& path, int n_threads, bool mmap, int64_t n_gpu_layers, int64_t n_cpu_moe,

@@ -55,7 +55,7 @@ const ops::Ops* device_ops() {
     o.embed = embed;
     o.linear = linear;
     o.linear_glu = linear_glu;
-    o.most_head_dim = kMostHeadDim;
+    o.most_head_dim = kMostKeyDim;
     o.route = route;
     o.expert_glu = expert_glu;
     o.expert_sum = expert_sum;

@@ -92,7 +92,7 @@ __device__ inline void prepare_head(const HeadJob& job, const ops::HeadRows& hea
 
 // A warp a head of a token: queries first, then keys, then values.
 __global__ void __launch_bounds__(kHeadsPerBlock* kWarp) take_heads(const HeadJob job) {
-  __shared__ float heads[kHeadsPerBlock][kMostHeadDim];
+  __shared__ float heads[kHeadsPerBlock][kMostKeyDim];
   const int64_t token = blockIdx.x;
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
   int head = static_cast<int>(blockIdx.y) * kHeadsPerBlock + warp;
@@ -122,10 +122,10 @@ __global__ void __launch_bounds__(kHeadsPerBlock* kWarp) take_heads(const HeadJo
 }  // namespace
 
 void check_heads(const ops::KvLayout& layout) {
-  if (layout.key_dim <= kMostHeadDim && layout.value_dim <= kMostHeadDim) return;
+  if (layout.key_dim <= kMostKeyDim && layout.value_dim <= kMostValueDim) return;
   throw Error(ErrorKind::unsupported,
-              format_string("Attention heads of %d and %d dimensions; the GPU computes up to %d.", layout.key_dim,
-                            layout.value_dim, kMostHeadDim),
+              format_string("Attention heads of %d and %d dimensions; the GPU computes up to %d and %d.",
+                            layout.key_dim, layout.value_dim, kMostKeyDim, kMostValueDim),
               "Use the CPU with -ngl 0.");
 }
 

@@ -5,8 +5,8 @@
 
 namespace halfbyte::cuda {
 
-// The most dimensions that a head may have. Throws Error(unsupported) above.
-inline constexpr int kMostHeadDim = 256;
+// The most dimensions that a head's keys and values may have: latent attention's. Throws Error(unsupported) above.
+inline constexpr int kMostKeyDim = 576, kMostValueDim = 512;
 void check_heads(const ops::KvLayout& layout);
 
 void store_heads(const ops::Context&, const ops::HeadArgs&);

@@ -93,7 +93,9 @@ Sizes sizes_of(const files::TensorSource& source, const Config& config, const op
 std::vector<double> rooms_of(const LoadOptions& options, size_t n, const Sizes& sizes) {
   std::vector<double> rooms;
   for (size_t i = 0; i < n; ++i) {
-    const auto allowed = static_cast<double>(allowed_bytes(*options.devices[i]->memory, options.budget.share));
+    const ops::Memory& memory = *options.devices[i]->memory;
+    const auto allowed = static_cast<double>(allowed_bytes(memory, options.budget) -
+                                             options.budget.taken_beside(memory) - options.budget.later_beside(memory));
     rooms.push_back(std::max(1.0, allowed - (i + 1 == n ? sizes.last_work + sizes.output : sizes.work)));
   }
   return rooms;
@@ -108,7 +110,9 @@ double mebibytes(double n_bytes) {
   const auto n_devices = static_cast<double>(options.devices.size());
   double allowed = 0, free = 0, total = 0;
   for (const ops::Ops* device : options.devices) {
-    allowed += static_cast<double>(allowed_bytes(*device->memory, options.budget.share));
+    allowed += static_cast<double>(allowed_bytes(*device->memory, options.budget) -
+                                   options.budget.taken_beside(*device->memory) -
+                                   options.budget.later_beside(*device->memory));
     free += static_cast<double>(device->memory->available());
     total += static_cast<double>(device->memory->total());
   }
@@ -155,8 +159,11 @@ Placement place_layers(const files::TensorSource& source, const Config& config, 
   Placement out;
   out.layers.assign(static_cast<size_t>(n_layers), &host);
   out.experts = out.layers;
+  for (const ops::Ops* device : options.devices)
+    out.rooms.push_back({.memory = device->memory, .allowed_bytes = allowed_bytes(*device->memory, options.budget)});
   if (options.devices.empty() || asked == 0) return out;
-  const int most = options.devices.front()->most_head_dim, widest = widest_head(config);
+  const ops::Ops& device = *options.devices.front();
+  const int most = device.most_head_dim, widest = widest_head(config);
   if (most > 0 && widest > most) {
     if (asked < 0) return out;
     throw Error(ErrorKind::unsupported,
@@ -167,7 +174,7 @@ Placement place_layers(const files::TensorSource& source, const Config& config, 
 
   const int64_t least = asked > 0 ? DeviceBudget::kLeastContext : DeviceBudget::kUsualContext;
   const int64_t n_ctx = options.budget.n_ctx > 0 ? options.budget.n_ctx : std::min(config.n_ctx_train, least);
-  const Sizes sizes = sizes_of(source, config, *options.devices.front(), options, n_ctx);
+  const Sizes sizes = sizes_of(source, config, device, options, n_ctx);
   int64_t n = asked > 0 ? std::min(asked, n_layers) : n_layers;
   std::vector<double> rooms;
   std::vector<size_t> at(static_cast<size_t>(n_layers));
@@ -191,8 +198,13 @@ Placement place_layers(const files::TensorSource& source, const Config& config, 
   for (int64_t layer = n_layers - n; layer < n_layers; ++layer) {
     const auto l = static_cast<size_t>(layer);
     out.layers[l] = options.devices[at[l]];
+    out.rooms[at[l]].later_bytes += static_cast<int64_t>(kv_bytes(config, l, options.budget, n_ctx));
     const bool is_kept = layer < options.n_host_experts && config.layers[l].n_experts > 0;
     if (!is_kept) out.experts[l] = out.layers[l];
+  }
+  for (DeviceRoom& room : out.rooms) {
+    const bool is_last = n > 0 && room.memory == out.layers.back()->memory;
+    if (room.later_bytes > 0) room.later_bytes += static_cast<int64_t>(is_last ? sizes.last_work : sizes.work);
   }
   return out;
 }

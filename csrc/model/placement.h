@@ -10,6 +10,7 @@ namespace halfbyte::model {
 struct Placement {
   std::vector<const ops::Ops*> layers;   // of each layer: the host's first, then the devices', in their order
   std::vector<const ops::Ops*> experts;  // of each layer's stacks of experts
+  std::vector<DeviceRoom> rooms;         // of each device, before any weights are there
 };
 
 // The last layers go to the devices: as many as were asked for, or as fit with their keys and values beside the output

@@ -34,9 +34,22 @@ Widths widths_of(const Config& c) {
 
 }  // namespace
 
-int64_t allowed_bytes(const ops::Memory& device, double share) {
-  const double most = share * static_cast<double>(device.total());
-  return static_cast<int64_t>(std::min(most, kFreeShare * static_cast<double>(device.available())));
+int64_t DeviceBudget::taken_beside(const ops::Memory& device) const {
+  int64_t n_bytes = 0;
+  for (const DeviceRoom& room : beside) n_bytes += room.memory == &device ? room.weight_bytes : 0;
+  return n_bytes;
+}
+
+int64_t DeviceBudget::later_beside(const ops::Memory& device) const {
+  int64_t n_bytes = 0;
+  for (const DeviceRoom& room : beside) n_bytes += room.memory == &device ? room.later_bytes : 0;
+  return n_bytes;
+}
+
+int64_t allowed_bytes(const ops::Memory& device, const DeviceBudget& budget) {
+  const double most = budget.share * static_cast<double>(device.total());
+  const double left = kFreeShare * static_cast<double>(device.available());
+  return static_cast<int64_t>(std::min(most, left + static_cast<double>(budget.taken_beside(device))));
 }
 
 StageSizes stage_sizes(const Config& c, const StepLimits& limits, const StageKind& kind) {

@@ -10,6 +10,14 @@
 
 namespace halfbyte::model {
 
+// What a loaded model takes of a device.
+struct DeviceRoom {
+  const ops::Memory* memory = nullptr;
+  int64_t allowed_bytes = 0;  // of it, for this model and those beside it, when loading began
+  int64_t weight_bytes = 0;
+  int64_t later_bytes = 0;  // keys, values and work buffers that its layers left room for
+};
+
 // What an engine will ask of the devices, known before the model is loaded, so that its layers leave room for it.
 struct DeviceBudget {
   double share = 0.9;  // of each device's memory, for weights, KV blocks and work buffers together
@@ -17,6 +25,11 @@ struct DeviceBudget {
   int64_t n_rows = 512;
   int64_t n_sequences = 64;
   ops::KvType k_type = ops::KvType::f16, v_type = ops::KvType::f16;
+  std::vector<DeviceRoom> beside;  // of a model that is loaded and shares the devices (a draft model)
+
+  // What that model has taken of a device, and what it is going to take.
+  int64_t taken_beside(const ops::Memory& device) const;
+  int64_t later_beside(const ops::Memory& device) const;
 
   // Rows of a step that may have logits.
   int64_t n_logit_rows() const { return n_sequences + kForwardRows; }
@@ -26,15 +39,8 @@ struct DeviceBudget {
   static constexpr int64_t kLeastContext = 512, kUsualContext = 4096;
 };
 
-// Bytes of a device that may be taken now: the share, or what others have left of it.
-int64_t allowed_bytes(const ops::Memory& device, double share);
-
-// A device of a loaded model.
-struct DeviceRoom {
-  const ops::Memory* memory = nullptr;
-  int64_t allowed_bytes = 0;  // of it, when loading began
-  int64_t weight_bytes = 0;
-};
+// Bytes of a device that may be taken, by the model beside too: the share, or what others have left of it.
+int64_t allowed_bytes(const ops::Memory& device, const DeviceBudget& budget);
 
 // Rows of a decoder's largest step, and those of them with logits.
 struct StepLimits {

@@ -49,10 +49,9 @@ class Loader {
     weights->config = read_config(*source_);
     weights->source = source_;
     weights->device_share = options_.budget.share;
-    for (const ops::Ops* device : options_.devices)
-      weights->rooms.push_back({device->memory, allowed_bytes(*device->memory, options_.budget.share), 0});
     const Config& c = weights->config;
     Placement placement = place_layers(*source_, c, *ops_, options_);
+    weights->rooms = std::move(placement.rooms);
     weights->layer_ops = std::move(placement.layers);
     weights->expert_ops = std::move(placement.experts);
     const Packing packing(options_.devices);

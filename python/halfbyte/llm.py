@@ -23,6 +23,7 @@ from halfbyte.chat.prompt import AnyTemplate, prompt_ids
 from halfbyte.chat.tools import ToolChoice, tools_from
 from halfbyte.errors import InvalidArgumentError, UnsupportedError
 from halfbyte.opening import (
+    check_draft,
     check_fixed,
     checked_experts,
     checked_layers,
@@ -104,6 +105,22 @@ class LLM:
         self.path, self.card = files.path, files.card
         context = n_ctx or self.card.parameters.get("num_ctx", 0)
         self.seed = seed
+        budget: dict[str, Any] = {
+            "utilization": gpu_memory_utilization,
+            "n_ctx": context,
+            "n_batch": n_batch,
+            "max_sequences": max_sequences,
+            "kv_type": kv_type,
+        }
+        # The draft model comes first: it is small, and the model takes what GPU memory it leaves.
+        draft = draft_tokenizer = None
+        if draft_model is not None:
+            draft, draft_tokenizer = open_draft(
+                draft_model,
+                n_threads=n_threads or 0,
+                n_gpu_layers=0 if layers == 0 else -1,
+                gpu_budget=_core.GpuBudget(**budget),
+            )
         self._weights, self.tokenizer = open_weights(
             self.path,
             quant,
@@ -111,15 +128,11 @@ class LLM:
             mmap=mmap,
             n_gpu_layers=layers,
             n_cpu_moe=n_cpu_moe,
-            gpu_budget=_core.GpuBudget(
-                utilization=gpu_memory_utilization,
-                n_ctx=context,
-                n_batch=n_batch,
-                max_sequences=max_sequences,
-                kv_type=kv_type,
-            ),
+            gpu_budget=_core.GpuBudget(**budget, beside=draft),
             progress=progress,
         )
+        if draft_model is not None and draft_tokenizer is not None:
+            check_draft(draft_model, draft_tokenizer, self.tokenizer)
         metadata, self._n_logits = self._weights.metadata, int(self._weights.n_vocab)
         #: Adapters that are loaded; generate(..., lora=) chooses among them.
         self.adapters = Adapters(self._weights, metadata)
@@ -146,7 +159,7 @@ class LLM:
             max_waiting=max_waiting,
             prefix_cache=prefix_cache,
             prompt_lookup=prompt_lookup,
-            draft_model=None if draft_model is None else open_draft(draft_model, self.tokenizer, n_threads or 0),
+            draft_model=draft,
             k_type=kv_type,
             v_type=kv_type,
             token_bytes=self.tokenizer.output_bytes,

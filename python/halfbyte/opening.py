@@ -33,17 +33,20 @@ def open_weights(path: Path, quant: str | None, **options: Any) -> tuple[Any, To
         return weights, tokenizer.result()
 
 
-def open_draft(model: str | Path, tokenizer: Tokenizer, n_threads: int) -> Any:
-    """The weights of a model that guesses ahead for one with this tokenizer."""
+def open_draft(model: str | Path, **options: Any) -> tuple[Any, Tokenizer]:
+    """The weights and the tokenizer of a model that guesses ahead for another one."""
     from halfbyte.hub import open_model
 
-    weights, its_tokenizer = open_weights(open_model(str(model)).path, None, n_threads=n_threads)
-    if its_tokenizer.output_bytes != tokenizer.output_bytes:
+    return open_weights(open_model(str(model)).path, None, **options)
+
+
+def check_draft(model: str | Path, its: Tokenizer, tokenizer: Tokenizer) -> None:
+    """Raises InvalidArgumentError where a draft model's tokenizer is another one than the model's."""
+    if its.output_bytes != tokenizer.output_bytes:
         raise InvalidArgumentError(
             f"The draft model {model} has another vocabulary than the model.",
             hint="Choose a smaller model of the same family.",
         )
-    return weights
 
 
 def tool_template(wanted: str | None, metadata: Mapping[str, Any]) -> ChatTemplate | None:

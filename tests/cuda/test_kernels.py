@@ -131,6 +131,27 @@ def test_attention_of_all_head_sizes(dim: int, n: int, is_decode: bool) -> None:
 
 
 @pytest.mark.parametrize("is_decode", [False, True])
+@pytest.mark.parametrize(("key_dim", "value_dim", "heads"), [(576, 512, 20), (288, 256, 3), (384, 512, 1)])
+def test_attention_over_latent_rows(key_dim: int, value_dim: int, heads: int, is_decode: bool) -> None:
+    n, n_rows = 150, 3
+    q, k, v, table = make(n, n_rows, heads=heads, kv_heads=1, dim=key_dim)
+    v = v[..., :value_dim].copy()
+    for kv_type, options in (
+        ("f16", {}),
+        ("f16", {"window": 60}),
+        ("q8_0", {}),
+        ("q4_0", {}),
+        ("f32", {"softcap": 9.0}),
+    ):
+        args = (kv_type, q, k, v, table, n - n_rows, 0.05)
+        found = testing.attention("cuda", *args, is_decode=is_decode, **options)[0]
+        exact = testing.attention("reference", *args, **options)[0]
+        assert np.max(np.abs(found - exact)) < 1.5e-3, kv_type
+        alone = testing.attention("cuda", kv_type, q[1:2], k, v, table, n - 2, 0.05, is_decode=is_decode, **options)[0]
+        assert np.array_equal(alone[0], found[1])
+
+
+@pytest.mark.parametrize("is_decode", [False, True])
 @pytest.mark.parametrize("window", [0, 100])
 def test_attention_rows_do_not_depend_on_chunking(window: int, is_decode: bool) -> None:
     q, k, v, table = make(600, 40)

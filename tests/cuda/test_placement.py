@@ -224,6 +224,26 @@ def test_layers_obey_the_share(larger: Path) -> None:
     assert counts[0] == 4 > counts[1] > counts[2] == 0
 
 
+@pytest.mark.parametrize("devices", [(1, 6144)], indirect=True)
+def test_a_draft_model_takes_its_part_of_the_share(devices: ctypes.CDLL, larger: Path, tmp_path: Path) -> None:
+    devices.bytes_taken.restype = ctypes.c_int64
+    draft = write_tiny_llama(tmp_path / "draft.gguf", format_name="Q4_0", n_layers=3, n_embd=128, n_ff=768, n_ctx=64)
+    counts = []
+    for share in (0.9, 0.45):
+        options: dict[str, Any] = {"n_ctx": 64, "n_batch": 16, "max_sequences": 4, "gpu_memory_utilization": share}
+        with LLM(larger, **options) as llm:
+            assert llm._weights.n_gpu_layers == 4
+            expected = llm.generate(PROMPT[:6], GREEDY).token_ids
+        with LLM(larger, draft_model=draft, **options) as llm:
+            counts.append(llm._weights.n_gpu_layers)
+            assert llm.generate(PROMPT[:6], GREEDY).token_ids == expected
+            assert devices.bytes_taken() <= share * 6144 * 1024
+    assert counts[0] == 4 > counts[1]
+    with LLM(larger, draft_model=draft, n_gpu_layers=0, n_ctx=64) as llm:
+        assert devices.bytes_taken() == 0
+        assert llm.generate(PROMPT[:6], GREEDY).token_ids
+
+
 @pytest.mark.parametrize("devices", [(1, 4096)], indirect=True)
 @pytest.mark.usefixtures("devices")
 def test_a_cache_beyond_the_share_is_refused_with_the_flags(larger: Path) -> None:

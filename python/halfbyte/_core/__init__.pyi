@@ -280,9 +280,10 @@ class GpuBudget:
         n_batch: typing.SupportsInt | typing.SupportsIndex = 512,
         max_sequences: typing.SupportsInt | typing.SupportsIndex = 64,
         kv_type: str = "f16",
+        beside: Model | None = None,
     ) -> None:
         """
-        utilization: the share of each GPU's memory that weights, KV blocks and work buffers may take together. n_ctx: 0 for not said.
+        utilization: the share of each GPU's memory that weights, KV blocks and work buffers may take together. n_ctx: 0 for not said. beside: a draft model that is loaded, whose weights, KV blocks and buffers count too.
         """
 
 class Model:
