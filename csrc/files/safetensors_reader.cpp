@@ -27,6 +27,27 @@ constexpr Dtype kDtypes[] = {
     {"F8_E5M2", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"F4", 4},
 };
 
+// Whether bytes are UTF-8 (RFC 3629): none stray or missing, nothing longer than it must be, no surrogates.
+bool is_utf8(std::string_view text) {
+  constexpr uint32_t kLeast[] = {0, 0x80, 0x800, 0x10000};  // of a code with so many bytes behind its first
+  for (size_t i = 0; i < text.size();) {
+    const auto first = static_cast<uint8_t>(text[i++]);
+    const int n = first < 0x80            ? 0
+                  : first >> 5 == 0b110   ? 1
+                  : first >> 4 == 0b1110  ? 2
+                  : first >> 3 == 0b11110 ? 3
+                                          : -1;
+    if (n < 0) return false;
+    uint32_t code = n == 0 ? first : first & 0x3Fu >> n;
+    for (int k = 0; k < n; ++k, ++i) {
+      if (i >= text.size() || (text[i] & 0xC0) != 0x80) return false;
+      code = code << 6 | (text[i] & 0x3Fu);
+    }
+    if (code < kLeast[n] || code > 0x10FFFF || (code >= 0xD800 && code <= 0xDFFF)) return false;
+  }
+  return true;
+}
+
 class HeaderParser {
  public:
   HeaderParser(std::string_view text, std::span<const std::byte> data, const std::string& file)
@@ -107,7 +128,10 @@ class HeaderParser {
     while (true) {
       if (at_ >= text_.size()) fail("a string has no end");
       const char c = text_[at_++];
-      if (c == '"') return out;
+      if (c == '"') {
+        if (!is_utf8(out)) fail("a string that is no UTF-8");
+        return out;
+      }
       if (static_cast<unsigned char>(c) < 0x20) fail("a control character inside a string");
       if (c != '\\') {
         out += c;

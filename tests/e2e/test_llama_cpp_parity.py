@@ -1,4 +1,4 @@
-"""The default model against llama.cpp's own figures on the same file (tests/data/llama_cpp_reference.json)."""
+"""The default model against llama.cpp's figures on the same weights in float32 (tests/data/llama_cpp_reference.json)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from halfbyte.hub import pull_model
 from ..conftest import REPOSITORY
 
 REFERENCE = json.loads((REPOSITORY / "tests" / "data" / "llama_cpp_reference.json").read_text())
-# Programs round differently: where two logits are as near as this, either may be the larger one. (Float32 is 0.22 from
-# llama.cpp's choice at the most.)
-NEARLY_EQUAL = 0.25
+# Activations are rounded to 8 bits: where two logits of float32 are as near as this, either may be the larger one.
+NEARLY_EQUAL = 0.1
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +35,7 @@ def test_perplexity(smollm2: LLM, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)
     expected = REFERENCE["perplexity"]
     assert (found["chunks"], found["tokens"]) == (expected["chunks"], expected["tokens"])
-    assert found["perplexity"] == pytest.approx(expected["perplexity"], rel=0.005)
+    assert found["perplexity"] == pytest.approx(expected["perplexity"], rel=0.002)
 
 
 @pytest.mark.parametrize("prompt", list(REFERENCE["greedy"]))

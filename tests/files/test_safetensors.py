@@ -85,6 +85,7 @@ def test_a_view_outlives_the_file_object(tmp_path: Path) -> None:
             "appears twice",
         ),
         (file_of(rb'{"\ud800":{}}'), "surrogate"),
+        *((file_of(b'{"a' + name + b'":{}}'), "no UTF-8") for name in (b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xe2\x82")),
         (file_of({"t": entry("F4", (3,), (0, 2))}, bytes(2)), "need 1"),
     ],
 )  # fmt: skip
