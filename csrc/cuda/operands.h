@@ -8,7 +8,7 @@ namespace halfbyte::cuda {
 
 // Tokens come in groups of 8 (the last one padded with zeros), columns are padded to 256.
 //
-// int8, in groups of 32 columns with d = amax / 127 as on the CPU (which sets a row's outlier apart besides): of token
+// int8, in groups of 32 columns with d = amax / 127 as on the CPU (which sets outliers apart besides): of token
 // group G, tile T (32 columns), lane 4g + t has 8 bytes at codes + ((G * n_tiles + T) * 32 + lane) * 8: columns
 // 4t .. 4t+3 and 16 + 4t .. of token 8G + g. Beside them, at numbers + (G * n_tiles + T) * 8 + g, d and the sums of the
 // two halves' codes.
