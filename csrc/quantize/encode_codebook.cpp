@@ -35,7 +35,7 @@ struct Iq2xs {
   static constexpr int kScaleWeights = 16;
   static constexpr float kBase = 0.125f, kStep = 0.25f;
   static constexpr bool kEvenSigns = true;
-  static constexpr float kUnshrink = kUnshrinkTwoBits;
+  static constexpr float kUnshrink = 1.0f;
 };
 struct Iq2s {
   static const auto& book() {
@@ -226,7 +226,7 @@ void encode_iq3_s(const Tile& tile, uint8_t* const* out) {
 }  // namespace
 
 HALFBYTE_TILE_ENCODER(iq2_xxs, none)
-HALFBYTE_TILE_ENCODER(iq2_xs, none)
+HALFBYTE_TILE_ENCODER(iq2_xs, magnitude)
 HALFBYTE_TILE_ENCODER(iq2_s, none)
 HALFBYTE_TILE_ENCODER(iq3_xxs, none)
 HALFBYTE_TILE_ENCODER(iq3_s, magnitude)
