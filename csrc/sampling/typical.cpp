@@ -20,14 +20,15 @@ double keep_near_entropy(Candidates& candidates, const Params& params) {
   const std::span<const float> logits = candidates.logits();
   const float highest = candidates.highest_logit();
   const double mass = mass_of(logits, highest), entropy = entropy_of(logits, highest, mass);
+  const double normalizer = highest + std::log(mass);
   // Wider and wider around the entropy, until what lies within reaches typical_p. A bound on logits also lets tokens in
   // that are likelier than that: those are few.
   for (double width = 1.0; width < 1e3; width *= 2) {
-    const auto least = static_cast<float>(highest + std::log(mass) - entropy - width);
+    const auto least = static_cast<float>(normalizer - entropy - width);
     double sum = 0.0;
     int64_t n_within = 0;
     for (const Candidate& c : candidates.glance(least)) {
-      const double surprise = highest + std::log(mass) - c.logit;
+      const double surprise = normalizer - c.logit;
       if (std::fabs(surprise - entropy) > 0.999 * width) continue;
       sum += std::exp(-surprise);
       ++n_within;

@@ -8,13 +8,13 @@ namespace halfbyte::sampling {
 
 namespace {
 
-// Few tokens of a vocabulary lie above the threshold: they are masked, and the others need no list.
-void drop_from_vocabulary(Candidates& candidates, const Params& params) {
+// Few of the n tokens in the running lie above the threshold: they are masked, and the others need no list.
+void drop_from_vocabulary(Candidates& candidates, size_t n, const Params& params) {
   const std::span<float> logits = candidates.logits();
   const float highest = candidates.highest_logit();
   const double threshold = std::max(0.0f, params.xtc_threshold) * mass_of(logits, highest);
   const std::vector<Candidate>& above = candidates.glance(highest + static_cast<float>(std::log(threshold)));
-  if (above.size() < 2 || candidates.size() - (above.size() - 1) < static_cast<size_t>(params.min_keep)) return;
+  if (above.size() < 2 || n - (above.size() - 1) < static_cast<size_t>(params.min_keep)) return;
   const int32_t kept = std::ranges::max_element(above, better)->token;
   for (const Candidate& c : above) {
     if (c.token != kept) logits[static_cast<size_t>(c.token)] = -INFINITY;
@@ -22,8 +22,9 @@ void drop_from_vocabulary(Candidates& candidates, const Params& params) {
 }
 
 void apply(Candidates& candidates, const Params& params, const History&, Rng& rng) {
-  if (candidates.size() < 2 || rng.uniform() >= params.xtc_probability) return;
-  if (candidates.is_view()) return drop_from_vocabulary(candidates, params);
+  const size_t n = candidates.size();
+  if (n < 2 || rng.uniform() >= params.xtc_probability) return;
+  if (candidates.is_view()) return drop_from_vocabulary(candidates, n, params);
   candidates.sort();
   candidates.softmax();
   std::vector<Candidate>& list = candidates.list();
