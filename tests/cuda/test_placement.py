@@ -173,13 +173,14 @@ def test_weights_cache_and_work_take_their_share_of_the_memory(devices: ctypes.C
 def test_batches_of_many_sizes_share_recorded_steps(devices: ctypes.CDLL, larger: Path) -> None:
     devices.graphs.restype = ctypes.c_int64
     prompts = [PROMPT[i : i + 4] for i in range(8)]
-    params = GREEDY.replace(max_tokens=4)
+    params = GREEDY.replace(max_tokens=24)
     with LLM(larger, n_ctx=64, n_batch=32, max_sequences=8, prompt_lookup=False) as llm:
         alone = [llm.generate(p, params).token_ids for p in prompts]
         assert devices.graphs() == 1
         for n in (5, 8, 7, 6):
             assert [o.token_ids for o in llm.generate(prompts[:n], params)] == alone[:n]
-            assert devices.graphs() == 2
+        # Steps of 1, 2, 4 and 8 rows: of 2 and 4 only where the first prompts were computed before the last ones came.
+        assert 2 <= devices.graphs() <= 4
     assert devices.graphs() == 0
 
 
