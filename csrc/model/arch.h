@@ -12,6 +12,8 @@
 
 namespace halfbyte::model {
 
+class MetadataReader;
+
 // Where norms stand in a layer.
 enum class NormPlaces : uint8_t {
   pre,           // x += attn(norm(x)); x += mlp(norm(x))
@@ -110,7 +112,7 @@ struct Arch {
   bool normalize_experts = true;       // chosen experts' weights sum to 1, unless the file says otherwise
   bool experts_stand_beside = false;   // as in ExpertsConfig
   // For what no field above says: fills layer-dependent numbers from metadata. nullptr: nothing special.
-  void (*customize)(const files::TensorSource& source, Config& config) = nullptr;
+  void (*customize)(const MetadataReader& reader, Config& config) = nullptr;
 };
 
 // nullptr when unknown.

@@ -1,4 +1,4 @@
-// Reads a model's numbers from metadata and refuses what no model has.
+// A model's numbers from its file; what no model has is refused.
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -6,77 +6,14 @@
 #include "base/error.h"
 #include "model/arch.h"
 #include "model/archs/list.h"
+#include "model/metadata_reader.h"
 
 namespace halfbyte::model {
 
 namespace {
 
-// No model comes near these; a file that claims more is damaged or hostile.
-constexpr int64_t kMaxLayers = 2048, kMaxWidth = int64_t{1} << 20, kMaxHeads = 4096, kMaxHeadDim = 4096,
-                  kMaxContext = int64_t{1} << 30, kMaxExperts = 4096;
-
-class Reader {
- public:
-  Reader(const files::TensorSource& source, const std::string& arch) : source_(source), prefix_(arch + ".") {}
-
-  int64_t number(const char* key, int64_t low, int64_t high) const {
-    const auto value = source_.metadata().get_int(prefix_ + key);
-    if (!value) {
-      throw Error(ErrorKind::format, source_.path() + ": metadata key " + prefix_ + key + " is missing.",
-                  "The file is no complete model; convert or fetch it again.");
-    }
-    check(key, *value, low, high);
-    return *value;
-  }
-  int64_t number_or(const char* key, int64_t fallback, int64_t low, int64_t high) const {
-    return source_.metadata().has(prefix_ + key) ? number(key, low, high) : fallback;
-  }
-  double real_or(const char* key, double fallback) const {
-    const double value = source_.metadata().get_float(prefix_ + key).value_or(fallback);
-    if (!std::isfinite(value))
-      throw Error(ErrorKind::format, source_.path() + ": metadata key " + prefix_ + key + " is not a finite number.");
-    return value;
-  }
-  double positive_or(const char* key, double fallback) const {
-    const double value = real_or(key, fallback);
-    if (value <= 0)
-      throw Error(ErrorKind::format, format_string("%s: metadata key %s%s is %g; a positive number was expected.",
-                                                   source_.path().c_str(), prefix_.c_str(), key, value));
-    return value;
-  }
-  // One number, or one per layer.
-  std::vector<int64_t> per_layer(const char* key, std::vector<int64_t> fallback, int64_t n_layers, int64_t low,
-                                 int64_t high) const {
-    std::vector<int64_t> values = source_.metadata().get_ints(prefix_ + key).value_or(std::move(fallback));
-    if (values.empty()) number(key, low, high);  // throws: missing
-    if (values.size() == 1) values.assign(static_cast<size_t>(n_layers), values[0]);
-    if (static_cast<int64_t>(values.size()) != n_layers) {
-      throw Error(
-          ErrorKind::format,
-          format_string("%s: metadata key %s%s holds %zu numbers; the model has %lld layers.", source_.path().c_str(),
-                        prefix_.c_str(), key, values.size(), static_cast<long long>(n_layers)));
-    }
-    for (const int64_t value : values) check(key, value, low, high);
-    return values;
-  }
-  std::string text_or(const char* key, std::string fallback) const {
-    return source_.metadata().get_string(prefix_ + key).value_or(std::move(fallback));
-  }
-  bool has(const char* key) const { return source_.metadata().has(prefix_ + key); }
-
- private:
-  void check(const char* key, int64_t value, int64_t low, int64_t high) const {
-    if (value >= low && value <= high) return;
-    throw Error(ErrorKind::format,
-                format_string("%s: metadata key %s%s is %lld; %lld to %lld were expected.", source_.path().c_str(),
-                              prefix_.c_str(), key, static_cast<long long>(value), static_cast<long long>(low),
-                              static_cast<long long>(high)));
-  }
-  const files::TensorSource& source_;
-  std::string prefix_;
-};
-
-void read_rope(const Reader& reader, const files::TensorSource& source, Config& config) {
+void read_rope(const MetadataReader& reader, Config& config) {
+  const files::TensorSource& source = reader.source();
   const int key_dim = config.layers.front().key_dim;
   const int rope_dim = static_cast<int>(reader.number_or("rope.dimension_count", key_dim, 2, key_dim));
   if (rope_dim % 2 != 0)
@@ -114,14 +51,15 @@ void read_rope(const Reader& reader, const files::TensorSource& source, Config& 
 }
 
 // Which layers have experts is told by their routers' tensors, widths by the matrices'.
-void read_experts(const Reader& reader, const files::TensorSource& source, const Arch& arch, Config& config) {
+void read_experts(const MetadataReader& reader, const Arch& arch, Config& config) {
   const int n_experts = static_cast<int>(reader.number_or("expert_count", 0, 0, kMaxExperts));
   if (n_experts == 0) return;
+  const files::TensorSource& source = reader.source();
   ExpertsConfig& e = config.experts;
   e.n_used = static_cast<int>(reader.number("expert_used_count", 1, n_experts));
   e.scale = static_cast<float>(reader.real_or("expert_weights_scale", 1.0));
   if (e.scale == 0) e.scale = 1.0f;  // as some converters say that there is none
-  e.normalize = source.metadata().get_bool(config.arch + ".expert_weights_norm").value_or(arch.normalize_experts);
+  e.normalize = reader.flag_or("expert_weights_norm", arch.normalize_experts);
   e.stand_beside = arch.experts_stand_beside;
   const int64_t gating = reader.number_or("expert_gating_func", 0, 0, 16);
   if (gating > 3) {
@@ -196,7 +134,7 @@ Config read_config(const files::TensorSource& source) {
                 "Supported are " + known + ".");
   }
 
-  const Reader reader(source, *name);
+  const MetadataReader reader(source, *name);
   Config config;
   config.arch = *name;
   config.name = meta.get_string("general.name").value_or("");
@@ -258,14 +196,11 @@ Config read_config(const files::TensorSource& source) {
   config.residual_scale = static_cast<float>(reader.positive_or("residual_scale", 1.0));
   config.logit_scale = static_cast<float>(1.0 / reader.positive_or("logit_scale", 1.0));
   if (config.positions == PositionKind::rope)
-    read_rope(reader, source, config);
+    read_rope(reader, config);
   else
     config.rope = ops::RopeKind::none;
-  read_experts(reader, source, *arch, config);
-  if (arch->customize != nullptr) arch->customize(source, config);
-  for (const LayerConfig& layer : config.layers) {
-    if (layer.window < 0) throw Error(ErrorKind::format, source.path() + ": a negative attention window.");
-  }
+  read_experts(reader, *arch, config);
+  if (arch->customize != nullptr) arch->customize(reader, config);
   return config;
 }
 

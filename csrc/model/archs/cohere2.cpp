@@ -7,8 +7,8 @@ namespace halfbyte::model::archs {
 
 namespace {
 
-void customize(const files::TensorSource& source, Config& config) {
-  alternate_windows(source, config, source.metadata().get_int("cohere2.attention.sliding_window").value_or(4096), 4);
+void customize(const MetadataReader& reader, Config& config) {
+  alternate_windows(reader, config, reader.number_or("attention.sliding_window", 4096, 0, kMaxContext), 4);
   for (LayerConfig& layer : config.layers) layer.uses_rope = layer.window > 0;
   multiply_logits(config);
 }

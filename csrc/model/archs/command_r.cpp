@@ -7,7 +7,7 @@ namespace halfbyte::model::archs {
 
 namespace {
 
-void customize(const files::TensorSource&, Config& config) {
+void customize(const MetadataReader&, Config& config) {
   multiply_logits(config);
 }
 

@@ -5,14 +5,14 @@
 
 #include "base/error.h"
 #include "model/arch.h"
+#include "model/metadata_reader.h"
 
 namespace halfbyte::model::archs {
 
 // Layers alternate between a window and full attention: of every `period` layers the last is full. A file may say
 // otherwise in attention.sliding_window_pattern (a period, or one flag per layer).
-inline void alternate_windows(const files::TensorSource& source, Config& config, int64_t window, int64_t period) {
-  const std::string prefix = config.arch + ".attention.";
-  const auto pattern = source.metadata().get_ints(prefix + "sliding_window_pattern");
+inline void alternate_windows(const MetadataReader& reader, Config& config, int64_t window, int64_t period) {
+  const auto pattern = reader.source().metadata().get_ints(config.arch + ".attention.sliding_window_pattern");
   const bool per_layer = pattern && static_cast<int64_t>(pattern->size()) == config.n_layers && config.n_layers > 1;
   if (pattern && !per_layer && pattern->size() == 1 && pattern->front() >= 0) period = pattern->front();
   for (int64_t i = 0; i < config.n_layers; ++i) {
@@ -33,17 +33,12 @@ inline double yarn_magnitude(const Config& config, double share) {
 }
 
 // Queries that grow with the position (Config::temperature_scale).
-inline void read_query_growth(const files::TensorSource& source, Config& config) {
-  const std::string prefix = config.arch + ".attention.temperature_";
-  const double scale = source.metadata().get_float(prefix + "scale").value_or(0.0);
-  const int64_t length = source.metadata().get_int(prefix + "length").value_or(config.rope_original_ctx);
+inline void read_query_growth(const MetadataReader& reader, Config& config) {
+  const double scale = reader.real_or("attention.temperature_scale", 0.0);
   if (scale == 0) return;
-  if (!std::isfinite(scale) || length < 1) {
-    throw Error(ErrorKind::format, format_string("%s: queries that grow by %g every %lld positions.",
-                                                 source.path().c_str(), scale, static_cast<long long>(length)));
-  }
+  config.temperature_length =
+      reader.number_or("attention.temperature_length", config.rope_original_ctx, 1, kMaxContext);
   config.temperature_scale = static_cast<float>(scale);
-  config.temperature_length = length;
 }
 
 }  // namespace halfbyte::model::archs

@@ -7,20 +7,15 @@ namespace halfbyte::model::archs {
 
 namespace {
 
+constexpr int kMaxLatent = 1 << 14;
+
 // Newer files hold the matrices of heads apart, and name the sizes of what is cached key_length and value_length; then
 // those of heads have names of their own.
-void read_latent(const files::TensorSource& source, Config& config) {
-  const files::Metadata& meta = source.metadata();
-  const auto number = [&](const std::string& key, int64_t fallback) {
-    const int64_t value = meta.get_int(config.arch + ".attention." + key).value_or(fallback);
-    if (value >= 1 && value <= (1 << 14)) return static_cast<int>(value);
-    throw Error(ErrorKind::format,
-                format_string("%s: metadata key %s.attention.%s is %lld; 1 to 16384 were expected.",
-                              source.path().c_str(), config.arch.c_str(), key.c_str(), static_cast<long long>(value)));
-  };
+void read_latent(const MetadataReader& reader, Config& config) {
   const LayerConfig first = config.layers.front();
-  config.latent = {number("kv_lora_rank", 0), number("key_length_mla", first.key_dim),
-                   number("value_length_mla", first.value_dim)};
+  config.latent = {reader.count("attention.kv_lora_rank", 0, 1, kMaxLatent),
+                   reader.count("attention.key_length_mla", first.key_dim, 1, kMaxLatent),
+                   reader.count("attention.value_length_mla", first.value_dim, 1, kMaxLatent)};
   bool is_even = config.latent.key_dim > first.rope_dim;
   for (LayerConfig& layer : config.layers) {
     is_even = is_even && layer.n_heads == first.n_heads;
@@ -32,21 +27,20 @@ void read_latent(const files::TensorSource& source, Config& config) {
     throw Error(
         ErrorKind::format,
         format_string("%s: latent attention with keys of %d dimensions, of which %d turn, or of different heads.",
-                      source.path().c_str(), config.latent.key_dim, first.rope_dim));
+                      reader.source().path().c_str(), config.latent.key_dim, first.rope_dim));
   }
 }
 
-void customize(const files::TensorSource& source, Config& config) {
-  const files::Metadata& meta = source.metadata();
-  read_latent(source, config);
-  read_query_growth(source, config);
-  if (meta.get_int(config.arch + ".expert_gating_func").value_or(0) == 0) {
+void customize(const MetadataReader& reader, Config& config) {
+  read_latent(reader, config);
+  read_query_growth(reader, config);
+  if (reader.number_or("expert_gating_func", 0, 0, 3) == 0) {
     // Early files leave it out; only scores of sigmoids are corrected.
     const std::string last = "blk." + std::to_string(config.n_layers - 1) + ".exp_probs_b.bias";
-    if (source.find(last) != nullptr) config.experts.gating = ops::Gating::sigmoid;
+    if (reader.source().find(last) != nullptr) config.experts.gating = ops::Gating::sigmoid;
   }
   // YaRN's magnitude goes into the scores instead, all of them, with a share of its logarithm (in tenths).
-  const double share = meta.get_float(config.arch + ".rope.scaling.yarn_log_multiplier").value_or(0.0) * 10.0;
+  const double share = reader.real_or("rope.scaling.yarn_log_multiplier", 0.0) * 10.0;
   double magnitude = yarn_magnitude(config, 1.0);
   if (share != 0) {
     config.rope_attn_factor /= magnitude;

@@ -7,10 +7,10 @@ namespace halfbyte::model::archs {
 
 namespace {
 
-void customize(const files::TensorSource& source, Config& config) {
-  const int64_t window = source.metadata().get_int("exaone4.attention.sliding_window").value_or(0);
+void customize(const MetadataReader& reader, Config& config) {
+  const int64_t window = config.layers.front().window;
   if (window == 0) return;
-  alternate_windows(source, config, window, 4);
+  alternate_windows(reader, config, window, 4);
   for (LayerConfig& layer : config.layers) layer.uses_rope = layer.window > 0;
 }
 

@@ -6,11 +6,10 @@ namespace halfbyte::model::archs {
 
 namespace {
 
-void customize(const files::TensorSource& source, Config& config) {
-  const files::Metadata& meta = source.metadata();
-  alternate_windows(source, config, meta.get_int("gemma2.attention.sliding_window").value_or(4096), 2);
-  if (!meta.has("gemma2.attn_logit_softcapping")) config.attention_softcap = 50.0f;
-  if (!meta.has("gemma2.final_logit_softcapping")) config.final_softcap = 30.0f;
+void customize(const MetadataReader& reader, Config& config) {
+  alternate_windows(reader, config, reader.number_or("attention.sliding_window", 4096, 0, kMaxContext), 2);
+  if (!reader.has("attn_logit_softcapping")) config.attention_softcap = 50.0f;
+  if (!reader.has("final_logit_softcapping")) config.final_softcap = 30.0f;
   // The 27B model (46 layers) divides by sqrt(n_embd / n_heads); the others by sqrt(head_dim).
   if (config.n_layers == 46 && config.attention_scale == 0) {
     config.attention_scale =

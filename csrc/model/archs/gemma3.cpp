@@ -7,10 +7,9 @@ namespace halfbyte::model::archs {
 
 namespace {
 
-void customize(const files::TensorSource& source, Config& config) {
-  const files::Metadata& meta = source.metadata();
-  alternate_windows(source, config, meta.get_int("gemma3.attention.sliding_window").value_or(1024), 6);
-  const double local_theta = meta.get_float("gemma3.rope.freq_base_swa").value_or(10000.0);
+void customize(const MetadataReader& reader, Config& config) {
+  alternate_windows(reader, config, reader.number_or("attention.sliding_window", 1024, 0, kMaxContext), 6);
+  const double local_theta = reader.positive_or("rope.freq_base_swa", 10000.0);
   for (LayerConfig& layer : config.layers) {
     if (layer.window == 0) continue;
     layer.rope_theta = local_theta;

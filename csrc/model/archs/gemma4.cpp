@@ -8,16 +8,8 @@ namespace halfbyte::model::archs {
 
 namespace {
 
-int count(const files::TensorSource& source, const std::string& key, int64_t fallback, int64_t low, int64_t high) {
-  const int64_t value = source.metadata().get_int("gemma4." + key).value_or(fallback);
-  if (value >= low && value <= high) return static_cast<int>(value);
-  throw Error(ErrorKind::format, format_string("%s: metadata key gemma4.%s is %lld; %lld to %lld were expected.",
-                                               source.path().c_str(), key.c_str(), static_cast<long long>(value),
-                                               static_cast<long long>(low), static_cast<long long>(high)));
-}
-
 // The last n_shared layers read what the last one of their kind before them has stored.
-void share_caches(const files::TensorSource& source, Config& config, int64_t n_shared) {
+void share_caches(const MetadataReader& reader, Config& config, int64_t n_shared) {
   const int64_t first = config.n_layers - n_shared;
   for (int64_t i = first; i < config.n_layers; ++i) {
     LayerConfig& layer = config.layers[static_cast<size_t>(i)];
@@ -28,24 +20,24 @@ void share_caches(const files::TensorSource& source, Config& config, int64_t n_s
     while (layer.kv_layer >= 0 && !is_alike(config.layers[static_cast<size_t>(layer.kv_layer)])) --layer.kv_layer;
     if (layer.kv_layer < 0) {
       throw Error(ErrorKind::format, format_string("%s: layer %lld has no keys and values, nor has one like it.",
-                                                   source.path().c_str(), static_cast<long long>(i)));
+                                                   reader.source().path().c_str(), static_cast<long long>(i)));
     }
   }
 }
 
-void customize(const files::TensorSource& source, Config& config) {
-  const files::Metadata& meta = source.metadata();
-  alternate_windows(source, config, count(source, "attention.sliding_window", 512, 1, 1 << 30), 6);
+void customize(const MetadataReader& reader, Config& config) {
+  alternate_windows(reader, config, reader.number_or("attention.sliding_window", 512, 1, kMaxContext), 6);
   const LayerConfig full = config.layers.front();
-  const int key_dim = count(source, "attention.key_length_swa", full.key_dim, 1, 4096);
-  const int value_dim = count(source, "attention.value_length_swa", full.value_dim, 1, 4096);
-  const int rope_dim = count(source, "rope.dimension_count_swa", key_dim, 2, key_dim);
+  const int key_dim = reader.count("attention.key_length_swa", full.key_dim, 1, 4096);
+  const int value_dim = reader.count("attention.value_length_swa", full.value_dim, 1, 4096);
+  const int rope_dim = reader.count("rope.dimension_count_swa", key_dim, 2, key_dim);
   if (key_dim != value_dim || full.key_dim != full.value_dim || rope_dim % 2 != 0) {
-    throw Error(ErrorKind::format,
-                format_string("%s: heads with keys of %d or %d dimensions and values of %d or %d, %d of them turned.",
-                              source.path().c_str(), key_dim, full.key_dim, value_dim, full.value_dim, rope_dim));
+    throw Error(
+        ErrorKind::format,
+        format_string("%s: heads with keys of %d or %d dimensions and values of %d or %d, %d of them turned.",
+                      reader.source().path().c_str(), key_dim, full.key_dim, value_dim, full.value_dim, rope_dim));
   }
-  const double theta = meta.get_float("gemma4.rope.freq_base_swa").value_or(10000.0);
+  const double theta = reader.positive_or("rope.freq_base_swa", 10000.0);
   for (LayerConfig& layer : config.layers) {
     if (layer.window == 0) continue;
     layer.key_dim = key_dim;
@@ -56,8 +48,8 @@ void customize(const files::TensorSource& source, Config& config) {
     layer.uses_rope_factors = false;
   }
   config.attention_scale = 1.0f;
-  config.n_embd_per_layer = count(source, "embedding_length_per_layer_input", 0, 0, 1 << 16);
-  share_caches(source, config, count(source, "attention.shared_kv_layers", 0, 0, config.n_layers - 1));
+  config.n_embd_per_layer = reader.count("embedding_length_per_layer_input", 0, 0, 1 << 16);
+  share_caches(reader, config, reader.number_or("attention.shared_kv_layers", 0, 0, config.n_layers - 1));
 }
 
 }  // namespace

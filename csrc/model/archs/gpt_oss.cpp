@@ -6,10 +6,9 @@ namespace halfbyte::model::archs {
 
 namespace {
 
-void customize(const files::TensorSource& source, Config& config) {
-  const files::Metadata& meta = source.metadata();
-  alternate_windows(source, config, meta.get_int("gpt-oss.attention.sliding_window").value_or(128), 2);
-  config.yarn_truncate = meta.get_bool("gpt-oss.rope.scaling.yarn_truncate").value_or(false);
+void customize(const MetadataReader& reader, Config& config) {
+  alternate_windows(reader, config, reader.number_or("attention.sliding_window", 128, 0, kMaxContext), 2);
+  config.yarn_truncate = reader.flag_or("rope.scaling.yarn_truncate", false);
   config.experts.limit = 7.0f;
   config.experts.shift = 1.0f;
 }

@@ -1,12 +1,13 @@
 // GPT-NeoX, Pythia, StableLM-alpha: attention and MLP side by side or one after the other, as the file says.
 #include "model/archs/list.h"
+#include "model/metadata_reader.h"
 
 namespace halfbyte::model::archs {
 
 namespace {
 
-void customize(const files::TensorSource& source, Config& config) {
-  if (!source.metadata().get_bool("gptneox.use_parallel_residual").value_or(true)) config.norm_places = NormPlaces::pre;
+void customize(const MetadataReader& reader, Config& config) {
+  if (!reader.flag_or("use_parallel_residual", true)) config.norm_places = NormPlaces::pre;
 }
 
 }  // namespace

@@ -6,12 +6,10 @@ namespace halfbyte::model::archs {
 
 namespace {
 
-void customize(const files::TensorSource& source, Config& config) {
-  const files::Metadata& meta = source.metadata();
-  if (!meta.has("minicpm.embedding_scale")) config.embedding_scale = 12.0f;
-  if (!meta.has("minicpm.residual_scale"))
-    config.residual_scale = 1.4f / std::sqrt(static_cast<float>(config.n_layers));
-  if (!meta.has("minicpm.logit_scale")) config.logit_scale = 256.0f / static_cast<float>(config.n_embd);
+void customize(const MetadataReader& reader, Config& config) {
+  if (!reader.has("embedding_scale")) config.embedding_scale = 12.0f;
+  if (!reader.has("residual_scale")) config.residual_scale = 1.4f / std::sqrt(static_cast<float>(config.n_layers));
+  if (!reader.has("logit_scale")) config.logit_scale = 256.0f / static_cast<float>(config.n_embd);
 }
 
 }  // namespace

@@ -6,10 +6,10 @@ namespace halfbyte::model::archs {
 
 namespace {
 
-void customize(const files::TensorSource& source, Config& config) {
-  read_query_growth(source, config);
+void customize(const MetadataReader& reader, Config& config) {
+  read_query_growth(reader, config);
   // YaRN's own magnitude is divided by one that has this share of its logarithm.
-  const double share = source.metadata().get_float("mistral3.rope.scaling.yarn_log_multiplier").value_or(0.0);
+  const double share = reader.real_or("rope.scaling.yarn_log_multiplier", 0.0);
   config.rope_attn_factor /= yarn_magnitude(config, share);
 }
 

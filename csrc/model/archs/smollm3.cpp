@@ -1,11 +1,12 @@
 // SmolLM3: the llama layer; every fourth layer has no rope.
 #include "model/archs/list.h"
+#include "model/metadata_reader.h"
 
 namespace halfbyte::model::archs {
 
 namespace {
 
-void customize(const files::TensorSource&, Config& config) {
+void customize(const MetadataReader&, Config& config) {
   for (size_t i = 0; i < config.layers.size(); ++i) config.layers[i].uses_rope = (i + 1) % 4 != 0;
 }
 
