@@ -17,7 +17,13 @@ from halfbyte import _core
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # The same examples every time: whether a change is good is no matter of luck. HALFBYTE_EXAMPLES searches for new ones.
-hypothesis.settings.register_profile("steady", derandomize="HALFBYTE_EXAMPLES" not in os.environ, deadline=None)
+# Nor is it of how busy the machine is: hypothesis would call examples too slow by the clock.
+hypothesis.settings.register_profile(
+    "steady",
+    derandomize="HALFBYTE_EXAMPLES" not in os.environ,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("steady")
 
 # A shell's background jobs begin with Ctrl-C ignored, and so would the programs that tests interrupt.

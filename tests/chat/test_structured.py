@@ -319,8 +319,9 @@ def test_reasoning_keeps_to_its_budget(llm: LLM) -> None:
         assert "</think>" in llm.detokenize(output.token_ids)[: 6 * (budget + 3)]
         assert len(llm.tokenize(output.reasoning, add_bos=False)) <= 3 * (budget + 3)  # no character is cut
     held = llm.chat(
-        [USER], reasoning_budget=4, response_format=["yes"], chat_template_kwargs={"opened": "<think>"}, max_tokens=60
-    )
+        [USER], reasoning_budget=4, response_format=["yes"], chat_template_kwargs={"opened": "<think>"}, max_tokens=60,
+        seed=1,
+    )  # fmt: skip
     assert held.text == "yes"
     with pytest.raises(InvalidArgumentError, match="needs a chat"):
         llm.generate("x", reasoning_budget=4)
@@ -329,7 +330,7 @@ def test_reasoning_keeps_to_its_budget(llm: LLM) -> None:
 @pytest.mark.parametrize("budget", [0, 3])
 def test_a_budget_may_end_with_the_closing_mark_itself(llm: LLM, budget: int) -> None:
     with_template(llm, "{# [THINK][/THINK] #}")
-    options = {"reasoning_budget": budget, "chat_template_kwargs": {"opened": "[THINK]"}, "max_tokens": 60}
+    options = {"reasoning_budget": budget, "chat_template_kwargs": {"opened": "[THINK]"}, "max_tokens": 60, "seed": 1}
     held = llm.chat([USER], response_format=["yes"], **options)
     assert (held.text, held.finish_reason) == ("yes", "stop")
     assert llm.detokenize(held.token_ids).count("[/THINK]") == 1
@@ -337,7 +338,7 @@ def test_a_budget_may_end_with_the_closing_mark_itself(llm: LLM, budget: int) ->
 
 def test_harmony_answers_keep_their_channels(llm: LLM) -> None:
     with_template(llm, "{# <|channel|> #}")
-    output = llm.chat([USER], response_format=["yes"], max_tokens=40, reasoning_budget=0)
+    output = llm.chat([USER], response_format=["yes"], max_tokens=40, reasoning_budget=0, seed=1)
     assert output.text == "yes"
 
 

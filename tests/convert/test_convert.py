@@ -248,7 +248,9 @@ def test_sentencepiece_metadata(three_tokenizers: tuple[Tokenizer, ...]) -> None
     assert gguf.encode("the and", add_bos=True)[0] == gguf.bos_id == 1
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(text=st.text(st.sampled_from("the and é日\n x"), max_size=24))
 def test_folder_gguf_and_folder_again_cut_text_alike(three_tokenizers: tuple[Tokenizer, ...], text: str) -> None:
     first, *others = three_tokenizers

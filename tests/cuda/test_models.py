@@ -120,7 +120,7 @@ def facts(emulated_library: str) -> Iterator[Any]:
 
 
 def test_only_candidates_cross_the_bus(facts: Any, model: Path) -> None:
-    with LLM(model, n_gpu_layers=2, n_ctx=128) as llm:
+    with LLM(model, n_gpu_layers=2, n_ctx=128, prompt_lookup=False) as llm:
 
         def bytes_a_token(params: SamplingParams) -> float:
             before = facts.bytes_downloaded()

@@ -110,7 +110,7 @@ quickly = settings(
     max_examples=int(os.environ.get("HALFBYTE_KILLS", "6")),
     deadline=None,
     derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

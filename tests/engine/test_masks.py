@@ -180,7 +180,10 @@ def test_late_masks_change_no_answer(
 
     def answers(pause_s: float) -> list[list[int]]:
         engine = _core.Engine(weights, **{"n_ctx": 256, "n_threads": 1, **options})
-        mailbox, found = _core.Mailbox(), {}
+        mailbox, found, all_came = _core.Mailbox(), {}, threading.Event()
+
+        def hold(generated: np.ndarray, logits: np.ndarray) -> None:
+            assert all_came.wait(120)
 
         def letters(generated: np.ndarray) -> np.ndarray | None:
             time.sleep(pause_s if len(generated) % 4 == 1 else 0)
@@ -190,8 +193,12 @@ def test_late_masks_change_no_answer(
             prompt = [65 + i, 66, 67] * 7
             function = letters if i % 2 else None
             params = _core.SamplingParams(temperature=temperature, seed=i)
-            request, _ = engine.submit(prompt, params, mailbox, max_tokens=40, mask_function=function)
+            processors = [] if i else [hold]
+            request, _ = engine.submit(
+                prompt, params, mailbox, max_tokens=40, mask_function=function, processors=processors
+            )
             found[request] = []
+        all_came.set()
         n_open = len(found)
         while n_open:
             for event in mailbox.take(30):

@@ -164,7 +164,7 @@ def handler_of(world: World) -> type[http.server.BaseHTTPRequestHandler]:
                     self.close_connection = True
                     self.wfile.write(body[: world.hold_after])
                     self.wfile.flush()
-                    world.release.wait(60)
+                    world.release.wait(300)
                     return
                 self.wfile.write(body)
                 world.n_sent += len(body)

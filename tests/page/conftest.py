@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Chromium: $HALFBYTE_CHROMIUM, the system's, or the one that `playwright install chromium` has put."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=60_000)  # a busy machine takes its time
     found = os.environ.get("HALFBYTE_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     # Chromium's sandbox needs a user other than root; the page under test is our own.
     options = ["--no-sandbox"] if os.geteuid() == 0 else []
@@ -59,7 +60,7 @@ def open_page(browser: Browser, url: str) -> Iterator[Callable[..., Page]]:
         context.on("request", lambda request: hosts.add("/".join(request.url.split("/")[:3])))
         context.on("page", watch)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(60_000)
         page.goto(url)
         return page
 

@@ -198,20 +198,21 @@ def test_bad_input(
     assert "Traceback" not in output.err
 
 
-def test_ctrl_c_ends_with_130(model: str) -> None:
-    command = [sys.executable, "-m", "halfbyte", "run", "-m", model, "-p", "x", "-c", "500", "--ignore-eos", "--raw"]
+def test_ctrl_c_ends_with_130(tiny_model: Callable[..., Path]) -> None:
+    model = str(tiny_model(n_ctx=100_000))
+    command = [sys.executable, "-m", "halfbyte", "run", "-m", model, "-p", "x", "-c", "100000", "--ignore-eos", "--raw"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.read(1)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode in (0, 130)  # 0: the tiny model was quicker than the signal
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
     assert b"Traceback" not in errors
 
 
 def test_a_closed_pipe_is_quiet(model: str) -> None:
     script = f"{sys.executable} -m halfbyte show {model} | head -n 1"
-    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120, check=True)
     assert "Traceback" not in result.stderr
     assert "BrokenPipe" not in result.stderr
 
@@ -239,7 +240,7 @@ def talk(model: str, lines: list[str], term: str, tmp_path: Path) -> str:
         os.chdir(tmp_path)
         command = [sys.executable, "-m", "halfbyte", "run", "-m", model, "-n", "5", "--temp", "0", "--ignore-eos"]
         os.execv(sys.executable, command)
-    output, deadline, started = b"", time.monotonic() + 90, False
+    output, deadline, started = b"", time.monotonic() + 240, False
     try:
         while time.monotonic() < deadline:
             if select.select([fd], [], [], 0.5)[0]:

@@ -59,8 +59,10 @@ def test_preemption_changes_nothing(tiny_model: Callable[..., Path]) -> None:
     def run(kv_tokens: int) -> tuple[list[list[int]], dict]:
         engine = _core.Engine(weights, n_ctx=96, kv_tokens=kv_tokens, prefix_cache=False, n_threads=1)
         mailbox = _core.Mailbox()
-        greedy = _core.SamplingParams(temperature=0)
-        out: dict[int, list[int]] = {engine.submit(p, greedy, mailbox, max_tokens=60)[0]: [] for p in prompts}
+        greedy, (held, _, go_on) = _core.SamplingParams(temperature=0), hold()
+        ids = [engine.submit(p, greedy, mailbox, max_tokens=60, processors=[held])[0] for p in prompts]
+        go_on.set()  # all are there: they run side by side
+        out: dict[int, list[int]] = {id: [] for id in ids}
         n_left = len(out)
         while n_left:
             for event in mailbox.take(30):
@@ -117,7 +119,7 @@ def hold() -> tuple[Any, threading.Event, threading.Event]:
 
     def held(generated: np.ndarray, logits: np.ndarray) -> None:
         begun.set()
-        assert go_on.wait(60)
+        assert go_on.wait(120)
 
     return held, begun, go_on
 
@@ -191,11 +193,11 @@ def test_a_program_may_end_while_answers_run(tiny_model: Callable[..., Path], ho
 
 def test_close_ends_answers_of_other_threads(tiny_model: Callable[..., Path]) -> None:
     held, begun, go_on = hold()
-    llm = LLM(tiny_model(), n_threads=1, n_ctx=256)
+    llm = LLM(tiny_model(n_ctx=100_000), n_threads=1, n_ctx=100_000)
     reasons = []
 
     def ask() -> None:
-        output = llm.generate("x", max_tokens=200, ignore_eos=True, logits_processors=[held])
+        output = llm.generate("x", max_tokens=90_000, ignore_eos=True, logits_processors=[held])
         reasons.append(output.finish_reason)
 
     thread = threading.Thread(target=ask)

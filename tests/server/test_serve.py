@@ -106,7 +106,7 @@ def test_a_stop_loses_nothing_that_was_accepted(start: Start) -> None:
         return answer.choices[0].finish_reason
 
     async def load() -> list[str | None]:
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0, timeout=120) as client:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0, timeout=600) as client:
             begun = asyncio.Event()
             tasks = [asyncio.create_task(stream(client, begun) if i % 2 else whole(client)) for i in range(20)]
             await begun.wait()

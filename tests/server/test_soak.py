@@ -167,7 +167,7 @@ def allocated_mib() -> float:
 
 def idle_mib(live: Live) -> float:
     """The same when nothing runs any more."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while (stats := live.llm.stats())["n_running"] + stats["n_waiting"] > 0 and time.monotonic() < deadline:
         time.sleep(0.02)
     assert (stats["n_running"], stats["n_waiting"]) == (0, 0)

@@ -162,7 +162,7 @@ def test_claude_code(live: Live) -> None:
             events = [line.removeprefix("event: ") for line in stream.iter_lines() if line.startswith("event: ")]
         assert (events[0], events[-1]) == ("message_start", "message_stop")
         form = {"output_config": {"format": {"type": "json_schema", "schema": FLAG}}, "max_tokens": 200}
-        text = http.post("/v1/messages", json={"messages": HI, **form}).json()["content"][0]["text"]
+        text = http.post("/v1/messages", json={"messages": HI, "temperature": 0, **form}).json()["content"][0]["text"]
         assert set(text) & set("{}") == set("{}")
 
 
