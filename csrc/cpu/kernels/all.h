@@ -7,6 +7,8 @@
 #include <immintrin.h>
 #endif
 
+#include <type_traits>
+
 #include "cpu/kernels.h"
 
 namespace halfbyte::cpu {
@@ -20,6 +22,14 @@ constexpr int kDirectTokens = 2, kTilePanels = 1, kTileTokens = 3, kFloatTokens 
 #else
 constexpr int kDirectTokens = 2, kTilePanels = 1, kTileTokens = 3, kFloatTokens = 3;
 #endif
+
+// Calls run with whole tiles of panels, then with single ones: the number of panels, as a constant, and the first.
+template <class Run>
+inline void for_tiles(int n_panels, Run run) {
+  int p = 0;
+  for (; p + kTilePanels <= n_panels; p += kTilePanels) run(std::integral_constant<int, kTilePanels>(), p);
+  for (; p < n_panels; ++p) run(std::integral_constant<int, 1>(), p);
+}
 
 // Each builds on those before it.
 // clang-format off

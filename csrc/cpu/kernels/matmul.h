@@ -168,13 +168,10 @@ void int_panels(const uint8_t* panel, int64_t panel_bytes, int n_panels, int64_t
       direct_or_less<L, kDirectTokens>(panel + p * panel_bytes, n_cols, rows, n_tokens, out + 16 * p * n_tokens);
     return;
   }
-  int p = 0;
-  for (; p + kTilePanels <= n_panels; p += kTilePanels)
-    panels_chunked<L, kTilePanels>(panel + p * panel_bytes, panel_bytes, n_cols, rows, n_tokens, workspace,
-                                   out + int64_t{16} * p * n_tokens);
-  for (; p < n_panels; ++p)
-    panels_chunked<L, 1>(panel + p * panel_bytes, panel_bytes, n_cols, rows, n_tokens, workspace,
+  for_tiles(n_panels, [&](auto n, int p) {
+    panels_chunked<L, n>(panel + p * panel_bytes, panel_bytes, n_cols, rows, n_tokens, workspace,
                          out + int64_t{16} * p * n_tokens);
+  });
 }
 
 // Float weights, [column][16 rows]: two accumulators (even and odd columns), added at the end.

@@ -119,17 +119,14 @@ void unpack_outliers_and_add(const uint8_t* panel, int64_t panel_bytes, const Qu
 template <class L>
 void add_outliers(const uint8_t* panel, int64_t panel_bytes, int n_panels, const QuantizedRow* rows,
                   const OutlierColumns& shared, int n_tokens, float* workspace, float* out) {
-  int p = 0;
   if (shared.columns != nullptr) {
-    for (; p + kTilePanels <= n_panels; p += kTilePanels)
-      unpack_outliers_and_add<L, kTilePanels>(panel + p * panel_bytes, panel_bytes, rows, shared, n_tokens, workspace,
-                                              out + int64_t{16} * p * n_tokens);
-    for (; p < n_panels; ++p)
-      unpack_outliers_and_add<L, 1>(panel + p * panel_bytes, panel_bytes, rows, shared, n_tokens, workspace,
+    for_tiles(n_panels, [&](auto n, int p) {
+      unpack_outliers_and_add<L, n>(panel + p * panel_bytes, panel_bytes, rows, shared, n_tokens, workspace,
                                     out + int64_t{16} * p * n_tokens);
+    });
     return;
   }
-  for (; p < n_panels; ++p, out += 16 * n_tokens) {
+  for (int p = 0; p < n_panels; ++p, out += 16 * n_tokens) {
     PanelColumns<L> of_panel(panel + p * panel_bytes);
     bool is_more = true;
     for (int32_t i = 0; is_more; ++i) {  // tokens' i-th outliers often share a block
