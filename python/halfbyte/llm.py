@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import math
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -41,6 +42,7 @@ from halfbyte.running import Running, cancel_all, finish_all
 if TYPE_CHECKING:
     from halfbyte.hub import ModelFiles
 
+_log = logging.getLogger("halfbyte")
 Prompt = str | Sequence[int]
 Messages = Sequence[Mapping[str, Any]]
 _Request = tuple[list[int], SamplingParams, AnswerForm]
@@ -165,6 +167,13 @@ class LLM:
             token_bytes=self.tokenizer.output_bytes,
         )
         _core.return_freed_memory()  # what reading the vocabulary took
+        if self.n_ctx > (trained := self.config["n_ctx_train"]):
+            _log.warning(
+                "%s: n_ctx is %d, and the model was trained on %d tokens: what is further back may be misread.",
+                self.path.name,
+                self.n_ctx,
+                trained,
+            )
         # Also before the interpreter ends: the engine's threads may call Python (processors, masks).
         self._stop = weakref.finalize(self, self._engine.close)
 

@@ -413,3 +413,10 @@ def test_recommended_parameters_are_used(tmp_path: Path) -> None:
     config.write_text("[")
     with pytest.raises(FormatError, match="no JSON"):
         LLM(path)
+
+
+@pytest.mark.parametrize("n_ctx", [512, 513])
+def test_a_context_beyond_training_is_told(tiny_model: Callable[..., Path], n_ctx: int) -> None:
+    command = [sys.executable, "-c", f"import sys, halfbyte; halfbyte.LLM(sys.argv[1], n_ctx={n_ctx})"]
+    told = subprocess.run([*command, str(tiny_model())], capture_output=True, text=True, check=True).stderr
+    assert ("n_ctx is 513, and the model was trained on 512 tokens" in told) == (n_ctx > 512)
