@@ -60,7 +60,7 @@ class Killer:
         assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.stdout.close()
-        self._process.wait(60)
+        self._process.wait(200)
 
 
 @pytest.fixture(scope="module")

@@ -39,11 +39,11 @@ class Steps:
     def __call__(self, generated: object, logits: object) -> None:
         if not self._is_free:
             self._arrived.release()
-            assert self._go_on.acquire(timeout=60)
+            assert self._go_on.acquire(timeout=200)
 
     def begin(self) -> None:
         """Returns when the engine has computed the stream's first logits; it waits from now on."""
-        assert self._arrived.acquire(timeout=60)
+        assert self._arrived.acquire(timeout=200)
 
     def step(self) -> None:
         self._go_on.release()

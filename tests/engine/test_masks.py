@@ -138,7 +138,7 @@ def test_a_request_that_goes_while_its_mask_is_computed(llm: LLM) -> None:
 
     def slow(generated: np.ndarray) -> None:
         entered.set()
-        leave.wait(120)
+        leave.wait(200)
 
     mailbox = _core.Mailbox()
     request, _ = llm._engine.submit([65], _core.SamplingParams(), mailbox, max_tokens=5, mask_function=slow)
@@ -155,7 +155,7 @@ def test_others_go_on_while_a_mask_is_computed(llm: LLM) -> None:
 
     def slow(generated: np.ndarray) -> np.ndarray:
         entered.set()
-        leave.wait(60)
+        leave.wait(200)
         return mask_of([66])
 
     late = _core.Mailbox()

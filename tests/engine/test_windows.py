@@ -103,7 +103,7 @@ def test_more_sequences_fit_when_layers_forget(model: _core.Model, tiny_model: C
         engine, mailbox, all_came = open_engine(model, 400, 16), _core.Mailbox(), threading.Event()
 
         def wait(generated: object, logits: object) -> None:
-            assert all_came.wait(60)
+            assert all_came.wait(200)
 
         left = set()
         for i in range(4):

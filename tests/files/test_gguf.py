@@ -223,6 +223,6 @@ print("survived", loaded)
 def test_a_thousand_mutations_give_an_error_or_load(tmp_path: Path) -> None:
     original = write_tiny_llama(tmp_path / "original.gguf", n_layers=1, format_name="Q4_0")
     command = [sys.executable, "-c", MUTATE, str(original), str(tmp_path / "mutant.gguf"), "1000"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=1000, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
     assert result.stdout.startswith("survived")

@@ -54,7 +54,7 @@ class World:
         """Ends the connections that are held; from now on none is."""
         self.release.set()
         for thread in self.held:
-            thread.join(60)
+            thread.join(200)
             assert not thread.is_alive()
 
 

@@ -59,7 +59,7 @@ def pull(server: str, tmp_path: Path) -> Pull:
             text=True,
             env=environment | extra,
             check=True,
-            timeout=120,
+            timeout=300,
         )
         return result.stdout.strip()
 

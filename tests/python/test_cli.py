@@ -22,7 +22,7 @@ from halfbyte.cli.main import build_parser, command_modules, main
 def call(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "halfbyte", *arguments]
     env = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, env=env, timeout=120, check=False)
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, env=env, timeout=300, check=False)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_words_may_stand_on_both_sides_of_flags(model: str) -> None:
 def test_closed_streams_and_full_disks_are_no_tracebacks(model: str, closed: str) -> None:
     for command in (f"run -m {model} -p é -n 2", f"run -m {model} -n 2", f"tokenize -m {model} --json"):
         line = f"{sys.executable} -m halfbyte {command} {closed}"
-        done = subprocess.run(["sh", "-c", line], input="Hi", capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(["sh", "-c", line], input="Hi", capture_output=True, text=True, timeout=300, check=False)
         assert "Traceback" not in done.stderr + done.stdout, done.stderr
         assert done.returncode in (0, 1)
 
@@ -205,7 +205,7 @@ def test_ctrl_c_ends_with_130(tiny_model: Callable[..., Path]) -> None:
     assert process.stdout is not None
     process.stdout.read(1)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert b"Traceback" not in errors
 

@@ -158,7 +158,7 @@ def test_a_cancelled_task_stops_the_computation(llm: LLM, streams: bool) -> None
 
     async def main() -> None:
         task = asyncio.create_task(read())
-        assert await asyncio.to_thread(begun.wait, 60)
+        assert await asyncio.to_thread(begun.wait, 200)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -202,7 +202,7 @@ def test_close_ends_answers_of_other_threads(tiny_model: Callable[..., Path]) ->
 
     thread = threading.Thread(target=ask)
     thread.start()
-    assert begun.wait(60)
+    assert begun.wait(200)
     go_on.set()
     engine = llm.engine
     llm.close()

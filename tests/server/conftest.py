@@ -37,15 +37,15 @@ class Live:
     clients: list[openai.OpenAI] = field(default_factory=list)
 
     def http(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60, **options)
+        return httpx.Client(base_url=self.url, timeout=600, **options)
 
     def openai(self, key: str = "none") -> openai.OpenAI:
         """A client that is closed with the server."""
-        self.clients.append(openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60))
+        self.clients.append(openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=600))
         return self.clients[-1]
 
     def async_openai(self) -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=600)
 
 
 @pytest.fixture(scope="session")

@@ -75,11 +75,11 @@ def test_kill_and_restart(
             changing = threading.Thread(target=changes, args=(url, changed))
             changing.start()
             for _ in range(n_changes):
-                assert changed.acquire(timeout=60)
+                assert changed.acquire(timeout=200)
             process.kill()
             process.wait()
-            changing.join(60)
-            pulling.join(60)
+            changing.join(200)
+            pulling.join(200)
             process, url = start()
             clients.append(client := ollama.Client(host=url))
             names = {model.model for model in client.list().models}

@@ -92,7 +92,7 @@ def client(url: str) -> Iterator[ollama.Client]:
 
 @pytest.fixture
 def http(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, timeout=60) as client:
+    with httpx.Client(base_url=url, timeout=600) as client:
         yield client
 
 
@@ -482,7 +482,7 @@ def test_the_command_serves_both_protocols(tiny_model: Callable[..., Path], tmp_
             assert [m.model for m in client.list().models] == ["mine:latest"]
             answer = client.generate("mine", "Hi", options=GREEDY)
         body = {"model": "mine", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0, "max_tokens": 12}
-        same = httpx.post(f"{own}/v1/chat/completions", json=body, timeout=60).json()
+        same = httpx.post(f"{own}/v1/chat/completions", json=body, timeout=600).json()
         assert same["choices"][0]["message"]["content"] == answer.response
         server.terminate()
         assert server.wait(120) == 0
