@@ -50,12 +50,16 @@ class Live:
 
 @pytest.fixture(scope="session")
 def serve_llm() -> Iterator[Callable[..., Live]]:
-    """serve_llm(llm, config) -> a running server of an LLM; all are stopped, and their LLMs closed, at the end."""
+    """serve_llm(llm, config) -> a running server of an LLM; all are stopped, and their LLMs closed, at the end.
+
+    send_buffer: how many bytes the system takes for a client that reads nothing (0: megabytes, in the end)."""
     stops = []
 
-    def start(llm: LLM, config: ServerConfig | None = None) -> Live:
+    def start(llm: LLM, config: ServerConfig | None = None, *, send_buffer: int = 0) -> Live:
         app = create_app(SingleModelPool(llm, ("tiny", "also-tiny")), config or ServerConfig())
         bound = socket.create_server(("127.0.0.1", 0))
+        if send_buffer:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)  # connections inherit it
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_keep_alive=600))
         ready = threading.Event()
 
@@ -93,8 +97,11 @@ def serve_llm() -> Iterator[Callable[..., Live]]:
 def serve(tiny_model: Callable[..., Path], serve_llm: Callable[..., Live]) -> Callable[..., Live]:
     """serve(config, model={...}, **LLM options) -> a running server of a tiny model."""
 
-    def start(config: ServerConfig | None = None, *, model: dict[str, Any] | None = None, **options: Any) -> Live:
-        return serve_llm(LLM(str(tiny_model(**{"n_ctx": 1024, **(model or {})})), n_threads=2, **options), config)
+    def start(
+        config: ServerConfig | None = None, *, model: dict[str, Any] | None = None, send_buffer: int = 0, **options: Any
+    ) -> Live:
+        llm = LLM(str(tiny_model(**{"n_ctx": 1024, **(model or {})})), n_threads=2, **options)
+        return serve_llm(llm, config, send_buffer=send_buffer)
 
     return start
 

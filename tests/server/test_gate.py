@@ -23,6 +23,12 @@ HI: list[Any] = [{"role": "user", "content": "hi"}]
 Serve = Callable[..., Live]
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams stay unread here while a test looks at something else."""
+    monkeypatch.setattr("halfbyte.server.responses._STALL_S", 1000.0)
+
+
 @pytest.fixture(scope="module")
 def locked(serve: Serve) -> Live:
     config = ServerConfig(api_keys=("first-key", "second-key", "schlüssel"), allowed_hosts=("127.0.0.1", "localhost"))
@@ -214,7 +220,7 @@ def test_bodies_that_stand_still_are_given_up(serve: Serve, monkeypatch: pytest.
 
 def test_clients_that_read_nothing_are_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("halfbyte.server.responses._STALL_S", 0.05)
-    live = serve(**ROOM)
+    live = serve(**ROOM, send_buffer=1 << 16)
     bias = {str(i): -100 for i in live.llm.tokenizer.end_ids}
     body = {"prompt": "abc", "max_tokens": 90_000, "stream": True, "logit_bias": bias}
     with raw_post(live, "/v1/completions", body):
@@ -354,7 +360,10 @@ def test_clients_that_go_cost_nothing_more(roomy: Live, path: str, stream: bool)
 def raw_post(live: Live, path: str, body: dict[str, Any]) -> socket.socket:
     """A connection on which a request was sent and nothing was read."""
     parts = urlsplit(live.url)
-    connection = socket.create_connection((parts.hostname, parts.port), timeout=120)
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(200)
+    connection.connect((parts.hostname, parts.port))
     data = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n"
     connection.sendall(head.encode() + f"content-length: {len(data)}\r\n\r\n".encode() + data)
@@ -362,7 +371,7 @@ def raw_post(live: Live, path: str, body: dict[str, Any]) -> socket.socket:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < deadline
         threading.Event().wait(0.005)
