@@ -6,7 +6,7 @@ MODEL is decoded to F16 first. Loss is measured by halfbyte on the same chunks f
 Kullback-Leibler divergence from the F16 model, which says the same with far less noise. The text is the documentation
 that every Python carries (pydoc_data.topics); importance matrices (--imatrix, given to both) are made of another part of
 it. --target adds, for each of the types, halfbyte's search among all types at the size of llama.cpp's file. --seen keeps
-what files showed, by their content, so that only what has changed is measured again.
+what files showed, by their tensors, so that only what has changed is measured again.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ from halfbyte.quantize.divergence import Divergence, log_softmax
 from halfbyte.quantize.search import fit_to_size
 
 N_CTX = 512
+#: Rows of a chunk that are scored: each token of its second half after those before it.
+SCORED = N_CTX - 1 - N_CTX // 2
 #: A mean difference below this many of its standard errors is none.
 SIGMAS = 2.0
 TEXT = "\n".join(pydoc_data.topics.topics.values())
@@ -89,8 +91,7 @@ class Examiner:
             starts = np.linspace(0, len(tokens) // 2 - N_CTX, chunks).astype(int)
             self.chunks = [[*bos, *tokens[s : s + N_CTX - len(bos)]] for s in starts]
             self.calibration = [[*bos, *tokens[s : s + N_CTX - len(bos)]] for s in starts + len(tokens) // 2]
-            rows = N_CTX - 1 - N_CTX // 2
-            shape = (chunks, rows, llm.config["n_vocab"])
+            shape = (chunks, SCORED, llm.config["n_vocab"])
             self._base = np.lib.format.open_memmap(scratch / "base.npy", "w+", np.float32, shape)
             for saved, chunk in zip(self._base, self.chunks, strict=True):
                 saved[:] = log_softmax(llm.forward(chunk)[N_CTX // 2 : -1])
@@ -99,12 +100,14 @@ class Examiner:
     def examine(self, path: Path) -> Shown:
         if self._seen is None:
             return self._examine(path)
-        with path.open("rb") as file:
-            name = hashlib.sha256(self._asked.encode() + hashlib.file_digest(file, "sha256").digest()).hexdigest()
-        kept = self._seen / f"{name}.npz"
+        model, digest = _core.GgufFile(str(path)), hashlib.sha256(self._asked.encode())
+        for tensor in model.tensors:
+            digest.update(f"{tensor.name} {tensor.format}".encode() + model.tensor_data(tensor.name))
+        kept = self._seen / f"{digest.hexdigest()}.npz"
         if kept.exists():
             with np.load(kept) as found:
-                return Shown(json.loads(str(found["facts"])), found["kl"], found["nll"])
+                facts = json.loads(str(found["facts"])) | {"bytes": path.stat().st_size}
+                return Shown(facts, found["kl"], found["nll"])
         shown = self._examine(path)
         self._seen.mkdir(parents=True, exist_ok=True)
         np.savez(kept, facts=json.dumps(shown.facts), kl=shown.kl, nll=shown.nll)
@@ -133,9 +136,7 @@ def importance_of(path: Path, chunks: list[list[int]], threads: int) -> Importan
     for chunk in chunks:
         collector.add(chunk)
     found = Importance(datasets=["pydoc_data.topics"], n_chunks=len(chunks), chunk_size=N_CTX)
-    for name, (sums, n_rows) in collector.squares().items():
-        found.sums[name] = sums.astype(np.float32)
-        found.counts[name] = n_rows.astype(np.float32)
+    found.add(collector.sums())
     return found
 
 
@@ -145,18 +146,19 @@ def write(source: Any, plan: Plan, out: Path, importance: Importance | None, thr
     return {"seconds": time.perf_counter() - start, "processor_seconds": time.process_time() - start_cpu}
 
 
-def verdicts(ours: Shown, theirs: Shown) -> dict[str, str]:
-    """By the same tokens of both; "same" within what chance does."""
+def verdicts(ours: Shown, theirs: Shown) -> dict[str, Any]:
+    """Mean differences over the same chunks, their standard errors, and "same" within what chance does. Tokens of a
+    chunk share a subject: chunks are what is independent."""
 
-    def of(differences: Any) -> str:
-        margin = SIGMAS * differences.std(ddof=1) / math.sqrt(len(differences))
-        mean = differences.mean()
-        return "same" if abs(mean) <= margin else "better" if mean < 0 else "worse"
+    def of(what: str, differences: Any) -> dict[str, Any]:
+        each = differences.reshape(-1, SCORED).mean(axis=1)
+        mean, error = float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each)))
+        verdict = "same" if abs(mean) <= SIGMAS * error else "better" if mean < 0 else "worse"
+        return {f"{what}_difference": mean, f"{what}_error": error, f"{what}_verdict": verdict}
 
-    return {
-        "verdict": of(ours.kl.astype(np.float64) - theirs.kl),
-        "perplexity_verdict": of(ours.nll.astype(np.float64) - theirs.nll),
-    }
+    return of("divergence", ours.kl.astype(np.float64) - theirs.kl) | of(
+        "log_perplexity", ours.nll.astype(np.float64) - theirs.nll
+    )
 
 
 def suite(
@@ -208,7 +210,7 @@ def _tell(name: str, a: dict[str, Any], b: dict[str, Any], seconds: str) -> None
     size = f"{b['bytes']}" if a["bytes"] == b["bytes"] else f"{a['bytes'] - b['bytes']:+d}"
     print(
         f"{name:8} {size:>11} {seconds} {a['perplexity']:10.4f} {b['perplexity']:10.4f} {a['divergence']:10.6f} "
-        f"{b['divergence']:10.6f}  {a['perplexity_verdict']:6} {a['verdict']}",
+        f"{b['divergence']:10.6f}  {a['log_perplexity_verdict']:6} {a['divergence_verdict']}",
         flush=True,
     )
 
@@ -222,7 +224,9 @@ def main() -> None:
     parser.add_argument("--imatrix", action="store_true", help="with an importance matrix, the same for both")
     parser.add_argument("--target", action="store_true", help="also search types at the size of each file")
     parser.add_argument("-t", "--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--seen", type=Path, metavar="FOLDER", help="keep and reuse what files of a content showed")
+    parser.add_argument(
+        "--seen", type=Path, metavar="FOLDER", help="keep and reuse what files of the same tensors showed"
+    )
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     peer = Peer(arguments.llama_cpp, "llama_quantize.py")

@@ -27,7 +27,8 @@ struct Input {
   py::buffer_info data;
   Matrices matrices;
 
-  Input(const py::buffer& from, const std::string& format, int64_t n_cols, const std::optional<Floats>& importance)
+  Input(const py::buffer& from, const std::string& format, int64_t n_cols, const std::optional<Floats>& importance,
+        const std::optional<Floats>& mean_inputs)
       : data(from.request()) {
     require(PyBuffer_IsContiguous(data.view(), 'C') != 0, "The rows must be contiguous.");
     matrices.format = &format_named(format);
@@ -37,12 +38,14 @@ struct Input {
             static_cast<long long>(n_cols), format.c_str());
     matrices.n_rows = static_cast<int64_t>(matrices.bytes.size()) / matrices.format->row_bytes(n_cols);
     if (importance) matrices.importance = {importance->data(), static_cast<size_t>(importance->size())};
+    if (mean_inputs) matrices.mean_inputs = {mean_inputs->data(), static_cast<size_t>(mean_inputs->size())};
   }
 };
 
 py::array_t<uint8_t> requantize(const py::buffer& data, const std::string& from, int64_t n_cols, const std::string& to,
-                                const std::optional<Floats>& importance, int n_threads) {
-  const Input input(data, from, n_cols, importance);
+                                const std::optional<Floats>& importance, const std::optional<Floats>& mean_inputs,
+                                int n_threads) {
+  const Input input(data, from, n_cols, importance, mean_inputs);
   const formats::Format& format = format_named(to);
   require(n_cols % format.block_weights == 0, "Rows of %lld weights are no whole blocks of %s (%d weights each).",
           static_cast<long long>(n_cols), to.c_str(), format.block_weights);
@@ -59,9 +62,9 @@ py::array_t<uint8_t> requantize(const py::buffer& data, const std::string& from,
 }
 
 std::pair<double, double> measure_loss(const py::buffer& data, const std::string& from, int64_t n_cols,
-                                       const std::string& to, const std::optional<Floats>& importance, int64_t max_rows,
-                                       int n_threads) {
-  const Input input(data, from, n_cols, importance);
+                                       const std::string& to, const std::optional<Floats>& importance,
+                                       const std::optional<Floats>& mean_inputs, int64_t max_rows, int n_threads) {
+  const Input input(data, from, n_cols, importance, mean_inputs);
   const formats::Format& format = format_named(to);
   const py::gil_scoped_release release;
   ThreadPool pool(n_threads > 0 ? n_threads : usable_cores());
@@ -73,16 +76,20 @@ std::pair<double, double> measure_loss(const py::buffer& data, const std::string
 
 void register_quantize(py::module_& m) {
   m.def("requantize", &requantize, py::arg("data"), py::arg("from_format"), py::arg("n_cols"), py::arg("to_format"),
-        py::arg("importance") = py::none(), py::kw_only(), py::arg("n_threads") = 0,
+        py::arg("importance") = py::none(), py::arg("mean_inputs") = py::none(), py::kw_only(),
+        py::arg("n_threads") = 0,
         "Rows of n_cols weights in one format (contiguous bytes) -> the same rows in another: uint8, with the least "
         "squared error that the search finds. importance: float32 (n_cols), or (matrices, n_cols) for stacked ones, "
-        "weighs the columns. Raises FormatError for weights that are not finite.");
+        "weighs the columns: their mean squared inputs. mean_inputs, as many: their means, along which errors of a row "
+        "then take each other back. Raises FormatError for weights that are not finite.");
   m.def("measure_loss", &measure_loss, py::arg("data"), py::arg("from_format"), py::arg("n_cols"), py::arg("to_format"),
-        py::arg("importance") = py::none(), py::kw_only(), py::arg("max_rows") = 256, py::arg("n_threads") = 0,
-        "(sum importance (decoded - w)^2, sum importance w^2) of requantize() on at most max_rows rows.");
+        py::arg("importance") = py::none(), py::arg("mean_inputs") = py::none(), py::kw_only(),
+        py::arg("max_rows") = 256, py::arg("n_threads") = 0,
+        "What requantize() minimizes, sum importance (decoded - w)^2 or with mean_inputs the squared error of outputs, "
+        "and the same of w itself, on at most max_rows rows.");
   using quantize::ImportanceCollector;
   py::class_<ImportanceCollector>(m, "ImportanceCollector",
-                                  "Sums the squares of what enters each matrix while a model reads texts.")
+                                  "Sums what enters each matrix while a model reads texts, and its squares.")
       .def(py::init([](const std::shared_ptr<model::Weights>& weights, int n_threads, int64_t n_ctx) {
              const py::gil_scoped_release release;
              return std::make_unique<ImportanceCollector>(weights, n_threads, n_ctx);
@@ -91,19 +98,20 @@ void register_quantize(py::module_& m) {
       .def("add", &ImportanceCollector::add, py::arg("tokens"), py::call_guard<py::gil_scoped_release>(),
            "Reads a text of its own: 1 to n_ctx tokens.")
       .def(
-          "squares",
+          "sums",
           [](const ImportanceCollector& c) {
             py::dict out;
-            for (const auto& [name, squares] : c.squares()) {
-              const auto n_matrices = static_cast<py::ssize_t>(squares.n_rows.size());
-              const auto n_cols = static_cast<py::ssize_t>(squares.sums.size()) / n_matrices;
-              out[py::str(name)] = py::make_tuple(py::array_t<double>({n_matrices, n_cols}, squares.sums.data()),
-                                                  py::array_t<int64_t>(n_matrices, squares.n_rows.data()));
+            for (const auto& [name, sums] : c.sums()) {
+              const auto n_matrices = static_cast<py::ssize_t>(sums.n_rows.size());
+              const auto n_cols = static_cast<py::ssize_t>(sums.squares.size()) / n_matrices;
+              out[py::str(name)] = py::make_tuple(py::array_t<double>({n_matrices, n_cols}, sums.squares.data()),
+                                                  py::array_t<double>({n_matrices, n_cols}, sums.values.data()),
+                                                  py::array_t<int64_t>(n_matrices, sums.n_rows.data()));
             }
             return out;
           },
-          "dict of tensor name -> (sums of squares: float64 (n_matrices, n_cols), rows seen: int64 (n_matrices)); a "
-          "tensor of experts is a stack of several matrices.");
+          "dict of tensor name -> (sums of squares, sums: float64 (n_matrices, n_cols), rows seen: int64 "
+          "(n_matrices)); a tensor of experts is a stack of several matrices.");
   m.def(
       "can_quantize", [](const std::string& name) { return quantize::can_encode(format_named(name)); },
       py::arg("format"), "Whether requantize() can write the format.");

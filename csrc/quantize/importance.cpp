@@ -59,18 +59,25 @@ void ImportanceCollector::observe(const ops::Matrix& weight, const float* x, int
 void ImportanceCollector::observe_experts(const ops::Matrix& stack, const float* x, int64_t stride,
                                           std::span<const int32_t> experts, int rows_each) {
   const auto n_cols = static_cast<size_t>(stack.n_cols), n_matrices = static_cast<size_t>(stack.n_matrices);
-  row_sums_.assign(n_matrices * n_cols, 0.0f);
-  ColumnSquares& squares = squares_[stack.name];
-  squares.sums.resize(n_matrices * n_cols);
-  squares.n_rows.resize(n_matrices);
+  squares_.assign(n_matrices * n_cols, 0.0f);
+  values_.assign(n_matrices * n_cols, 0.0f);
+  ColumnSums& sums = sums_[stack.name];
+  sums.squares.resize(n_matrices * n_cols);
+  sums.values.resize(n_matrices * n_cols);
+  sums.n_rows.resize(n_matrices);
   for (size_t slot = 0; slot < experts.size(); ++slot) {
     const float* values = x + static_cast<int64_t>(slot) / rows_each * stride;
     const auto expert = static_cast<size_t>(experts[slot]);
-    float* sums = row_sums_.data() + expert * n_cols;
-    for (size_t i = 0; i < n_cols; ++i) sums[i] += values[i] * values[i];
-    ++squares.n_rows[expert];
+    for (size_t i = 0; i < n_cols; ++i) {
+      squares_[expert * n_cols + i] += values[i] * values[i];
+      values_[expert * n_cols + i] += values[i];
+    }
+    ++sums.n_rows[expert];
   }
-  for (size_t i = 0; i < row_sums_.size(); ++i) squares.sums[i] += row_sums_[i];
+  for (size_t i = 0; i < squares_.size(); ++i) {
+    sums.squares[i] += squares_[i];
+    sums.values[i] += values_[i];
+  }
 }
 
 }  // namespace halfbyte::quantize

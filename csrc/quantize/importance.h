@@ -1,4 +1,4 @@
-// Collects what importance matrices are made of: the squares of what enters each matrix while a model reads text.
+// Collects what importance matrices are made of: squares and sums of what enters each matrix while a model reads text.
 #pragma once
 
 #include <cstdint>
@@ -12,10 +12,10 @@
 
 namespace halfbyte::quantize {
 
-// Of one tensor: the sum of squared inputs of each column, and over how many rows; both for each matrix of a stack.
-struct ColumnSquares {
-  std::vector<double> sums;     // (n_matrices, n_cols)
-  std::vector<int64_t> n_rows;  // (n_matrices)
+// Of one tensor: sums over the inputs of each column, and over how many rows; both for each matrix of a stack.
+struct ColumnSums {
+  std::vector<double> squares, values;  // (n_matrices, n_cols)
+  std::vector<int64_t> n_rows;          // (n_matrices)
 };
 
 class ImportanceCollector : private model::LinearObserver {
@@ -27,7 +27,7 @@ class ImportanceCollector : private model::LinearObserver {
   void add(const std::vector<int32_t>& tokens);
 
   // Tensor name -> what was seen so far; the output matrix under its tensor's name.
-  const std::map<std::string, ColumnSquares>& squares() const { return squares_; }
+  const std::map<std::string, ColumnSums>& sums() const { return sums_; }
 
  private:
   void observe(const ops::Matrix& weight, const float* x, int64_t stride, int64_t n_rows) override;
@@ -38,8 +38,8 @@ class ImportanceCollector : private model::LinearObserver {
   model::Decoder decoder_;
   cache::KvStore kv_;
   cache::BlockTables block_tables_;
-  std::vector<float> row_sums_;
-  std::map<std::string, ColumnSquares> squares_;
+  std::vector<float> squares_, values_;  // of a batch
+  std::map<std::string, ColumnSums> sums_;
 };
 
 }  // namespace halfbyte::quantize

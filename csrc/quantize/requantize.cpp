@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "quantize/compensate.h"
 #include "quantize/encoders.h"
 
 namespace halfbyte::quantize {
@@ -33,10 +34,13 @@ void check(const Matrices& from, const formats::Format& to) {
   require(n % from.n_cols == 0 && (n == 0 || from.n_rows % (n / from.n_cols) == 0),
           "The importance must hold one number a column (%lld) of each matrix; it holds %lld.",
           static_cast<long long>(from.n_cols), static_cast<long long>(n));
+  const auto n_means = static_cast<int64_t>(from.mean_inputs.size());
+  require(n_means == 0 || n_means == n, "The mean inputs must be as many as the importance (%lld); they are %lld.",
+          static_cast<long long>(n), static_cast<long long>(n_means));
 }
 
-// Importance scaled to a mean of 1 a matrix; empty where there is none, or where it says nothing.
-std::vector<float> scaled_importance(const Matrices& from) {
+// Importance scaled to a mean of 1 a matrix, and the mean inputs with it; empty where there is none.
+std::vector<float> scaled_importance(const Matrices& from, std::vector<Inputs>& inputs) {
   std::vector<float> out(from.importance.begin(), from.importance.end());
   for (size_t first = 0; first < out.size(); first += static_cast<size_t>(from.n_cols)) {
     const std::span<float> slice(out.data() + first, static_cast<size_t>(from.n_cols));
@@ -48,16 +52,24 @@ std::vector<float> scaled_importance(const Matrices& from) {
     }
     const double mean = sum / static_cast<double>(slice.size());
     for (float& each : slice) each = mean > 0.0 ? std::max(static_cast<float>(each / mean), kLeastImportance) : 1.0f;
+    if (from.mean_inputs.empty()) continue;
+    std::vector<float> mean_inputs(slice.size());
+    for (size_t i = 0; i < slice.size() && mean > 0.0; ++i) {
+      const float value = from.mean_inputs[first + i];
+      require(std::isfinite(value), "Mean inputs must be finite; found %g.", static_cast<double>(value));
+      mean_inputs[i] = static_cast<float>(value / std::sqrt(mean));
+    }
+    inputs.emplace_back(slice, mean_inputs);
   }
   return out;
 }
 
-// Decoding, row by row, with the importance that belongs to a row.
-class Reader {
+// Decodes and encodes, row by row, with the importance that belongs to a row.
+class Codec {
  public:
-  explicit Reader(const Matrices& from)
+  explicit Codec(const Matrices& from)
       : from_(from),
-        importance_(scaled_importance(from)),
+        importance_(scaled_importance(from, inputs_)),
         rows_each_(importance_.empty() ? from.n_rows
                                        : from.n_rows / (static_cast<int64_t>(importance_.size()) / from.n_cols)) {}
 
@@ -76,18 +88,38 @@ class Reader {
                   "The model is damaged; fetch or convert it again.");
     }
   }
-  const float* importance(int64_t row) const {
-    return importance_.empty() ? nullptr : importance_.data() + row / rows_each_ * from_.n_cols;
+  // Rows of one matrix, from `row` on.
+  void encode(const formats::Format& to, const float* weights, int64_t row, int64_t n_rows, std::byte* out) const {
+    if (inputs_.empty() || to.block_weights == 1)
+      encode_rows(to, weights, n_rows, from_.n_cols, importance(row), out);
+    else
+      encode_compensated(to, weights, n_rows, inputs_[static_cast<size_t>(row / rows_each_)], out);
+  }
+  // What encoding minimizes, of a row's differences.
+  double error_of(int64_t row, const float* difference) const {
+    if (!inputs_.empty()) return inputs_[static_cast<size_t>(row / rows_each_)].error_of(difference);
+    const float* weight = importance(row);
+    double sum = 0.0;
+    for (int64_t i = 0; i < from_.n_cols; ++i) {
+      const double e = difference[i];
+      sum += (weight == nullptr ? 1.0 : static_cast<double>(weight[i])) * e * e;
+    }
+    return sum;
   }
   // Rows of a piece: about kPieceWeights.
-  int64_t piece_rows() const { return std::max<int64_t>(1, kPieceWeights / from_.n_cols); }
+  int64_t piece_rows() const { return std::max(inputs_.empty() ? 1 : kCompensatedRows, kPieceWeights / from_.n_cols); }
   // The end of the piece that starts at `row`: within one matrix.
   int64_t piece_end(int64_t row, int64_t end) const {
     return std::min({end, row + piece_rows(), (row / rows_each_ + 1) * rows_each_});
   }
 
  private:
+  const float* importance(int64_t row) const {
+    return importance_.empty() ? nullptr : importance_.data() + row / rows_each_ * from_.n_cols;
+  }
+
   const Matrices& from_;
+  std::vector<Inputs> inputs_;  // of each matrix
   std::vector<float> importance_;
   int64_t rows_each_;
 };
@@ -100,18 +132,18 @@ void requantize(const Matrices& from, const formats::Format& to, std::span<std::
   const int64_t row_bytes = to.row_bytes(from.n_cols);
   require(static_cast<int64_t>(out.size()) == from.n_rows * row_bytes, "The output takes %lld bytes, not %zu.",
           static_cast<long long>(from.n_rows * row_bytes), out.size());
-  const Reader reader(from);
+  const Codec codec(from);
   const int64_t step = std::max<int64_t>(pool.size(), kStepWeights / from.n_cols);
-  const int64_t piece = reader.piece_rows() * from.n_cols;
+  const int64_t piece = codec.piece_rows() * from.n_cols;
   std::vector<float> decoded(static_cast<size_t>(pool.size() * piece));  // a piece a thread
   for (int64_t done = 0; done < from.n_rows; done += step) {
     const int64_t rows = std::min(step, from.n_rows - done);
-    pool.parallel_for(rows, reader.piece_rows(), [&](int64_t begin, int64_t end, int worker) {
+    pool.parallel_for(rows, codec.piece_rows(), [&](int64_t begin, int64_t end, int worker) {
       float* weights = decoded.data() + worker * piece;
       for (int64_t row = done + begin, next; row < done + end; row = next) {
-        next = reader.piece_end(row, done + end);
-        reader.decode(row, next - row, weights);
-        encode_rows(to, weights, next - row, from.n_cols, reader.importance(row), out.data() + row * row_bytes);
+        next = codec.piece_end(row, done + end);
+        codec.decode(row, next - row, weights);
+        codec.encode(to, weights, row, next - row, out.data() + row * row_bytes);
       }
     });
     if (!advance(done + rows)) throw Error(ErrorKind::cancelled, "Quantizing was stopped.");
@@ -120,7 +152,7 @@ void requantize(const Matrices& from, const formats::Format& to, std::span<std::
 
 Loss measure_loss(const Matrices& from, const formats::Format& to, int64_t max_rows, ThreadPool& pool) {
   check(from, to);
-  const Reader reader(from);
+  const Codec codec(from);
   const int64_t n_rows = std::clamp<int64_t>(max_rows, 1, from.n_rows);
   std::vector<Loss> rows(static_cast<size_t>(n_rows));
   // A tile holds sixteen blocks, often of several rows: neighbours are encoded together.
@@ -131,20 +163,18 @@ Loss measure_loss(const Matrices& from, const formats::Format& to, int64_t max_r
     std::vector<std::byte> blocks(static_cast<size_t>(run * to.row_bytes(from.n_cols)));
     for (int64_t first = begin, next; first < end; first = next) {
       const int64_t row = first / run * run * from.n_rows / n_rows + first % run;
-      next = std::min({end, (first / run + 1) * run, first + reader.piece_end(row, from.n_rows) - row});
+      next = std::min({end, (first / run + 1) * run, first + codec.piece_end(row, from.n_rows) - row});
       const int64_t count = std::min(next - first, from.n_rows - row);
-      reader.decode(row, count, weights.data());
-      encode_rows(to, weights.data(), count, from.n_cols, reader.importance(row), blocks.data());
+      codec.decode(row, count, weights.data());
+      codec.encode(to, weights.data(), row, count, blocks.data());
       to.decode(blocks.data(), decoded.data(), count * from.n_cols / to.block_weights);
       for (int64_t i = 0; i < count; ++i) {
         Loss& loss = rows[static_cast<size_t>(first + i)];
-        const float* importance = reader.importance(row + i);
-        for (size_t c = 0; c < n; ++c) {
-          const double w = weights[static_cast<size_t>(i) * n + c], rest = decoded[static_cast<size_t>(i) * n + c] - w;
-          const double weight = importance == nullptr ? 1.0 : importance[c];
-          loss.error += weight * rest * rest;
-          loss.energy += weight * w * w;
-        }
+        const float* row_weights = weights.data() + static_cast<size_t>(i) * n;
+        float* rest = decoded.data() + static_cast<size_t>(i) * n;
+        for (size_t c = 0; c < n; ++c) rest[c] -= row_weights[c];
+        loss.error += codec.error_of(row + i, rest);
+        loss.energy += codec.error_of(row + i, row_weights);
       }
     }
   });

@@ -19,6 +19,8 @@ struct Matrices {
   // How much the squared error of each column counts, >= 0: (n_cols), or (n_matrices, n_cols), or empty for all alike.
   // Only ratios matter; columns that never counted still do a little.
   std::span<const float> importance;
+  // What enters each column on average, where `importance` is the mean square: empty, or as many.
+  std::span<const float> mean_inputs;
 };
 
 // Encodes to `to` into out (n_rows * to.row_bytes(n_cols) bytes). The result does not depend on the pool or the CPU.
@@ -27,7 +29,7 @@ struct Matrices {
 void requantize(const Matrices& from, const formats::Format& to, std::span<std::byte> out, ThreadPool& pool,
                 FunctionRef<bool(int64_t rows_done)> advance);
 
-// sum importance (decoded - w)^2 and sum importance w^2, with importance scaled to a mean of 1.
+// What enters encode_rows()'s measure of decoded - w, and of w itself, with importance scaled to a mean of 1.
 struct Loss {
   double error = 0.0, energy = 0.0;
 };

@@ -49,15 +49,15 @@ def test_the_experts_are_those_of_the_router(tiny_model: Tiny) -> None:
     model = _core.Model.load(str(path))
     collector = _core.ImportanceCollector(model, n_ctx=128)
     collector.add(IDS)
-    squares = collector.squares()
+    seen = collector.sums()
     for part in ("gate", "up", "down"):
-        sums, counts = squares[f"blk.0.ffn_{part}_exps.weight"]
-        assert sums.shape == (4, 96 if part == "down" else 64)
+        squares, inputs, counts = seen[f"blk.0.ffn_{part}_exps.weight"]
+        assert squares.shape == inputs.shape == (4, 96 if part == "down" else 64)
         assert counts.shape == (4,)
         assert counts.sum() == 2 * len(IDS)
-    assert np.array_equal(squares["blk.0.ffn_gate_exps.weight"][0], squares["blk.0.ffn_up_exps.weight"][0])
-    everything = squares["blk.0.ffn_gate_inp.weight"][0][0]
-    np.testing.assert_allclose(squares["blk.0.ffn_up_exps.weight"][0].sum(0), 2 * everything, rtol=1e-4)
+    assert np.array_equal(seen["blk.0.ffn_gate_exps.weight"][0], seen["blk.0.ffn_up_exps.weight"][0])
+    everything = seen["blk.0.ffn_gate_inp.weight"][0][0]
+    np.testing.assert_allclose(seen["blk.0.ffn_up_exps.weight"][0].sum(0), 2 * everything, rtol=1e-4)
 
 
 def test_quantized_by_a_mix_with_importance_of_each_expert(tiny_model: Tiny, tmp_path: Path) -> None:

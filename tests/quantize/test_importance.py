@@ -34,24 +34,25 @@ def make(model: Path, text: Path, out: Path, *more: str) -> Importance:
     return Importance.load(out)
 
 
-def test_squares_are_those_of_the_activations(tiny_model: Callable[..., Path]) -> None:
+def test_sums_are_those_of_the_activations(tiny_model: Callable[..., Path]) -> None:
     path = tiny_model(n_layers=1)
     model = _core.Model.load(str(path))
     ids = list(range(40))
     collector = _core.ImportanceCollector(model, n_ctx=64)
     collector.add(ids)
-    squares = collector.squares()
+    seen = collector.sums()
     # The first layer's input is the normalized embedding, the output matrix's the final hidden state.
     file = _core.GgufFile(str(path))
     x = file.tensor_f32("token_embd.weight")[ids]
     normed = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + 1e-5) * file.tensor_f32("blk.0.attn_norm.weight")
     for name in ("attn_q", "attn_k", "attn_v"):
-        sums, n_rows = squares[f"blk.0.{name}.weight"]
+        squares, inputs, n_rows = seen[f"blk.0.{name}.weight"]
         assert n_rows == 40
-        np.testing.assert_allclose(sums[0], (normed**2).sum(axis=0), rtol=1e-4)
+        np.testing.assert_allclose(squares[0], (normed**2).sum(axis=0), rtol=1e-4)
+        np.testing.assert_allclose(inputs[0], normed.sum(axis=0), rtol=1e-4, atol=1e-4)
     hidden = _core.Engine(model, n_ctx=64).forward(ids, output="hidden")
-    np.testing.assert_allclose(squares["output.weight"][0][0], (hidden**2).sum(axis=0), rtol=2e-3)
-    assert {n for n in squares if n.startswith("blk.0.")} == {
+    np.testing.assert_allclose(seen["output.weight"][0][0], (hidden**2).sum(axis=0), rtol=2e-3)
+    assert {n for n in seen if n.startswith("blk.0.")} == {
         t.name for t in file.tensors if t.name.startswith("blk.0.") and "norm" not in t.name
     }
 
@@ -68,6 +69,7 @@ def test_every_matrix_of_the_default_shape_is_seen(tiny_model: Callable[..., Pat
     assert reader.fields["imatrix.chunk_count"].contents() == found.n_chunks
     shapes = {t.name: t.shape.tolist() for t in reader.tensors}
     assert shapes["blk.1.ffn_down.weight.in_sum2"] == [96, 1]
+    assert shapes["blk.1.ffn_down.weight.in_sum"] == [96, 1]
     assert shapes["blk.1.ffn_down.weight.counts"] == [1, 1]
 
 
@@ -78,6 +80,7 @@ def test_a_run_goes_on_where_it_stopped(tiny_model: Callable[..., Path], text: P
     resumed = make(model, text, halves, "--chunks", "5")
     for name, sums in at_once.sums.items():
         np.testing.assert_allclose(resumed.sums[name], sums, rtol=1e-5)
+        np.testing.assert_allclose(resumed.input_sums[name], at_once.input_sums[name], rtol=1e-4, atol=1e-3)
         assert resumed.counts[name] == at_once.counts[name]
     assert resumed.n_chunks == 5
     other = tmp_path / "other.txt"

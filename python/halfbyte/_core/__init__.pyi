@@ -268,24 +268,6 @@ class Chain:
         How many of the most likely tokens decide the draw; 0: only all logits do.
         """
 
-class GpuBudget:
-    """
-    What of the GPUs' memory a model may take, and the engine it is for.
-    """
-    def __init__(
-        self,
-        *,
-        utilization: typing.SupportsFloat | typing.SupportsIndex = 0.9,
-        n_ctx: typing.SupportsInt | typing.SupportsIndex = 0,
-        n_batch: typing.SupportsInt | typing.SupportsIndex = 512,
-        max_sequences: typing.SupportsInt | typing.SupportsIndex = 64,
-        kv_type: str = "f16",
-        beside: Model | None = None,
-    ) -> None:
-        """
-        utilization: the share of each GPU's memory that weights, KV blocks and work buffers may take together. n_ctx: 0 for not said. beside: a draft model that is loaded, whose weights, KV blocks and buffers count too.
-        """
-
 class Model:
     """
     A model's weights, packed for this machine. Immutable; engines share it.
@@ -346,6 +328,24 @@ class Model:
     def packed_bytes(self) -> int: ...
     @property
     def path(self) -> str: ...
+
+class GpuBudget:
+    """
+    What of the GPUs' memory a model may take, and the engine it is for.
+    """
+    def __init__(
+        self,
+        *,
+        utilization: typing.SupportsFloat | typing.SupportsIndex = 0.9,
+        n_ctx: typing.SupportsInt | typing.SupportsIndex = 0,
+        n_batch: typing.SupportsInt | typing.SupportsIndex = 512,
+        max_sequences: typing.SupportsInt | typing.SupportsIndex = 64,
+        kv_type: str = "f16",
+        beside: Model | None = None,
+    ) -> None:
+        """
+        utilization: the share of each GPU's memory that weights, KV blocks and work buffers may take together. n_ctx: 0 for not said. beside: a draft model that is loaded, whose weights, KV blocks and buffers count too.
+        """
 
 class Adapter:
     """
@@ -464,7 +464,7 @@ class Engine:
 
 class ImportanceCollector:
     """
-    Sums the squares of what enters each matrix while a model reads texts.
+    Sums what enters each matrix while a model reads texts, and its squares.
     """
     def __init__(
         self,
@@ -477,9 +477,9 @@ class ImportanceCollector:
         """
         Reads a text of its own: 1 to n_ctx tokens.
         """
-    def squares(self) -> dict:
+    def sums(self) -> dict:
         """
-        dict of tensor name -> (sums of squares: float64 (n_matrices, n_cols), rows seen: int64 (n_matrices)); a tensor of experts is a stack of several matrices.
+        dict of tensor name -> (sums of squares, sums: float64 (n_matrices, n_cols), rows seen: int64 (n_matrices)); a tensor of experts is a stack of several matrices.
         """
 
 def can_quantize(format: str) -> bool:
@@ -528,12 +528,13 @@ def measure_loss(
     n_cols: typing.SupportsInt | typing.SupportsIndex,
     to_format: str,
     importance: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None = None,
+    mean_inputs: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None = None,
     *,
     max_rows: typing.SupportsInt | typing.SupportsIndex = 256,
     n_threads: typing.SupportsInt | typing.SupportsIndex = 0,
 ) -> tuple[float, float]:
     """
-    (sum importance (decoded - w)^2, sum importance w^2) of requantize() on at most max_rows rows.
+    What requantize() minimizes, sum importance (decoded - w)^2 or with mean_inputs the squared error of outputs, and the same of w itself, on at most max_rows rows.
     """
 
 def memory_bandwidth(n_threads: typing.SupportsInt | typing.SupportsIndex) -> float:
@@ -561,11 +562,12 @@ def requantize(
     n_cols: typing.SupportsInt | typing.SupportsIndex,
     to_format: str,
     importance: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None = None,
+    mean_inputs: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None = None,
     *,
     n_threads: typing.SupportsInt | typing.SupportsIndex = 0,
 ) -> numpy.typing.NDArray[numpy.uint8]:
     """
-    Rows of n_cols weights in one format (contiguous bytes) -> the same rows in another: uint8, with the least squared error that the search finds. importance: float32 (n_cols), or (matrices, n_cols) for stacked ones, weighs the columns. Raises FormatError for weights that are not finite.
+    Rows of n_cols weights in one format (contiguous bytes) -> the same rows in another: uint8, with the least squared error that the search finds. importance: float32 (n_cols), or (matrices, n_cols) for stacked ones, weighs the columns: their mean squared inputs. mean_inputs, as many: their means, along which errors of a row then take each other back. Raises FormatError for weights that are not finite.
     """
 
 def return_freed_memory() -> None:

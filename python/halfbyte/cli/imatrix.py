@@ -10,8 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from halfbyte.cli.common import bar, print_json, read_text
 from halfbyte.errors import InvalidArgumentError
 
@@ -109,9 +107,7 @@ def _with_what_was_read(before: Any, collector: Any, n_chunks: int, dataset: str
     from halfbyte.quantize import Importance
 
     now = Importance(datasets=[dataset], n_chunks=n_chunks - before.n_chunks, chunk_size=before.chunk_size)
-    for name, (sums, n_rows) in collector.squares().items():
-        now.sums[name] = sums.astype(np.float32)
-        now.counts[name] = n_rows.astype(np.float32)
+    now.add(collector.sums())
     merged = Importance(chunk_size=before.chunk_size)
     merged.merge(before)
     merged.merge(now)

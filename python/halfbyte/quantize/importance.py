@@ -1,9 +1,12 @@
-"""Importance matrices: mean squared activations per input column, in llama.cpp's GGUF and older binary formats."""
+"""Importance matrices: mean squared activations per input column, in llama.cpp's GGUF and older binary formats.
+
+The GGUF form also holds the sums of activations (in_sum), which llama.cpp passes over.
+"""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,8 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass
 class Importance:
-    """Sums over what was seen. sums: tensor -> (matrices, n_cols) of squared activations; counts: (matrices) of rows."""
+    """Sums over what was seen. sums: tensor -> (matrices, n_cols) of squared activations; counts: (matrices) of rows;
+    input_sums: like sums, of the activations themselves, for the tensors of which they are known."""
 
     sums: dict[str, Floats] = field(default_factory=dict)
     counts: dict[str, Floats] = field(default_factory=dict)
@@ -27,6 +31,7 @@ class Importance:
     n_chunks: int = 0
     chunk_size: int = 512
     path: str = ""
+    input_sums: dict[str, Floats] = field(default_factory=dict)
 
     @property
     def means(self) -> dict[str, Floats]:
@@ -37,11 +42,27 @@ class Importance:
             out[name] = np.where(counts > 0, sums / np.maximum(counts, 1), np.float32(1)).astype(np.float32)
         return out
 
+    @property
+    def mean_inputs(self) -> dict[str, Floats]:
+        """Tensor -> mean activation, (matrices, n_cols), where it is known; 0 for experts that were never chosen."""
+        return {
+            name: np.asarray(sums / np.maximum(self.counts[name][:, None], 1), np.float32)
+            for name, sums in self.input_sums.items()
+        }
+
+    def add(self, seen: Mapping[str, tuple[Any, Any, Any]]) -> None:
+        """What an ImportanceCollector's sums() gives, of tensors that are not here yet."""
+        for name, (squares, inputs, n_rows) in seen.items():
+            self.sums[name], self.input_sums[name] = squares.astype(np.float32), inputs.astype(np.float32)
+            self.counts[name] = n_rows.astype(np.float32)
+
     def merge(self, other: Importance) -> None:
         """Adds what another matrix of the same model has seen."""
         for name, sums in other.sums.items():
             if name not in self.sums:
                 self.sums[name], self.counts[name] = sums.copy(), other.counts[name].copy()
+                if name in other.input_sums:
+                    self.input_sums[name] = other.input_sums[name].copy()
             elif self.sums[name].shape != sums.shape:
                 raise FormatError(
                     f"{other.path}: {name} is {sums.shape[0]} x {sums.shape[1]}; {self.path or 'the first file'} has "
@@ -51,6 +72,9 @@ class Importance:
             else:
                 self.sums[name] = self.sums[name] + sums
                 self.counts[name] = self.counts[name] + other.counts[name]
+                ours, theirs = self.input_sums.pop(name, None), other.input_sums.get(name)
+                if ours is not None and theirs is not None:  # the mean of a part is not that of all
+                    self.input_sums[name] = ours + theirs
         self.n_chunks += other.n_chunks
         self.datasets += [d for d in other.datasets if d not in self.datasets]
 
@@ -61,6 +85,9 @@ class Importance:
             sums, counts = self.sums[name], self.counts[name]
             tensors.append((f"{name}.in_sum2", "F32", [sums.shape[1], sums.shape[0]], sums.astype(np.float32)))
             tensors.append((f"{name}.counts", "F32", [1, counts.shape[0]], counts.astype(np.float32)))
+            if name in self.input_sums:
+                inputs = self.input_sums[name]
+                tensors.append((f"{name}.in_sum", "F32", [inputs.shape[1], inputs.shape[0]], inputs.astype(np.float32)))
         metadata = {
             "general.type": "imatrix",
             "imatrix.datasets": self.datasets,
@@ -81,6 +108,8 @@ class Importance:
         for name, sums in found.sums.items():
             if not (np.isfinite(sums).all() and (sums >= 0).all()):
                 raise FormatError(f"{path}: the importance of {name} holds numbers that are negative or not finite.")
+            if name in found.input_sums and not np.isfinite(found.input_sums[name]).all():
+                raise FormatError(f"{path}: the inputs of {name} hold numbers that are not finite.")
         return found
 
     @classmethod
@@ -120,6 +149,11 @@ def _load_gguf(path: str) -> Importance:
             raise FormatError(f"{path}: {name} has {sums.size} sums and {counts.size} counts.")
         out.sums[name] = sums.reshape(counts.size, -1)
         out.counts[name] = counts
+        if f"{name}.in_sum" in names:
+            inputs = file.tensor_f32(f"{name}.in_sum")
+            if inputs.size != sums.size:
+                raise FormatError(f"{path}: {name} has {sums.size} sums of squares and {inputs.size} of inputs.")
+            out.input_sums[name] = inputs.reshape(counts.size, -1)
     return out
 
 

@@ -107,7 +107,7 @@ def fit_to_size(
 def _ladder(source: Any, choice: Choice, importance: Importance | None, weight: float, n_threads: int) -> list[_Option]:
     """The tensor's useful formats, smallest first: each step costs more bytes a bit of loss than the one before."""
     data = source.tensor_data(choice.name)
-    means = None if importance is None else weights_for(choice, importance)
+    weights = weights_for(choice, importance)
     options = []
     for name in dict.fromkeys((*CANDIDATES, choice.source_format)):
         if choice.shape[0] % BLOCK_WEIGHTS[name] or not _core.can_quantize(name):
@@ -117,7 +117,13 @@ def _ladder(source: Any, choice: Choice, importance: Importance | None, weight: 
         error, energy = 0.0, 1.0
         if name != choice.source_format:
             error, energy = _core.measure_loss(
-                data, choice.source_format, choice.shape[0], name, means, max_rows=_ROWS_MEASURED, n_threads=n_threads
+                data,
+                choice.source_format,
+                choice.shape[0],
+                name,
+                *weights,
+                max_rows=_ROWS_MEASURED,
+                n_threads=n_threads,
             )
         options.append(_Option(name, bytes_of(name, choice.n_weights), weight * error / energy if energy > 0 else 0.0))
     return _lower_hull(options)

@@ -10,7 +10,7 @@ import numpy as np
 
 from halfbyte import _core
 from halfbyte.errors import FormatError
-from halfbyte.quantize.importance import Importance
+from halfbyte.quantize.importance import Floats, Importance
 from halfbyte.quantize.plan import Choice, Plan
 
 QUANTIZATION_VERSION = 2
@@ -65,9 +65,11 @@ def quantized(source: Any, choice: Choice, importance: Importance | None = None,
     data = source.tensor_data(choice.name)
     if choice.format == choice.source_format:
         return data
-    means = None if importance is None else weights_for(choice, importance)
+    weights = weights_for(choice, importance)
     try:
-        rows = _core.requantize(data, choice.source_format, choice.shape[0], choice.format, means, n_threads=n_threads)
+        rows = _core.requantize(
+            data, choice.source_format, choice.shape[0], choice.format, *weights, n_threads=n_threads
+        )
     except FormatError as error:
         raise FormatError(f"Tensor {choice.name}: {error}") from None
     if choice.format == "F16" and np.isinf(rows.view(np.float16)).any():
@@ -75,11 +77,11 @@ def quantized(source: Any, choice: Choice, importance: Importance | None = None,
     return rows
 
 
-def weights_for(choice: Choice, importance: Importance) -> np.ndarray[Any, np.dtype[np.float32]] | None:
-    """The importance of a tensor's columns: (n_cols) or (experts, n_cols); None where nothing is known."""
-    means = importance.means.get(choice.name)
-    if means is None:
-        return None
+def weights_for(choice: Choice, importance: Importance | None) -> tuple[Floats | None, Floats | None]:
+    """The importance of a tensor's columns and their mean inputs: (1 or experts, n_cols); None for what is not known."""
+    means = None if importance is None else importance.means.get(choice.name)
+    if importance is None or means is None:
+        return None, None
     n_matrices = choice.shape[2] if len(choice.shape) > 2 else 1
     if means.shape == (1, n_matrices * choice.shape[0]):  # the binary form does not tell experts apart
         means = means.reshape(n_matrices, -1)
@@ -89,4 +91,5 @@ def weights_for(choice: Choice, importance: Importance) -> np.ndarray[Any, np.dt
             f"model's has {n_matrices} x {choice.shape[0]}.",
             hint="The importance matrix was made with another model.",
         )
-    return np.ascontiguousarray(means)
+    inputs = importance.mean_inputs.get(choice.name)
+    return np.ascontiguousarray(means), None if inputs is None else np.ascontiguousarray(inputs)
