@@ -16,7 +16,7 @@ from .building import build, level_hashes
 
 pytestmark = [
     pytest.mark.amx,
-    pytest.mark.timeout(1800),
+    pytest.mark.timeout(7200),
     pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="needs an x86 compiler"),
 ]
 

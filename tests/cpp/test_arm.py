@@ -9,7 +9,7 @@ import pytest
 
 from .building import build, level_hashes
 
-pytestmark = [pytest.mark.arm, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.arm, pytest.mark.timeout(7200)]
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 
 

@@ -13,7 +13,7 @@ from ..conftest import write_tiny_llama
 from ..convert.folders import write_folder
 from .building import build
 
-pytestmark = [pytest.mark.sanitizer, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.sanitizer, pytest.mark.timeout(7200)]
 
 
 def test_mutated_files_under_address_and_undefined_behaviour_sanitizers(tmp_path: Path) -> None:

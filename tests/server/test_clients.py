@@ -81,10 +81,10 @@ console.log(JSON.stringify({
 @pytest.mark.skipif(shutil.which("npm") is None, reason="needs node and npm")
 def test_npms_sdk(live: Live, tmp_path: Path) -> None:
     npm = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(tmp_path), "openai@6"]
-    subprocess.run(npm, check=True, timeout=240)
+    subprocess.run(npm, check=True, timeout=900)
     script = tmp_path / "ask.mjs"
     script.write_text(_SCRIPT)
-    result = subprocess.run(["node", str(script), live.url], capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(["node", str(script), live.url], capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     said = live.llm.chat(HI, max_tokens=8, temperature=0).text

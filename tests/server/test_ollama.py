@@ -494,10 +494,10 @@ def test_the_npm_client(url: str, tmp_path: Path) -> None:
     assert node, "needs node"
     assert npm, "needs npm"
     install = [npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(tmp_path), "ollama@0.6"]
-    subprocess.run(install, check=True, timeout=200)
+    subprocess.run(install, check=True, timeout=900)
     script = Path(__file__).with_name("ollama_npm.mjs")
     package = tmp_path / "node_modules" / "ollama" / "dist" / "index.mjs"
-    result = subprocess.run([node, script, url, package], capture_output=True, text=True, check=False, timeout=200)
+    result = subprocess.run([node, script, url, package], capture_output=True, text=True, check=False, timeout=900)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     whole, streamed, done, n_tokens, same_context = found["generate"]

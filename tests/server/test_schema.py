@@ -18,7 +18,7 @@ from halfbyte.server.pool import CatalogPool
 
 from .conftest import Live
 
-pytestmark = [pytest.mark.clients, pytest.mark.timeout(1800), pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(7200), pytest.mark.filterwarnings("default")]
 
 # So many requests of each kind, right and wrong, to each operation.
 _N_EXAMPLES = int(os.environ.get("HALFBYTE_FUZZ_EXAMPLES", "25"))
