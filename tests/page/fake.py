@@ -67,6 +67,7 @@ class Fake:
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
         self.abandoned = threading.Event()
+        self.seen = threading.Event()  # what has come was shown
         self.api_key = ""
         self.models = ["smollm2", "qwen3-0.6b"]
         self.app = FastAPI()
@@ -110,6 +111,7 @@ class Fake:
             return
         if question == "vanish":
             yield event({"content": "Half an ans"})
+            await asyncio.to_thread(self.seen.wait, 120)  # a browser may drop what it has not handed on yet
             raise ConnectionAbortedError  # uvicorn cuts the connection
         if question == "forever":
             try:
