@@ -174,7 +174,8 @@ def idle_mib(live: Live) -> float:
     return min(allocated_mib() for _ in range(3) if time.sleep(0.1) is None)  # connections are let go of meanwhile
 
 
-async def soak(live: Live, expected: dict[str, str], seconds: float) -> Counter[str]:
+async def soak(live: Live, expected: dict[str, str], seconds: float, n_least: int) -> Counter[str]:
+    """All clients at once, until so many seconds are over and so many requests were made."""
     kinds: list[Callable[..., Any]] = [
         vanishes, vanishes, reads_slowly, sends_nonsense, sends_too_much, half_a_request, wants_the_impossible,
         speaks_otherwise,
@@ -184,14 +185,14 @@ async def soak(live: Live, expected: dict[str, str], seconds: float) -> Counter[
 
     async def client(seed: int) -> None:
         draw = random.Random(seed)
-        while time.monotonic() < end:
+        while time.monotonic() < end or done.total() < n_least:
             kind = draw.choice(kinds)
             await kind(live, draw)
             done[kind.__name__] += 1
 
     async def good_client(seed: int) -> None:
         draw = random.Random(seed)
-        while time.monotonic() < end:
+        while time.monotonic() < end or done.total() < n_least:
             await asks_well(live, draw, expected)
             done["asks_well"] += 1
 
@@ -229,9 +230,9 @@ def test_good_requests_are_answered_and_nothing_leaks(serve: Callable[..., Live]
     before, rounds = 0.0, [idle_mib(live)]
     while len(rounds) < 6 and rounds[-1] - before > 0.25:
         before = rounds[-1]
-        asyncio.run(soak(live, expected, _SECONDS / 4))
+        asyncio.run(soak(live, expected, _SECONDS / 4, 100))
         rounds.append(idle_mib(live))
-    done = asyncio.run(soak(live, expected, _SECONDS))
+    done = asyncio.run(soak(live, expected, _SECONDS, 200))
     end = idle_mib(live)
     assert len(done) == 8, done
     with openai.OpenAI(base_url=f"{live.url}/v1", api_key="-") as client:
