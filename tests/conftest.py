@@ -50,7 +50,8 @@ def toy_vocabulary() -> tuple[list[str], list[int]]:
 
 def write_tiny_llama(path: Path, **changes: Any) -> Path:
     """A llama of a few kilobytes with random weights; `changes` override metadata (None removes a key). `arch` makes it
-    another architecture with the same tensors and `layer_norms` (names and widths) beside them."""
+    another architecture with the same tensors and `layer_norms` (names and widths, 0: a head's) beside them. `layer_heads`
+    gives each layer its number of kv heads and their width."""
     options: dict[str, Any] = {"n_layers": 2, "n_embd": 64, "n_heads": 4, "n_kv_heads": 2, "n_ff": 96, "n_ctx": 512, "n_experts": 0}  # fmt: skip
     options |= {k: changes.pop(k) for k in list(changes) if k in options}
     format_name = changes.pop("format_name", "F32")
@@ -66,7 +67,7 @@ def write_tiny_llama(path: Path, **changes: Any) -> Path:
         options["n_ff"],
     )
     draw = np.random.default_rng(changes.pop("seed", 7))
-    head_dim = e // heads
+    layer_heads = changes.pop("layer_heads", None)
     metadata: dict[str, Any] = {
         "general.architecture": arch,
         "general.name": "tiny",
@@ -89,6 +90,10 @@ def write_tiny_llama(path: Path, **changes: Any) -> Path:
     n_experts = options["n_experts"]
     if n_experts:
         metadata |= {"llama.expert_count": n_experts, "llama.expert_used_count": 2}
+    if layer_heads is None:
+        layer_heads = [(kv, e // heads)] * options["n_layers"]
+    else:
+        metadata[f"{arch}.attention.head_count_kv"] = [n for n, _ in layer_heads]
     metadata |= changes
     metadata = {k: v for k, v in metadata.items() if v is not None}
 
@@ -109,7 +114,7 @@ def write_tiny_llama(path: Path, **changes: Any) -> Path:
         matrix("output.weight", n_vocab, e),
     ]
     for i in range(options["n_layers"]):
-        p = f"blk.{i}."
+        p, (kv, head_dim) = f"blk.{i}.", layer_heads[i]
         tensors += [
             ones(p + "attn_norm.weight", e),
             matrix(p + "attn_q.weight", heads * head_dim, e),
@@ -117,7 +122,7 @@ def write_tiny_llama(path: Path, **changes: Any) -> Path:
             matrix(p + "attn_v.weight", kv * head_dim, e),
             matrix(p + "attn_output.weight", e, heads * head_dim),
             ones(p + "ffn_norm.weight", e),
-            *(ones(f"{p}{name}.weight", width) for name, width in layer_norms.items()),
+            *(ones(f"{p}{name}.weight", width or head_dim) for name, width in layer_norms.items()),
         ]
         if n_experts:
             tensors += [

@@ -330,21 +330,22 @@ std::pair<Ints, Floats> likely(const std::string& level, const Floats& logits, i
 }
 
 // Stores k, v (n_kv, n_kv_heads, dim) at positions 0.. of a sequence whose blocks are `table`, then runs queries
-// (n_rows, n_heads, dim) at first_position.. over them.
+// (n_rows, n_heads, dim) at first_position.. over them. gap: bytes between the blocks.
 py::tuple attention(const std::string& level, const std::string& kv_type, const Floats& q, const Floats& k,
                     const Floats& v, const Ints& table, int64_t first_position, float scale, float softcap,
                     int64_t window, const std::optional<Floats>& sinks, int n_threads, int n_repeats, bool is_decode,
-                    const Following& following) {
+                    const Following& following, int64_t gap) {
   ops::KvType type;
   require(ops::parse_kv_type(kv_type, type), "There is no KV type %s.", kv_type.c_str());
   Run run(level, n_threads);
-  const ops::KvLayout layout = {type, type, static_cast<int>(k.shape(1)), static_cast<int>(k.shape(2)),
-                                static_cast<int>(v.shape(2))};
+  ops::KvLayout layout = {type, type, static_cast<int>(k.shape(1)), static_cast<int>(k.shape(2)),
+                          static_cast<int>(v.shape(2))};
+  layout.block_stride = layout.block_bytes() + gap;
   int32_t n_blocks = 0;
   std::vector<int64_t> slots;
   for (py::ssize_t i = 0; i < table.size(); ++i) n_blocks = std::max(n_blocks, table.data()[i] + 1);
   for (py::ssize_t p = 0; p < k.shape(0); ++p) slots.push_back(int64_t{table.data()[p / 16]} * 16 + p % 16);
-  Buffer kv = run.ops.memory->allocate(static_cast<size_t>(n_blocks * layout.block_bytes()), "A test's KV cache");
+  Buffer kv = run.ops.memory->allocate(static_cast<size_t>(n_blocks * layout.stride()), "A test's KV cache");
   if (run.ops.memory->is_host) std::memset(kv.data(), 0, kv.size());
   const Buffer keys = run.upload(k), values = run.upload(v), queries = run.upload(q);
   run.ops.store_kv(run.context, layout, kv.data(), keys.as<float>(), k.shape(1) * k.shape(2), values.as<float>(),
@@ -397,7 +398,7 @@ void register_testing(py::module_& m) {
   t.def("attention", &attention, py::arg("level"), py::arg("kv_type"), py::arg("q"), py::arg("k"), py::arg("v"),
         py::arg("table"), py::arg("first_position"), py::arg("scale"), py::arg("softcap") = 0.0f, py::arg("window") = 0,
         py::arg("sinks") = py::none(), py::arg("n_threads") = 1, py::arg("n_repeats") = 1, py::arg("is_decode") = false,
-        py::arg("following") = py::none(), "(attended values, fastest seconds)");
+        py::arg("following") = py::none(), py::arg("gap") = 0, "(attended values, fastest seconds)");
   t.def("linear_glu", &linear_glu, py::arg("level"), py::arg("gate_format"), py::arg("gate_blocks"),
         py::arg("up_format"), py::arg("up_blocks"), py::arg("x"), py::arg("activation"),
         py::arg("following") = py::none());

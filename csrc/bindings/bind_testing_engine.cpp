@@ -1,12 +1,17 @@
-// _core.testing: block pool, prefix tree, scheduler and step costs without a model, for tests/cache and
-// tests/scheduler.
+// _core.testing: block pool, prefix tree, layers' places in blocks, scheduler and step costs without a model, for
+// tests/cache and tests/scheduler.
 #include <pybind11/stl.h>
 
+#include <array>
+
+#include "base/error.h"
 #include "bindings/bind.h"
 #include "cache/block_pool.h"
+#include "cache/kv_places.h"
 #include "cache/prefix_tree.h"
 #include "engine/cost.h"
 #include "engine/scheduler.h"
+#include "model/kv_groups.h"
 
 namespace halfbyte::bindings {
 
@@ -42,6 +47,44 @@ engine::PlannedRows rows_from_python(const py::dict& rows) {
           rows["n_logits"].cast<int64_t>(), rows["is_newest"].cast<bool>()};
 }
 
+// Memories that nobody reads: a layer's number there tells them apart.
+const std::array<ops::Memory, 4> kMemories = {};
+
+// (kv heads, dimensions of a head, memory, group, source)
+using LayerTuple = std::tuple<int, int, size_t, int32_t, int64_t>;
+
+py::tuple kv_places(const std::vector<LayerTuple>& layers, const std::string& kv_type) {
+  ops::KvType type;
+  require(ops::parse_kv_type(kv_type, type), "There is no KV type %s.", kv_type.c_str());
+  std::vector<cache::KvLayer> given;
+  for (const auto& [heads, dim, memory, group, source] : layers)
+    given.push_back({{type, type, heads, dim, dim}, &kMemories.at(memory), group, source});
+  const cache::KvPlaces places = cache::kv_places(given);
+  py::list slots, found;
+  for (const auto& slot : places.slots) slots.append(py::make_tuple(slot.memory - kMemories.data(), slot.n_bytes));
+  for (size_t l = 0; l < given.size(); ++l) {
+    const cache::KvPlaces::Place& place = places.layers[l];
+    found.append(py::make_tuple(place.slot, place.offset, given[l].layout.block_bytes()));
+  }
+  return py::make_tuple(slots, found);
+}
+
+// layers: (window, kv heads, dimensions of a head, memory, the layer whose keys and values it reads or -1)
+py::tuple kv_groups(const std::vector<std::tuple<int64_t, int, int, size_t, int64_t>>& layers) {
+  std::vector<model::LayerConfig> given;
+  std::vector<const ops::Memory*> memories;
+  for (const auto& [window, heads, dim, memory, source] : layers) {
+    model::LayerConfig& layer = given.emplace_back();
+    layer.window = window;
+    layer.n_kv_heads = heads;
+    layer.key_dim = layer.value_dim = dim;
+    layer.kv_layer = source;
+    memories.push_back(&kMemories.at(memory));
+  }
+  const model::KvGroups groups = model::kv_groups(given, memories);
+  return py::make_tuple(groups.windows, groups.group_of);
+}
+
 }  // namespace
 
 void register_testing_engine(py::module_& t) {
@@ -53,6 +96,12 @@ void register_testing_engine(py::module_& t) {
       .def("release", &BlockPool::release, py::arg("block"))
       .def("ref_count", &BlockPool::ref_count, py::arg("block"))
       .def("check_integrity", &BlockPool::check_integrity, py::arg("expected_refs") = std::vector<int32_t>());
+
+  t.def("kv_places", &kv_places, py::arg("layers"), py::arg("kv_type") = "f16",
+        "Slots (memory, bytes) of a block, and of each layer (kv heads, dim, memory, group, source) its slot, offset "
+        "there and bytes.");
+  t.def("kv_groups", &kv_groups, py::arg("layers"),
+        "The groups' windows, and the group of each layer (window, kv heads, dim, memory, source).");
 
   py::class_<PrefixTree>(t, "PrefixTree")
       .def(py::init<BlockPool&, std::vector<int64_t>>(), py::arg("pool"), py::arg("windows") = std::vector<int64_t>{0},

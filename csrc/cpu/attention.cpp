@@ -78,7 +78,7 @@ void run_segment(const Backend& b, const ops::AttentionArgs& args, const Item& i
   task.n_queries = width;
   task.kv = args.kv;
   task.block_table = item.span->block_table;
-  task.block_bytes = args.layout.block_bytes();
+  task.block_bytes = args.layout.stride();
   task.head_offset = item.kv_head * args.layout.head_bytes();
   task.value_offset = args.layout.key_tile_bytes();
   task.k_type = static_cast<int>(args.layout.k_type);

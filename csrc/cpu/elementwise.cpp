@@ -80,7 +80,7 @@ void store_kv(const ops::Context& context, const ops::KvLayout& layout, std::byt
   by_rows(context, n_tokens, n_tokens * layout.n_kv_heads * layout.key_dim * 2, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       if (slots[t] < 0) continue;
-      std::byte* block = kv + slots[t] / ops::kKvBlockTokens * layout.block_bytes();
+      std::byte* block = kv + slots[t] / ops::kKvBlockTokens * layout.stride();
       const int position = static_cast<int>(slots[t] % ops::kKvBlockTokens);
       for (int h = 0; h < layout.n_kv_heads; ++h) {
         std::byte* head = block + h * layout.head_bytes();

@@ -167,7 +167,7 @@ void attention(const ops::Context& context, const ops::AttentionArgs& args) {
   job.out = args.out;
   job.out_stride = args.out_stride;
   job.kv = reinterpret_cast<const uint8_t*>(args.kv);
-  job.block_bytes = layout.block_bytes();
+  job.block_bytes = layout.stride();
   job.head_bytes = layout.head_bytes();
   job.key_tile_bytes = static_cast<int>(layout.key_tile_bytes());
   job.key_dim = layout.key_dim;

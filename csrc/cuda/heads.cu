@@ -147,7 +147,7 @@ void store_heads(const ops::Context& context, const ops::HeadArgs& args) {
                        layout.value_dim,
                        layout.k_type,
                        layout.v_type,
-                       layout.block_bytes(),
+                       layout.stride(),
                        layout.head_bytes(),
                        layout.key_tile_bytes(),
                        args.kv,

@@ -69,16 +69,13 @@ int64_t left_of(const ops::Memory& memory, const EngineOptions& options,
 std::vector<Share> shares_of(const EngineOptions& options, const std::vector<const model::Weights*>& models) {
   std::vector<Share> shares;
   for (const model::Weights* m : models) {
-    const model::Config& c = m->config;
     const model::KvGroups groups = model::kv_groups(*m);
-    for (const int32_t layer : groups.example) {
-      const auto l = static_cast<size_t>(layer);
-      const model::LayerConfig& shape = c.layers[l];
-      const ops::KvLayout layout = {options.k_type, options.v_type, shape.n_kv_heads, shape.key_dim, shape.value_dim};
-      const ops::Memory* memory = m->layer_ops[l]->memory;
+    const cache::KvPlaces places = kv_places(kv_layers(*m, groups, options.k_type, options.v_type));
+    for (const cache::KvPlaces::Slot& slot : places.slots) {
+      const ops::Memory* memory = slot.memory;
       auto share = std::find_if(shares.begin(), shares.end(), [&](const Share& s) { return s.memory == memory; });
       if (share == shares.end()) share = shares.insert(share, {memory, 0, left_of(*memory, options, models)});
-      share->row_bytes += groups.n_groups() * layout.block_bytes();
+      share->row_bytes += groups.n_groups() * slot.n_bytes;
     }
   }
   return shares;

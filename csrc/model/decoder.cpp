@@ -266,17 +266,13 @@ const KvGroups& Decoder::kv_groups() const {
 
 cache::KvStore Decoder::make_kv(ops::KvType k_type, ops::KvType v_type, int32_t n_blocks) const {
   const auto quantized = [](ops::KvType type) { return type == ops::KvType::q8_0 || type == ops::KvType::q4_0; };
-  std::vector<cache::KvStore::Slot> slots;
-  for (const int32_t layer : kv_groups().example) {
-    const LayerConfig& shape = config().layers[static_cast<size_t>(layer)];
+  for (const LayerConfig& shape : config().layers) {
     require(
         (!quantized(k_type) || shape.key_dim % 32 == 0) && (!quantized(v_type) || shape.value_dim % 32 == 0),
         "A quantized KV type needs a head_dim that is a multiple of 32; this model's is %d. Choose f16, bf16 or f32.",
         shape.key_dim);
-    slots.push_back({{k_type, v_type, shape.n_kv_heads, shape.key_dim, shape.value_dim},
-                     state_->weights->layer_ops[static_cast<size_t>(layer)]->memory});
   }
-  return cache::KvStore(slots, kv_groups().slot_of, n_blocks);
+  return cache::KvStore(kv_layers(*state_->weights, kv_groups(), k_type, v_type), n_blocks);
 }
 
 void Decoder::set_observer(LinearObserver* observer) {

@@ -1,112 +1,147 @@
-// Few groups are better than many; unused slots are waste that is kept small.
+// What groups leave empty of their blocks is waste that is kept small, above all where blocks are never given back;
+// few groups are better than many.
 #include "model/kv_groups.h"
 
 #include <algorithm>
-#include <compare>
+#include <functional>
 #include <map>
+#include <set>
 
 namespace halfbyte::model {
 
 namespace {
 
-constexpr int64_t kWasteShare = 8;  // slots that stay empty: at most this part of all
+constexpr int64_t kWasteShare = 8;  // what stays empty: at most this part of all
 
-// What a slot is made for.
-struct Shape {
-  int n_kv_heads, key_dim, value_dim;
-  const ops::Memory* memory;  // where they lie
-  auto operator<=>(const Shape&) const = default;
-
-  int64_t n_values() const { return int64_t{n_kv_heads} * (key_dim + value_dim); }
+// A layer with keys and values of its own.
+struct Member {
+  size_t layer = 0;
+  int64_t n_values = 0;  // of a position
 };
 
-using Layers = std::vector<int32_t>;
+// Layers that look equally far back, by memory. Of each memory's the largest come first, and groups take turns: group
+// i % n has the i-th, so that the first group is the fullest.
+struct Kind {
+  std::map<const ops::Memory*, std::vector<Member>> members;
+  int64_t n_values = 0;
+  int64_t most_groups = 0;
 
-int64_t divide_up(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-
-struct Partition {
-  std::map<int64_t, int64_t> n_groups;  // of layers with this window
-  std::map<Shape, int64_t> n_slots;     // of this shape in every group
+  void add(const ops::Memory* memory, Member member) {
+    std::vector<Member>& here = members[memory];
+    here.push_back(member);
+    n_values += member.n_values;
+    most_groups = std::max(most_groups, static_cast<int64_t>(here.size()));
+  }
+  // So many that each takes `room` numbers of a position, or a little more.
+  int64_t n_groups(int64_t room) const { return std::min(most_groups, (n_values + room - 1) / room); }
 };
 
-// Groups of about `size` layers.
-Partition partition(const std::map<int64_t, std::map<Shape, Layers>>& kinds, int64_t size) {
-  Partition p;
-  for (const auto& [window, shapes] : kinds) {
-    int64_t n = 0;
-    for (const auto& [shape, layers] : shapes) n += static_cast<int64_t>(layers.size());
-    p.n_groups[window] = divide_up(n, size);
-    for (const auto& [shape, layers] : shapes) {
-      int64_t& n_slots = p.n_slots[shape];
-      n_slots = std::max(n_slots, divide_up(static_cast<int64_t>(layers.size()), p.n_groups[window]));
+using Kinds = std::map<int64_t, Kind>;  // by window
+
+// Sizes that groups may have: those of one layer, of two, and so on of every kind; the largest first.
+std::set<int64_t, std::greater<>> rooms(const Kinds& kinds) {
+  std::set<int64_t, std::greater<>> found;
+  for (const auto& [window, kind] : kinds) {
+    int64_t room = 0;
+    for (const auto& [memory, members] : kind.members) {
+      for (const Member& member : members) found.insert(room += member.n_values);
     }
   }
-  return p;
+  return found;
 }
 
-// Numbers of a position that all groups have room for.
-int64_t size_of(const Partition& p) {
-  int64_t n_groups = 0, n_values = 0;
-  for (const auto& [window, n] : p.n_groups) n_groups += n;
-  for (const auto& [shape, n] : p.n_slots) n_values += n * shape.n_values();
-  return n_groups * n_values;
+// Numbers that groups have room for.
+struct Extent {
+  int64_t all = 0;   // of a position that all look at
+  int64_t full = 0;  // of one behind every window
+};
+
+Extent extent_of(const Kinds& kinds, int64_t room) {
+  int64_t n_groups = 0;
+  std::map<const ops::Memory*, int64_t> widths;  // of a block
+  for (const auto& [window, kind] : kinds) {
+    const int64_t n = kind.n_groups(room);
+    n_groups += n;
+    for (const auto& [memory, members] : kind.members) {
+      int64_t fullest = 0;
+      for (size_t i = 0; i < members.size(); i += static_cast<size_t>(n)) fullest += members[i].n_values;
+      widths[memory] = std::max(widths[memory], fullest);
+    }
+  }
+  int64_t width = 0;
+  for (const auto& [memory, n_values] : widths) width += n_values;
+  return {n_groups * width, kinds.contains(0) ? kinds.at(0).n_groups(room) * width : 0};
+}
+
+// The best of rooms(); 0 where layers are too uneven.
+int64_t best_room(const Kinds& kinds, int64_t n_values) {
+  int64_t best = 0, least = INT64_MAX;
+  for (const int64_t room : rooms(kinds)) {
+    const Extent extent = extent_of(kinds, room);
+    if (extent.all > n_values + n_values / kWasteShare || extent.full >= least) continue;
+    best = room;
+    least = extent.full;
+  }
+  return best;
 }
 
 }  // namespace
 
-KvGroups kv_groups(const Weights& weights) {
-  const std::vector<LayerConfig>& layers = weights.config.layers;
-  const auto n_layers = static_cast<int32_t>(layers.size());
-  std::map<int64_t, std::map<Shape, Layers>> kinds;
-  std::map<Shape, Layers> all;
-  int64_t n_values = 0, longest = 0;
-  for (int32_t l = 0; l < n_layers; ++l) {
-    const LayerConfig& layer = layers[static_cast<size_t>(l)];
+KvGroups kv_groups(const std::vector<LayerConfig>& layers, const std::vector<const ops::Memory*>& memories) {
+  Kinds kinds;
+  Kind all;
+  for (size_t l = 0; l < layers.size(); ++l) {
+    const LayerConfig& layer = layers[l];
     if (layer.kv_layer >= 0) continue;
-    const Shape shape = {layer.n_kv_heads, layer.key_dim, layer.value_dim,
-                         weights.layer_ops[static_cast<size_t>(l)]->memory};
-    kinds[layer.window][shape].push_back(l);
-    all[shape].push_back(l);
-    n_values += shape.n_values();
-    longest = std::max(longest, layer.window);
+    const Member member = {l, int64_t{layer.n_kv_heads} * (layer.key_dim + layer.value_dim)};
+    kinds[layer.window].add(memories[l], member);
+    all.add(memories[l], member);
   }
-  int64_t size = n_layers;
-  while (size > 0 && size_of(partition(kinds, size)) > n_values + n_values / kWasteShare) --size;
-  if (size == 0) {
-    // Too uneven: one group, which sees as far as its farthest layer.
-    const int64_t window = kinds.contains(0) ? 0 : longest;
-    kinds.clear();
-    kinds[window] = all;
-    size = n_layers;
-  }
-  const Partition chosen = partition(kinds, size);
-  KvGroups groups;
-  groups.group_of.resize(static_cast<size_t>(n_layers));
-  groups.slot_of.resize(static_cast<size_t>(n_layers));
-  std::map<Shape, int64_t> first_slot;
-  for (const auto& [shape, n] : chosen.n_slots) {
-    first_slot[shape] = static_cast<int64_t>(groups.example.size());
-    groups.example.insert(groups.example.end(), static_cast<size_t>(n), all.at(shape).front());
-  }
-  for (const auto& [window, shapes] : kinds) {
-    for (const auto& [shape, members] : shapes) {
-      const int64_t n_slots = chosen.n_slots.at(shape);
-      for (size_t i = 0; i < members.size(); ++i) {
-        const auto l = static_cast<size_t>(members[i]);
-        groups.group_of[l] = static_cast<int32_t>(groups.n_groups() + static_cast<int64_t>(i) / n_slots);
-        groups.slot_of[l] = static_cast<int32_t>(first_slot.at(shape) + static_cast<int64_t>(i) % n_slots);
-      }
+  for (auto& [window, kind] : kinds) {
+    for (auto& [memory, members] : kind.members) {
+      std::stable_sort(members.begin(), members.end(),
+                       [](const Member& a, const Member& b) { return a.n_values > b.n_values; });
     }
-    groups.windows.insert(groups.windows.end(), static_cast<size_t>(chosen.n_groups.at(window)), window);
+  }
+  int64_t room = best_room(kinds, all.n_values);
+  if (room == 0) {
+    // One group, which sees as far as its farthest layer.
+    kinds = {{kinds.contains(0) ? 0 : kinds.rbegin()->first, all}};
+    room = all.n_values;
+  }
+  KvGroups groups;
+  groups.group_of.resize(layers.size());
+  for (const auto& [window, kind] : kinds) {
+    const int64_t first = groups.n_groups(), n = kind.n_groups(room);
+    groups.windows.resize(static_cast<size_t>(first + n), window);
+    for (const auto& [memory, members] : kind.members) {
+      for (size_t i = 0; i < members.size(); ++i)
+        groups.group_of[members[i].layer] = static_cast<int32_t>(first + static_cast<int64_t>(i) % n);
+    }
   }
   for (size_t l = 0; l < layers.size(); ++l) {
-    if (layers[l].kv_layer < 0) continue;
-    groups.group_of[l] = groups.group_of[static_cast<size_t>(layers[l].kv_layer)];
-    groups.slot_of[l] = groups.slot_of[static_cast<size_t>(layers[l].kv_layer)];
+    if (layers[l].kv_layer >= 0) groups.group_of[l] = groups.group_of[static_cast<size_t>(layers[l].kv_layer)];
   }
   return groups;
+}
+
+KvGroups kv_groups(const Weights& weights) {
+  std::vector<const ops::Memory*> memories;
+  for (const ops::Ops* ops : weights.layer_ops) memories.push_back(ops->memory);
+  return kv_groups(weights.config.layers, memories);
+}
+
+std::vector<cache::KvLayer> kv_layers(const Weights& weights, const KvGroups& groups, ops::KvType k_type,
+                                      ops::KvType v_type) {
+  std::vector<cache::KvLayer> out;
+  for (const LayerConfig& layer : weights.config.layers) {
+    const size_t l = out.size();
+    out.push_back({{k_type, v_type, layer.n_kv_heads, layer.key_dim, layer.value_dim},
+                   weights.layer_ops[l]->memory,
+                   groups.group_of[l],
+                   layer.kv_layer});
+  }
+  return out;
 }
 
 }  // namespace halfbyte::model

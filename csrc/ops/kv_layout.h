@@ -34,11 +34,13 @@ struct KvLayout {
   int n_kv_heads = 0;
   int key_dim = 0;
   int value_dim = 0;
+  int64_t block_stride = 0;  // bytes from a block to the next; 0: they lie close together
 
   int64_t key_tile_bytes() const;
   int64_t value_tile_bytes() const;
   int64_t head_bytes() const { return key_tile_bytes() + value_tile_bytes(); }
   int64_t block_bytes() const { return head_bytes() * n_kv_heads; }  // one layer, one KV block
+  int64_t stride() const { return block_stride > 0 ? block_stride : block_bytes(); }
 };
 
 }  // namespace halfbyte::ops

@@ -98,7 +98,7 @@ struct AttentionArgs {
   int64_t query_stride = 0;      // floats between rows
   float* out = nullptr;          // (n_tokens, n_heads, value_dim)
   int64_t out_stride = 0;
-  const std::byte* kv = nullptr;  // this layer's KV blocks: block b at kv + b * layout.block_bytes()
+  const std::byte* kv = nullptr;  // this layer's KV blocks: block b at kv + b * layout.stride()
   KvLayout layout;
   int n_heads = 0;               // query heads; head h reads kv head h / (n_heads / n_kv_heads)
   float scale = 1.0f;            // multiplies q.k

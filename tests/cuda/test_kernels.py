@@ -109,7 +109,7 @@ def test_inputs_rounded_where_they_are_made_give_the_same_bits(name: str) -> Non
 
 @pytest.mark.parametrize("is_decode", [False, True])
 @pytest.mark.parametrize("kv_type", list(KV_TYPES))
-@pytest.mark.parametrize("options", [{}, {"softcap": 20.0}, {"window": 24}, {"sinks": True}])
+@pytest.mark.parametrize("options", [{}, {"softcap": 20.0}, {"window": 24}, {"sinks": True}, {"gap": 192}])
 def test_attention(kv_type: str, options: dict, is_decode: bool) -> None:
     q, k, v, table = make(83, 9)
     options = dict(options)

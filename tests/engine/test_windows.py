@@ -14,6 +14,7 @@ from halfbyte import _core
 
 GREEDY = _core.SamplingParams(temperature=0)
 N_CTX = 256
+NO_GUESSES = {"prefix_cache": False, "prompt_lookup": False}
 
 
 def gemma(tiny_model: Callable[..., Path]) -> Path:
@@ -27,11 +28,45 @@ def gemma(tiny_model: Callable[..., Path]) -> Path:
     )
 
 
+GEMMA4 = {
+    "arch": "gemma4",
+    "layer_norms": {"attn_q_norm": 0, "attn_k_norm": 0, "post_attention_norm": 64, "post_ffw_norm": 64},
+    "gemma4.attention.key_length": 32,
+    "gemma4.attention.value_length": 32,
+    "gemma4.attention.key_length_swa": 16,
+    "gemma4.attention.value_length_swa": 16,
+    "gemma4.rope.dimension_count": 32,
+    "gemma4.attention.sliding_window": 20,
+}
+
+
+def gemma4(tiny_model: Callable[..., Path]) -> Path:
+    """Ten layers that see 20 positions, and two that see everything and lie where one of those would."""
+    pattern = ([True] * 5 + [False]) * 2
+    return tiny_model(
+        n_layers=12,
+        layer_heads=[(4, 16) if is_windowed else (1, 32) for is_windowed in pattern],
+        **GEMMA4,
+        **{"gemma4.attention.sliding_window_pattern": pattern},
+    )
+
+
+def gemma4_small(tiny_model: Callable[..., Path]) -> Path:
+    """Nine layers with caches, one of which is full and as large as two with a window. Three more read theirs."""
+    pattern = [True] * 4 + [False] + [True] * 6 + [False]
+    return tiny_model(
+        n_layers=12,
+        layer_heads=[(1, 16) if is_windowed else (1, 32) for is_windowed in pattern],
+        **GEMMA4,
+        **{"gemma4.attention.sliding_window_pattern": pattern, "gemma4.attention.shared_kv_layers": 3},
+    )
+
+
 def mistral(tiny_model: Callable[..., Path]) -> Path:
     return tiny_model(**{"llama.attention.sliding_window": 20})
 
 
-@pytest.fixture(scope="module", params=[gemma, mistral])
+@pytest.fixture(scope="module", params=[gemma, gemma4, gemma4_small, mistral])
 def model(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> _core.Model:
     return _core.Model.load(str(request.param(tiny_model)))
 
@@ -115,6 +150,31 @@ def test_more_sequences_fit_when_layers_forget(model: _core.Model, tiny_model: C
 
     assert n_preemptions(model) == 0
     assert n_preemptions(_core.Model.load(str(tiny_model()))) > 0
+
+
+@pytest.mark.parametrize(
+    ("make", "n_windowed", "n_full"), [(gemma, 6, 1), (gemma4, 10, 1), (gemma4_small, 4, 1), (mistral, 1, 0)]
+)
+def test_a_long_text_takes_blocks_of_full_layers_and_of_windows(
+    tiny_model: Callable[..., Path], make: Callable[[Callable[..., Path]], Path], n_windowed: int, n_full: int
+) -> None:
+    model = _core.Model.load(str(make(tiny_model)))
+    engine = _core.Engine(model, n_ctx=N_CTX, kv_tokens=N_CTX, n_batch=16, n_threads=1, **NO_GUESSES)
+    mailbox, reached, looked = _core.Mailbox(), threading.Event(), threading.Event()
+
+    def pause(generated: list[int], logits: object) -> None:
+        if len(generated) == 40:
+            reached.set()
+            assert looked.wait(60)
+
+    engine.submit([60] * 180, GREEDY, mailbox, max_tokens=50, processors=[pause])
+    assert reached.wait(60)
+    stats = engine.stats()
+    looked.set()
+    # As many groups as blocks for the context and one more go into: 220 positions are 14 blocks, a window's 20 in 2 or 3.
+    assert stats["n_blocks"] == (N_CTX // 16 + 1) * (n_windowed + n_full)
+    held = stats["n_blocks"] - stats["n_blocks_free"]
+    assert 14 * n_full + 2 * n_windowed <= held <= 14 * n_full + 3 * n_windowed
 
 
 def test_a_later_prompt_goes_on_where_the_window_is_still_there(model: _core.Model) -> None:

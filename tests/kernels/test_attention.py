@@ -17,7 +17,7 @@ def attention(*arguments, **options):
     return testing.attention(*arguments, **options)[0]
 
 
-def reference(q, k, v, first, scale, softcap=0.0, window=0, sinks=None):
+def reference(q, k, v, first, scale, softcap=0.0, window=0, sinks=None, gap=0):
     n_rows, n_heads, _ = q.shape
     group = n_heads // k.shape[1]
     out = np.zeros((n_rows, n_heads, v.shape[2]))
@@ -46,7 +46,7 @@ def make(n_kv, n_rows, heads=6, kv_heads=2, dim=64, seed=0):
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("kv_type", list(TOLERANCE))
-@pytest.mark.parametrize("options", [{}, {"softcap": 20.0}, {"window": 24}, {"sinks": True}])
+@pytest.mark.parametrize("options", [{}, {"softcap": 20.0}, {"window": 24}, {"sinks": True}, {"gap": 192}])
 def test_attention(level: str, kv_type: str, options: dict) -> None:
     q, k, v, table = make(83, 9)
     options = dict(options)

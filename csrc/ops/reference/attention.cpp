@@ -12,7 +12,7 @@ void store_kv(const Context&, const KvLayout& layout, std::byte* kv, const float
               int64_t v_stride, int64_t n_tokens, const int64_t* slots) {
   for (int64_t t = 0; t < n_tokens; ++t) {
     if (slots[t] < 0) continue;
-    std::byte* block = kv + slots[t] / kKvBlockTokens * layout.block_bytes();
+    std::byte* block = kv + slots[t] / kKvBlockTokens * layout.stride();
     const int position = static_cast<int>(slots[t] % kKvBlockTokens);
     for (int h = 0; h < layout.n_kv_heads; ++h) {
       std::byte* head = block + h * layout.head_bytes();
@@ -39,7 +39,7 @@ void attention(const Context& context, const AttentionArgs& args) {
             args.out + (span.first_row + row) * args.out_stride + static_cast<int64_t>(head) * layout.value_dim;
         const int64_t first = args.window > 0 ? std::max<int64_t>(0, position - args.window + 1) : 0;
         const auto tile_of = [&](int64_t p) {
-          return args.kv + span.block_table[p / kKvBlockTokens] * layout.block_bytes() +
+          return args.kv + span.block_table[p / kKvBlockTokens] * layout.stride() +
                  head / group * layout.head_bytes();
         };
         scores.clear();

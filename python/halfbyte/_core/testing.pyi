@@ -19,6 +19,8 @@ __all__: list[str] = [
     "attention",
     "experts",
     "glu",
+    "kv_groups",
+    "kv_places",
     "likely",
     "linear",
     "linear_glu",
@@ -158,6 +160,7 @@ def attention(
     n_repeats: typing.SupportsInt | typing.SupportsIndex = 1,
     is_decode: bool = False,
     following: tuple[str, bytes] | None = None,
+    gap: typing.SupportsInt | typing.SupportsIndex = 0,
 ) -> tuple:
     """
     (attended values, fastest seconds)
@@ -189,6 +192,37 @@ def glu(
     gate: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
     up: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
 ) -> numpy.typing.NDArray[numpy.float32]: ...
+def kv_groups(
+    layers: collections.abc.Sequence[
+        tuple[
+            typing.SupportsInt | typing.SupportsIndex,
+            typing.SupportsInt | typing.SupportsIndex,
+            typing.SupportsInt | typing.SupportsIndex,
+            typing.SupportsInt | typing.SupportsIndex,
+            typing.SupportsInt | typing.SupportsIndex,
+        ]
+    ],
+) -> tuple:
+    """
+    The groups' windows, and the group of each layer (window, kv heads, dim, memory, source).
+    """
+
+def kv_places(
+    layers: collections.abc.Sequence[
+        tuple[
+            typing.SupportsInt | typing.SupportsIndex,
+            typing.SupportsInt | typing.SupportsIndex,
+            typing.SupportsInt | typing.SupportsIndex,
+            typing.SupportsInt | typing.SupportsIndex,
+            typing.SupportsInt | typing.SupportsIndex,
+        ]
+    ],
+    kv_type: str = "f16",
+) -> tuple:
+    """
+    Slots (memory, bytes) of a block, and of each layer (kv heads, dim, memory, group, source) its slot, offset there and bytes.
+    """
+
 def likely(
     level: str,
     logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
