@@ -102,7 +102,8 @@ class Examiner:
             return self._examine(path)
         model, digest = _core.GgufFile(str(path)), hashlib.sha256(self._asked.encode())
         for tensor in model.tensors:
-            digest.update(f"{tensor.name} {tensor.format}".encode() + model.tensor_data(tensor.name))
+            digest.update(f"{tensor.name} {tensor.format}".encode())
+            digest.update(model.tensor_data(tensor.name))
         kept = self._seen / f"{digest.hexdigest()}.npz"
         if kept.exists():
             with np.load(kept) as found:
