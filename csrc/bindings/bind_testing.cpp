@@ -263,6 +263,46 @@ Floats rope(const std::string& level, bool adjacent, const Floats& x, const Floa
   return run.download(rows, {x.shape(0), x.shape(1), x.shape(2)});
 }
 
+// x (n_tokens, n_in, n) mixed by weights (n_tokens, n_out, n_in), or one row of them for all; added to `to`, or in x's
+// place.
+Floats mix(const std::string& level, const Floats& weights, const Floats& x, const std::optional<Floats>& to) {
+  Run run(level, 3);
+  Buffer in = run.upload(x), out = to ? run.upload(*to) : Buffer();
+  const Buffer factors = run.upload(weights);
+  const int64_t n_tokens = x.shape(0), n_in = x.shape(1), n_out = weights.shape(1), n = x.shape(2);
+  Buffer& found = to ? out : in;
+  run.ops.mix(run.context,
+              {.weights = factors.as<float>(),
+               .weight_stride = weights.shape(0) > 1 ? n_out * n_in : 0,
+               .in = in.as<float>(),
+               .in_stride = n_in * n,
+               .n_in = static_cast<int>(n_in),
+               .out = found.as<float>(),
+               .out_stride = n_out * n,
+               .n_out = static_cast<int>(n_out),
+               .accumulate = to.has_value()},
+              n_tokens, n);
+  return run.download(found, {n_tokens, n_out, n});
+}
+
+// Rows of x as large as those of `like`.
+Floats match_size(const std::string& level, const Floats& x, const Floats& like, float floor) {
+  Run run(level, 3);
+  Buffer rows = run.upload(x);
+  const Buffer others = run.upload(like);
+  run.ops.match_size(run.context, rows.as<float>(), x.shape(1), others.as<float>(), x.shape(1), x.shape(0), x.shape(1),
+                     floor);
+  return run.download(rows, {x.shape(0), x.shape(1)});
+}
+
+// What of the first n of each row of x is above the row's cut; the rest stays.
+Floats cut(const std::string& level, const Floats& x, int64_t n, float deviations) {
+  Run run(level, 3);
+  Buffer rows = run.upload(x);
+  run.ops.cut(run.context, rows.as<float>(), x.shape(1), x.shape(0), n, deviations);
+  return run.download(rows, {x.shape(0), x.shape(1)});
+}
+
 // x + scale * norm(y), all (n_rows, dim).
 Floats norm_add(const std::string& level, bool layer, const Floats& y, const Floats& x, const Floats& weight,
                 float scale, float eps) {
@@ -403,6 +443,9 @@ void register_testing(py::module_& m) {
         py::arg("up_format"), py::arg("up_blocks"), py::arg("x"), py::arg("activation"),
         py::arg("following") = py::none());
   t.def("rope", &rope, py::arg("level"), py::arg("adjacent"), py::arg("x"), py::arg("inv_freq"), py::arg("positions"));
+  t.def("mix", &mix, py::arg("level"), py::arg("weights"), py::arg("x"), py::arg("to") = py::none());
+  t.def("match_size", &match_size, py::arg("level"), py::arg("x"), py::arg("like"), py::arg("floor"));
+  t.def("cut", &cut, py::arg("level"), py::arg("x"), py::arg("n"), py::arg("deviations"));
   t.def("norm_add", &norm_add, py::arg("level"), py::arg("layer"), py::arg("y"), py::arg("x"), py::arg("weight"),
         py::arg("scale"), py::arg("eps"));
   t.def("store_heads", &store_heads, py::arg("level"), py::arg("kv_type"), py::arg("q"), py::arg("k"), py::arg("v"),

@@ -41,6 +41,10 @@ void attention(const ops::Context&, const ops::AttentionArgs&);
 void glu(const ops::Context&, ops::Activation act, const float* gate, int64_t gate_stride, const float* up,
          int64_t up_stride, float* out, int64_t out_stride, int64_t n_tokens, int64_t n);
 void add(const ops::Context&, float* x, const float* y, float scale, int64_t n_tokens, int64_t n);
+void mix(const ops::Context&, const ops::Mix&, int64_t n_tokens, int64_t n);
+void match_size(const ops::Context&, float* x, int64_t x_stride, const float* like, int64_t like_stride,
+                int64_t n_tokens, int64_t n, float floor);
+void cut(const ops::Context&, float* x, int64_t x_stride, int64_t n_tokens, int64_t n, float deviations);
 void softcap(const ops::Context&, float* x, int64_t n, float cap);
 
 }  // namespace halfbyte::cpu

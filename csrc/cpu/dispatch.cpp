@@ -59,6 +59,9 @@ const ops::Ops& level_ops() {
     o.glu = glu;
     o.add = add;
     o.softcap = softcap;
+    o.mix = mix;
+    o.match_size = match_size;
+    o.cut = cut;
     return o;
   }();
   return table;

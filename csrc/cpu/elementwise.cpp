@@ -1,4 +1,4 @@
-// Norms, rope, gated units and the like: on the caller's thread when small, split by rows when large.
+// Norms, rope, gated units, mixed streams and the like: on the caller's thread when small, split by rows when large.
 #include <algorithm>
 #include <cmath>
 
@@ -105,6 +105,37 @@ void add(const ops::Context& context, float* x, const float* y, float scale, int
   const Kernels& k = backend_of(context).kernels;
   by_rows(context, n_tokens, n_tokens * n,
           [&](int64_t begin, int64_t end) { k.add(x + begin * n, y + begin * n, scale, (end - begin) * n); });
+}
+
+static_assert(kMostStreams == ops::kMostStreams);
+
+void mix(const ops::Context& context, const ops::Mix& m, int64_t n_tokens, int64_t n) {
+  const Kernels& k = backend_of(context).kernels;
+  by_rows(context, n_tokens, n_tokens * n * (m.n_in + m.n_out), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t)
+      k.mix(m.weights + t * m.weight_stride, m.in + t * m.in_stride, m.n_in, m.out + t * m.out_stride, m.n_out,
+            m.accumulate, n);
+  });
+}
+
+void match_size(const ops::Context& context, float* x, int64_t x_stride, const float* like, int64_t like_stride,
+                int64_t n_tokens, int64_t n, float floor) {
+  const Kernels& k = backend_of(context).kernels;
+  const auto size = [&](const float* row) { return std::sqrt(k.dot(row, row, n) / static_cast<float>(n)); };
+  by_rows(context, n_tokens, n_tokens * n, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      float* row = x + t * x_stride;
+      const float factor = size(like + t * like_stride) / std::max(size(row), floor);
+      k.mix(&factor, row, 1, row, 1, false, n);
+    }
+  });
+}
+
+void cut(const ops::Context& context, float* x, int64_t x_stride, int64_t n_tokens, int64_t n, float deviations) {
+  const Kernels& k = backend_of(context).kernels;
+  by_rows(context, n_tokens, n_tokens * n, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) k.cut(x + t * x_stride, n, deviations);
+  });
 }
 
 void softcap(const ops::Context& context, float* x, int64_t n, float cap) {

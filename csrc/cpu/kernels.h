@@ -7,6 +7,7 @@
 namespace halfbyte::cpu {
 
 inline constexpr int kPanelRows = 16;
+inline constexpr int kMostStreams = 8;  // as ops::kMostStreams
 
 // An activation that would take precision from its group: x = d * q + rest, and d leaves it out.
 struct Outlier {
@@ -139,6 +140,10 @@ struct Kernels {
   void (*rotate)(bool adjacent, float* head, int rope_dim, const float* cosines, const float* sines) = nullptr;
   void (*add)(float* x, const float* y, float scale, int64_t n) = nullptr;
   void (*softcap)(float* x, int64_t n, float cap) = nullptr;
+  // A row of ops::Mix.
+  void (*mix)(const float* weights, const float* in, int n_in, float* out, int n_out, bool accumulate,
+              int64_t n) = nullptr;
+  void (*cut)(float* x, int64_t n, float deviations) = nullptr;
   void (*attend)(const AttentionTask& task) = nullptr;
   // n_rounds of integer dots between registers; returns their sum and how many products it holds.
   int64_t (*dot_rounds)(int64_t n_rounds, int64_t* n_products) = nullptr;

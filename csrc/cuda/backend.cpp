@@ -11,6 +11,7 @@
 #include "cuda/likely.h"
 #include "cuda/linear.h"
 #include "cuda/pack.h"
+#include "cuda/streams.h"
 
 namespace halfbyte::cuda {
 
@@ -67,6 +68,9 @@ const ops::Ops* device_ops() {
     o.glu = glu;
     o.add = add;
     o.softcap = softcap;
+    o.mix = mix;
+    o.match_size = match_size;
+    o.cut = cut;
     o.norm_add = norm_add;
     o.store_heads = store_heads;
     o.likely = likely;

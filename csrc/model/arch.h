@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
@@ -42,6 +43,17 @@ struct LayerConfig {
   int64_t kv_layer = -1;                         // an earlier layer whose keys and values it reads; -1: its own
   int n_experts = 0;                             // 0: a dense MLP
   int64_t n_ff_expert = 0;
+  // Of a row of gates those count that are this many deviations above their mean, by what they are more; minus
+  // infinity: all of them, as they are.
+  float gate_cut = -std::numeric_limits<float>::infinity();
+  bool cuts_gates() const { return gate_cut > -std::numeric_limits<float>::infinity(); }
+};
+
+// Several streams beside one another (AltUp). Only one passes through each layer: before it, all are mixed anew; behind
+// it, all take their share of what it has changed.
+struct StreamsConfig {
+  int n = 0;       // 0: the residual stream alone
+  int active = 0;  // the one that passes through the layers
 };
 
 // What all layers with experts share.
@@ -92,8 +104,12 @@ struct Config {
   float attention_softcap = 0.0f, final_softcap = 0.0f;
   float embedding_scale = 1.0f, residual_scale = 1.0f, logit_scale = 1.0f;
   int64_t n_embd_per_layer = 0;  // of the second embedding, which has a row for each layer; 0: there is none
+  int64_t residual_rank = 0;     // of a second way past attention (LAuReL), in few dimensions; 0: there is none
+  StreamsConfig streams;
   LatentConfig latent;
   ExpertsConfig experts;
+
+  bool cuts_gates() const;  // in some layer
 };
 
 // A family: which metadata it reads and how it differs from the plain llama layer. One file each in archs/.

@@ -108,6 +108,10 @@ void read_experts(const MetadataReader& reader, const Arch& arch, Config& config
 
 }  // namespace
 
+bool Config::cuts_gates() const {
+  return std::any_of(layers.begin(), layers.end(), [](const LayerConfig& layer) { return layer.cuts_gates(); });
+}
+
 std::span<const Arch* const> all_archs() {
   return archs::kAll;
 }

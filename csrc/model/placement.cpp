@@ -78,6 +78,10 @@ Sizes sizes_of(const files::TensorSource& source, const Config& config, const op
     if (std::sscanf(tensor.name.c_str(), "blk.%lld.", &index) == 1) {
       if (index < 0 || index >= config.n_layers || (index < n_host_experts && is_expert_stack(tensor.name))) continue;
       sizes.layers[static_cast<size_t>(index)] += bytes_on_device(device, tensor);
+    } else if (tensor.name == "altup_proj.weight") {
+      sizes.layers.front() += bytes_on_device(device, tensor);
+    } else if (tensor.name == "altup_unembd_proj.weight") {
+      sizes.output += bytes_on_device(device, tensor);
     } else if (tensor.name == "output.weight") {
       has_output = true;
       sizes.output += bytes_on_device(device, tensor);

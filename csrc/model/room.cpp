@@ -62,7 +62,11 @@ StageSizes stage_sizes(const Config& c, const StepLimits& limits, const StageKin
   sizes.qkv = n * (widths.q + widths.k + widths.v);
   sizes.attended = n * widths.attention;
   sizes.mlp = n * widths.mlp;
-  sizes.gate_up = kind.fuses_gate ? 2 * n * widths.mlp : 0;
+  sizes.streams = n * c.streams.n * c.n_embd;
+  sizes.stream_shares = n * c.streams.n * (c.streams.n + 1);
+  sizes.residual = n * c.residual_rank;
+  if (c.streams.n > 0) sizes.ones = c.n_embd;
+  sizes.gate_up = kind.fuses_gate || c.cuts_gates() ? 2 * n * widths.mlp : 0;
   sizes.router_logits = n * widths.n_experts;
   sizes.choices = n * n_used;
   sizes.shared = n_used > 0 ? 2 * n : 0;

@@ -62,13 +62,15 @@ struct StageSizes {
   int64_t row = 0;  // of one with n_embd numbers a row; there are four
   int64_t qkv = 0, attended = 0, mlp = 0, gate_up = 0;
   int64_t layer_rows = 0, expert_branch = 0;  // there are two of the first
+  int64_t streams = 0, stream_shares = 0, residual = 0;
   int64_t router_logits = 0, choices = 0, shared = 0, expert_hidden = 0, expert_sums = 0;
   int64_t latent = 0, own_heads = 0, ones = 0;  // of latent attention
   int64_t logits = 0, likely = 0;               // made ahead on devices only
 
   int64_t n_floats() const {
-    return 4 * row + 2 * layer_rows + expert_branch + qkv + attended + mlp + gate_up + router_logits + 2 * choices +
-           shared + expert_hidden + expert_sums + latent + own_heads + ones + logits + likely;
+    return 4 * row + 2 * layer_rows + expert_branch + streams + stream_shares + residual + qkv + attended + mlp +
+           gate_up + router_logits + 2 * choices + shared + expert_hidden + expert_sums + latent + own_heads + ones +
+           logits + likely;
   }
 };
 int most_heads(const Config& config);  // of any layer

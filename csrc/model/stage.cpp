@@ -32,6 +32,9 @@ Stage::Stage(const Weights& weights, const ops::Ops& ops, ThreadPool& pool, int6
   picked_ = floats(sizes.row);
   layer_rows_ = floats(sizes.layer_rows);
   layer_rows_of_stream_ = floats(sizes.layer_rows);
+  streams_ = floats(sizes.streams);
+  stream_shares_ = floats(sizes.stream_shares);
+  residual_ = floats(sizes.residual);
   expert_branch_ = floats(sizes.expert_branch);
   qkv_ = floats(sizes.qkv);
   attended_ = floats(sizes.attended);
@@ -41,8 +44,8 @@ Stage::Stage(const Weights& weights, const ops::Ops& ops, ThreadPool& pool, int6
     for (size_t i = 0; i < own.size(); ++i) own[i] = static_cast<int32_t>(i) % most_heads(c);
     own_heads_ = floats(sizes.own_heads);
     ops.memory->upload(own_heads_.data(), own.data(), own.size() * sizeof(int32_t));
-    ones(sizes.ones);  // steps that repeat make none
   }
+  if (sizes.ones > 0) ones(sizes.ones);  // steps that repeat make none
   mlp_ = floats(sizes.mlp);
   gate_up_ = floats(sizes.gate_up);
   router_logits_ = floats(sizes.router_logits);
@@ -85,7 +88,8 @@ const float* Stage::ones(int64_t n) {
 
 void Stage::project(const float* in, int64_t in_stride, std::initializer_list<ops::Projection> projections) {
   if (observer_ != nullptr) {
-    for (const ops::Projection& p : projections) observer_->observe(*p.weight, in, in_stride, plan_->runs.back().end);
+    for (const ops::Projection& p : projections)
+      if (!p.weight->name.empty()) observer_->observe(*p.weight, in, in_stride, plan_->runs.back().end);
   }
   ops_.linear(context_, in, in_stride, plan_->runs, std::span(projections.begin(), projections.size()));
 }
@@ -117,6 +121,7 @@ void Stage::embed(const Batch& batch, const StepPlan& plan) {
     norm(x_.as<float>(), x_.as<float>(), n, weights_.token_embedding_norm, weights_.token_embedding_norm_bias, nullptr);
   }
   if (c.n_embd_per_layer > 0) embed_for_layers(batch);
+  if (c.streams.n > 0) open_streams(n);
 }
 
 // The stream *= the layer's number.
@@ -142,14 +147,20 @@ void Stage::layer(size_t index, const Batch& batch, cache::KvStore& kv) {
       feed_forward(index, input, stream, true);
       return;
     case NormPlaces::pre_and_post:
+      if (c.streams.n > 0) predict_streams(index, n());
       norm(stream, input, n(), w.attn_norm, w.attn_norm_bias, &w.first_of_attention());
       attention(index, input, batch, kv, output, false);
       norm_add(output, n(), w.attn_post_norm);
+      if (c.residual_rank > 0) add_residual(index, n());
       norm(stream, input, n(), w.mlp_norm, w.mlp_norm_bias, &w.first_of_mlp());
       feed_forward(index, input, output, false);
       if (w.experts && c.experts.stand_beside) experts_beside(index, n(), output);
       norm_add(output, n(), w.mlp_post_norm);
-      if (c.n_embd_per_layer > 0) add_layer_row(index, n());
+      if (c.streams.n > 0) return correct_streams(index, n());
+      if (c.n_embd_per_layer > 0) {
+        layer_row(index, n());
+        norm_add(output, n(), w.embedding.out_norm);
+      }
       scale_stream(w.stream_scale, n());
       return;
     case NormPlaces::post:
@@ -182,6 +193,7 @@ void Stage::finish(const Batch& batch) {
   const Config& c = weights_.config;
   const auto n = static_cast<int64_t>(batch.logit_rows.size());
   float* rows = picked_.as<float>();
+  if (c.streams.n > 0) close_streams(plan_->runs.back().end);
   ops_.pick_rows(context_, x_.as<float>(), c.n_embd, plan_->picked, rows);
   norm(rows, rows, static_cast<int64_t>(plan_->picked.size()), weights_.output_norm, weights_.output_norm_bias,
        &weights_.output);
@@ -231,6 +243,7 @@ void Stage::take_stream(const Stage& before, int64_t n_rows) {
     ops_.memory->upload(to.data(), moved_.data(), n_bytes);
   };
   take(x_, before.x_, c.n_embd);
+  if (c.streams.n > 0) take(streams_, before.streams_, c.streams.n * c.n_embd);
   if (c.n_embd_per_layer > 0) take(layer_rows_, before.layer_rows_, c.n_layers * c.n_embd_per_layer);
 }
 

@@ -75,7 +75,14 @@ class Stage {
                       const Vector& norm_bias);
   void norm_add(float* branch, int64_t n_rows, const Vector& weight);
   void embed_for_layers(const Batch& batch);
-  void add_layer_row(size_t index, int64_t n);
+  void layer_row(size_t index, int64_t n);
+  void add_residual(size_t index, int64_t n);
+  void open_streams(int64_t n);
+  void ask_router(size_t index, const float* stream, int64_t stride, int64_t n);
+  void predict_streams(size_t index, int64_t n);
+  void correct_streams(size_t index, int64_t n);
+  void close_streams(int64_t n);
+  void scale(float* rows, float factor, int64_t n);
   void attention(size_t index, const float* input, const Batch& batch, cache::KvStore& kv, float* out, bool accumulate);
   ops::RopeArgs rope_of(size_t index) const;
   void norm_values(const float* from, float* value, int64_t n_heads, int64_t dim);
@@ -97,6 +104,7 @@ class Stage {
   void adapt_part(const StepPlan::Part& part, size_t index, LowRank LayerAdapter::* which, const float* in,
                   int64_t in_stride, float* out, int64_t out_stride, float scale = 1.0f);
   void hidden_of_part(const StepPlan::Part& part, size_t index, const float* input);
+  void unite_gates(size_t index, float* gate_up, float* hidden, int64_t n);
   void route(size_t index, const float* input);
   void experts(size_t index, const float* input, float* out, float scale, bool accumulate);
   void experts_beside(size_t index, int64_t n, float* dense);
@@ -134,13 +142,16 @@ class Stage {
   Buffer branch_;                // (n, n_embd) a block's output where a norm follows it
   Buffer layer_rows_;            // (n, n_layers, n_embd_per_layer)
   Buffer layer_rows_of_stream_;  // likewise, on their way
+  Buffer streams_;               // (n, n_streams, n_embd), of which x_ is what passes through the layers
+  Buffer stream_shares_;         // (n, n_streams) what a router says, then (n, n_streams, n_streams) what is made of it
+  Buffer residual_;              // (n, residual_rank)
   Buffer expert_branch_;         // (n, n_embd) what experts beside a dense MLP give
   Buffer qkv_;                   // (n, q + k + v): three matrices one after another, or one where the file fuses them
   Buffer attended_;              // (n, n_heads * value_dim)
   Buffer latent_;                // latent attention's rows on their way, one kind after another
   Buffer own_heads_;             // (n, n_heads) of int32: each head's number
   Buffer mlp_;                   // (n, n_ff)
-  Buffer gate_up_;               // (n, 2 n_ff) where the file fuses them
+  Buffer gate_up_;               // (n, 2 n_ff) where the file fuses them, or gates are cut
   Buffer router_logits_;         // (n, n_experts)
   Buffer chosen_;                // (n, n_used) experts, int32
   Buffer shares_;                // (n, n_used) their weights

@@ -69,7 +69,10 @@ class Loader {
       weights->layer_embedding_of_stream = packed("per_layer_model_proj.weight", width, c.n_embd);
       weights->layer_embedding_norm = vector("per_layer_proj_norm.weight", c.n_embd_per_layer);
     }
+    if (c.streams.n > 0) weights->to_streams = parts_of_stack("altup_proj.weight", c.n_embd, c.n_embd, c.streams.n - 1);
     ops_ = weights->output_ops;
+    if (c.streams.n > 0)
+      weights->from_streams = parts_of_stack("altup_unembd_proj.weight", c.n_embd, c.n_embd, c.streams.n - 1);
     weights->output_norm = vector("output_norm.weight", c.n_embd);
     weights->output_norm_bias = vector("output_norm.bias", c.n_embd, Need::optional);
     const char* head = source_->find("output.weight") != nullptr ? "output.weight" : "token_embd.weight";  // tied
@@ -148,8 +151,30 @@ class Loader {
       w.embedding.out = packed(p + "proj.weight", c.n_embd, c.n_embd_per_layer);
       w.embedding.out_norm = vector(p + "post_norm.weight", c.n_embd);
     }
+    if (c.residual_rank > 0) {
+      w.residual.down = packed(p + "laurel_l.weight", c.residual_rank, c.n_embd);
+      w.residual.up = packed(p + "laurel_r.weight", c.n_embd, c.residual_rank);
+      w.residual.norm = vector(p + "laurel_post_norm.weight", c.n_embd);
+    }
+    if (c.streams.n > 0) w.streams = streams(p);
     const std::vector<float> scale = numbers(p + "layer_output_scale.weight", 1, Need::optional);
     if (!scale.empty()) w.stream_scale = kept(std::vector<float>(static_cast<size_t>(c.n_embd), scale.front()));
+    return w;
+  }
+
+  StreamWeights streams(const std::string& p) {
+    const Config& c = weights_->config;
+    const int64_t n = c.streams.n;
+    StreamWeights w;
+    w.router_norm = vector(p + "altup_router_norm.weight", c.n_embd);
+    w.router = packed(p + "altup_router.weight", n, c.n_embd);
+    w.predict = packed(p + "altup_predict_coef.weight", n * n, n);
+    w.correct = packed(p + "altup_correct_coef.weight", n, n);
+    w.output_scale = vector(p + "altup_correct_scale.weight", c.n_embd);
+    std::vector<float> identity(static_cast<size_t>(n * n));
+    for (int64_t i = 0; i < n; ++i) identity[static_cast<size_t>(i * n + i)] = 1.0f;
+    w.identity = kept(identity);
+    w.ones = kept(std::vector<float>(static_cast<size_t>(n), 1.0f));
     return w;
   }
 
@@ -350,6 +375,20 @@ class Loader {
     weights_->packed_bytes += m.bytes();
     report(false);
     return m;
+  }
+
+  // The matrices of a stack, each by itself. They have no names.
+  std::vector<ops::Matrix> parts_of_stack(const std::string& name, int64_t n_rows, int64_t n_cols, int64_t n) {
+    const ops::MatrixSource stack = matrix(name, n_rows, n_cols, n);
+    const size_t n_bytes = stack.bytes.size() / static_cast<size_t>(n);
+    std::vector<ops::Matrix> parts;
+    for (size_t i = 0; i < static_cast<size_t>(n); ++i) {
+      Buffer bytes(n_bytes, "A matrix of a stack");
+      std::memcpy(bytes.data(), stack.bytes.data() + i * n_bytes, n_bytes);
+      parts.push_back(packed_copy(std::move(bytes), *stack.format, n_rows, n_cols, 1));
+    }
+    done_bytes_ += static_cast<int64_t>(stack.bytes.size());
+    return parts;
   }
 
   // The first or second half of the rows of every matrix of a stack.

@@ -50,6 +50,21 @@ struct LayerEmbeddingWeights {
   Vector out_norm;
 };
 
+// The second way past attention: norm(up . (down . x)) + x.
+struct ResidualWeights {
+  ops::Matrix down, up;  // (rank, n_embd), (n_embd, rank)
+  Vector norm;
+};
+
+// How a layer mixes several streams: by what the router says of the one that passes through it.
+struct StreamWeights {
+  Vector router_norm;
+  ops::Matrix router;            // (n_streams, n_embd)
+  ops::Matrix predict, correct;  // (n_streams * n_streams, n_streams), (n_streams, n_streams), of what the router says
+  Vector identity, ones;         // what is added to either: streams stay, and take all of a change, if it says nothing
+  Vector output_scale;           // (n_embd) of the stream that the layer's row of the second embedding meets
+};
+
 // Latent attention's own; the up matrices are stacks of one for each head. LayerWeights::q then gives what q_down
 // left, where there is one.
 struct LatentWeights {
@@ -71,6 +86,8 @@ struct LayerWeights {
   LatentWeights latent;
   ExpertWeights experts;
   LayerEmbeddingWeights embedding;
+  ResidualWeights residual;
+  StreamWeights streams;
   Vector stream_scale;  // (n_embd) of one number, which the stream is multiplied by behind the layer; may be empty
 
   // The matrix that reads a block's input before others do.
@@ -88,8 +105,10 @@ struct Weights {
   ops::Matrix layer_embedding;            // raw; of all layers, one row after another
   ops::Matrix layer_embedding_of_stream;  // (n_layers * n_embd_per_layer, n_embd): the part that the stream gives
   Vector layer_embedding_norm;            // (n_embd_per_layer), of that part
-  ops::Matrix output;                     // packed; of the embedding where tied
-  ops::Matrix position_embedding;         // raw; learned positions
+  // Of several streams those past the first: (n_embd, n_embd) each, from the embedding, and back to the output.
+  std::vector<ops::Matrix> to_streams, from_streams;
+  ops::Matrix output;              // packed; of the embedding where tied
+  ops::Matrix position_embedding;  // raw; learned positions
   Vector output_norm, output_norm_bias, output_bias, token_embedding_norm, token_embedding_norm_bias;
   std::vector<float> rope_factors, rope_factors_long, rope_factors_short;
   std::vector<LayerWeights> layers;

@@ -140,6 +140,21 @@ struct HeadArgs {
   const int64_t* slots = nullptr;  // (n_tokens), in host memory; see store_kv()
 };
 
+// Rows of several streams of n floats each, one stream after another; strides are floats between rows.
+// out[t, s, :] (+)= sum over r of weights[t, s, r] * in[t, r, :].
+inline constexpr int kMostStreams = 8;
+struct Mix {
+  const float* weights = nullptr;  // (n_tokens, n_out, n_in)
+  int64_t weight_stride = 0;       // 0: the same for all rows
+  const float* in = nullptr;
+  int64_t in_stride = 0;
+  int n_in = 1;
+  float* out = nullptr;  // may be `in`, or none of its floats
+  int64_t out_stride = 0;
+  int n_out = 1;  // as n_in, at most kMostStreams
+  bool accumulate = false;
+};
+
 // A token that may be chosen: its index in a row of logits; -1: none.
 struct Likely {
   int32_t token = -1;
@@ -269,6 +284,14 @@ struct Ops {
 
   // x[i] = cap * tanh(x[i] / cap).
   void (*softcap)(const Context&, float* x, int64_t n, float cap) = nullptr;
+
+  // Streams of rows, mixed (see Mix).
+  void (*mix)(const Context&, const Mix&, int64_t n_tokens, int64_t n) = nullptr;
+  // x[t, :] *= size(like[t, :]) / max(size(x[t, :]), floor) for rows of n floats; size: the root of the mean square.
+  void (*match_size)(const Context&, float* x, int64_t x_stride, const float* like, int64_t like_stride,
+                     int64_t n_tokens, int64_t n, float floor) = nullptr;
+  // x[t, i] = max(0, x[t, i] - (mean + deviations * deviation)), both of the row's n floats.
+  void (*cut)(const Context&, float* x, int64_t x_stride, int64_t n_tokens, int64_t n, float deviations) = nullptr;
 
   // The rest may be left out.
 

@@ -85,12 +85,19 @@ CHANGES: dict[str, dict[str, Any]] = {
     # Four layers of two bits a weight leave nothing that a bound could hold.
     "deepseek2-lite": {"num_hidden_layers": 2},
     "hunyuan-moe": {"moe_topk": 8},
+    # llama.cpp takes sparse gates in the first ten layers, shared caches from the twenty-first on, and estimates deviations
+    # with n - 1: in narrow rows, and behind many layers, that is another model.
+    "gemma3n": {
+        "num_hidden_layers": 5, "layer_types": None, "activation_sparsity_pattern": [0.95] * 5, "num_kv_shared_layers": 0,
+        "intermediate_size": 4096, "laurel_rank": 64, "hidden_size_per_layer_input": 256,
+    },
+    "gemma3n-published": {"hidden_size_per_layer_input": 256},
     "gemma4": {"hidden_size_per_layer_input": 256},  # rows of whole blocks
     "gemma4-moe": {"top_k_experts": 8},
 }  # fmt: skip
 # Variants that llama.cpp does not load: it wants experts in every layer, and tells Command R+ and the large EXAONE 4 by
-# their 64 layers, DeepSeek 2 Lite by its 27.
-NOT_IN_LLAMA_CPP = {"qwen3moe-half-dense", "command-r-plus", "exaone4-window", "deepseek2-lite"}
+# their 64 layers, DeepSeek 2 Lite by its 27; and Gemma 3n of three streams.
+NOT_IN_LLAMA_CPP = {"gemma3n-published", "qwen3moe-half-dense", "command-r-plus", "exaone4-window", "deepseek2-lite"}
 FIRST = {family.arch: name for name, family in reversed(FAMILIES.items())}
 
 

@@ -62,6 +62,18 @@ GEMMA4_NAMES = (
         "model.layers.{}.post_feedforward_layernorm_2": "blk.{}.post_ffw_norm_2",
     }
 )
+GEMMA3N_NAMES = GEMMA4_NAMES | {
+    "model.altup_projections.{}": "altup_proj.{}",
+    "model.altup_unembed_projections.{}": "altup_unembd_proj.{}",
+    "model.layers.{}.altup": "blk.{}.altup",
+    "model.layers.{}.altup.correction_coefs": "blk.{}.altup_correct_coef",
+    "model.layers.{}.altup.prediction_coefs": "blk.{}.altup_predict_coef",
+    "model.layers.{}.altup.modality_router": "blk.{}.altup_router",
+    "model.layers.{}.altup.router_norm": "blk.{}.altup_router_norm",
+    "model.layers.{}.laurel.linear_left": "blk.{}.laurel_l",
+    "model.layers.{}.laurel.linear_right": "blk.{}.laurel_r",
+    "model.layers.{}.laurel.post_laurel_norm": "blk.{}.laurel_post_norm",
+}
 HEAD_DIM_32 = {"attention.key_length": 32, "attention.value_length": 32}
 BASE = {
     "vocab_size": 160,
@@ -141,6 +153,19 @@ GEMMA4_METADATA = {
     "attention.value_length_swa": 16, "attention.sliding_window": 16, "rope.dimension_count": 32,
     "rope.dimension_count_swa": 16, "rope.freq_base": 1000000.0, "rope.freq_base_swa": 10000.0,
 }  # fmt: skip
+# Gemma 3n: the first layers' gates are sparse, the last layers read the keys and values of earlier ones.
+GEMMA3N = BASE | {
+    "head_dim": 16, "sliding_window": 16, "tie_word_embeddings": True, "num_hidden_layers": 7, "num_kv_shared_layers": 2,
+    "layer_types": ["sliding_attention", "full_attention"] * 3 + ["full_attention"], "hidden_size_per_layer_input": 16,
+    "vocab_size_per_layer_input": 152, "laurel_rank": 8, "activation_sparsity_pattern": [0.95, 0.5, 0.9] + [0.0] * 4,
+}  # fmt: skip
+GEMMA3N_METADATA = {
+    "attention.key_length": 16, "attention.value_length": 16, "attention.sliding_window": 16,
+    "attention.sliding_window_pattern": [True, False] * 3 + [False], "attention.shared_kv_layers": 2,
+    "embedding_length_per_layer_input": 16, "rope.freq_base": 1000000.0, "rope.freq_base_swa": 10000.0,
+    "activation_sparsity_scale": [1.6448536, 0.0, 1.2815516] + [-np.inf] * 4, "altup.num_inputs": 4,
+    "altup.active_idx": 0, "final_logit_softcapping": 30.0,
+}  # fmt: skip
 LONGROPE = {
     "rope_theta": 10000.0, "rope_type": "longrope", "original_max_position_embeddings": 128,
     "long_factor": [1.0 + 0.5 * i for i in range(8)], "short_factor": [1.0 + 0.1 * i for i in range(8)],
@@ -195,6 +220,18 @@ def gemma4_parts(weights: Weights, config: Any) -> None:
             if name.endswith(theirs):
                 weights[name.removesuffix(theirs) + ours] = weights.pop(name)
     stack_experts(weights, config)
+
+
+def gemma3n_parts(weights: Weights, config: Any) -> None:
+    """Stacks of the streams' matrices, and a row of the second embedding for every token: others read the first."""
+    for stack in ("altup_proj", "altup_unembd_proj"):
+        parts = [weights.pop(f"{stack}.{i}.weight") for i in range(config.altup_num_inputs - 1)]
+        weights[f"{stack}.weight"] = np.stack(parts)
+    for name in [name for name in weights if name.endswith("altup.correct_output_scale")]:
+        weights[name.replace("altup.correct_output_scale", "altup_correct_scale.weight")] = weights.pop(name)
+    rows = weights["per_layer_token_embd.weight"]
+    more = np.repeat(rows[:1], config.vocab_size - len(rows), axis=0)
+    weights["per_layer_token_embd.weight"] = np.concatenate([rows, more])
 
 
 def transpose_conv1d(weights: Weights, config: Any) -> None:

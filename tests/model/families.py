@@ -19,6 +19,9 @@ from .conversion import (
     COHERE_METADATA,
     GATE_UP,
     GEMMA2_NAMES,
+    GEMMA3N,
+    GEMMA3N_METADATA,
+    GEMMA3N_NAMES,
     GEMMA4,
     GEMMA4_METADATA,
     GEMMA4_NAMES,
@@ -40,6 +43,7 @@ from .conversion import (
     _rope,
     add_one_to_norms,
     bias_of_choice,
+    gemma3n_parts,
     gemma4_parts,
     llama3_factors,
     longrope_factors,
@@ -53,7 +57,7 @@ from .conversion import (
     transpose_conv1d,
     vision_too,
 )
-from .published import as_exaone, as_internlm2, as_minicpm
+from .published import as_exaone, as_gemma3n, as_internlm2, as_minicpm
 
 
 @dataclass
@@ -66,8 +70,8 @@ class Family:
     names: dict[str, str]
     metadata: dict[str, Any] = field(default_factory=dict)
     fix: Callable[[Weights, Any], None] = lambda weights, config: None
-    # Where transformers has no such class, one that computes the same stands in for it; this turns its folder's tensors and
-    # config into those that are published.
+    # Where transformers has no such class (or one with much around it), one that computes the same stands in for it; this
+    # turns its folder's tensors and config into those that are published.
     publish: Callable[[Weights, dict[str, Any]], tuple[Weights, dict[str, Any]]] | None = None
 
 
@@ -302,6 +306,13 @@ FAMILIES: dict[str, Family] = {
         LANGUAGE_NAMES | {f"model.language_model.{k.removeprefix('model.')}": v for k, v in GEMMA2_NAMES.items() if k.startswith("model.")},
         HEAD_DIM_32 | {"attention.sliding_window": 16, "rope.freq_base": 1000000.0}, add_one_to_norms,
     ),
+    "gemma3n": Family(
+        "gemma3n", "Gemma3nTextConfig", GEMMA3N, GEMMA3N_NAMES, GEMMA3N_METADATA, gemma3n_parts,
+    ),
+    "gemma3n-published": Family(
+        "gemma3n", "Gemma3nTextConfig", GEMMA3N | {"altup_num_inputs": 3, "altup_active_idx": 1}, GEMMA3N_NAMES,
+        GEMMA3N_METADATA | {"altup.num_inputs": 3, "altup.active_idx": 1}, gemma3n_parts, as_gemma3n,
+    ),
     "gemma4": Family(
         "gemma4", "Gemma4TextConfig",
         GEMMA4 | {"hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 160, "num_kv_shared_layers": 3, "use_double_wide_mlp": True,
@@ -453,8 +464,12 @@ def make_model(family: Family) -> Any:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
             elif "embed" not in name and "wte" not in name:
                 parameter.mul_(3.0)
-            if config.model_type == "gemma4_text" and ".q_norm." in name:
+            if config.model_type in ("gemma3n_text", "gemma4_text") and ".q_norm." in name:
                 parameter.mul_(0.2)  # the norm is what makes scores small there, and these are of random heads
+            if "modality_router" in name:
+                parameter.mul_(4 * config.hidden_size**0.5)  # what it reads is divided by the width
+            elif "tion_coefs" in name:
+                parameter.mul_(2.0)  # so that streams mix
     return model
 
 

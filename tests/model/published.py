@@ -86,3 +86,16 @@ def as_minicpm(weights: Weights, config: Config) -> tuple[Weights, Config]:
     }
     granite = ("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling")
     return weights, about(config, "minicpm", "MiniCPMForCausalLM", *granite, "rope_parameters", **multipliers, **told)
+
+
+def as_gemma3n(weights: Weights, config: dict[str, Any]) -> tuple[Weights, dict[str, Any]]:
+    """As the model that also sees and hears is published: with keys and values that nobody reads, too."""
+    n_layers, n_shared = config["num_hidden_layers"], config["num_kv_shared_layers"]
+    for i in range(n_layers - n_shared, n_layers):
+        for stem in ("k_proj", "v_proj", "k_norm"):
+            like = weights[f"model.layers.0.self_attn.{stem}.weight"]
+            weights[f"model.layers.{i}.self_attn.{stem}.weight"] = np.full_like(like, 0.5)
+    out = {f"model.language_model.{name.removeprefix('model.')}": w for name, w in weights.items()}
+    towers = ("vision_tower.timm_model.conv_stem.conv", "audio_tower.conformer.0.norm", "embed_vision.embedding")
+    out |= {f"model.{tower}.weight": np.ones((3, 4), np.float32) for tower in towers}
+    return out, {"model_type": "gemma3n", "architectures": ["Gemma3nForConditionalGeneration"], "text_config": config}

@@ -65,6 +65,8 @@ void HALFBYTE_FILL(Kernels& k) {
   k.rotate = rotate;
   k.add = add;
   k.softcap = softcap;
+  k.mix = mix;
+  k.cut = cut;
   k.attend = attend;
   k.dot_rounds = dot_rounds;
 }

@@ -1,5 +1,5 @@
-// Norms, activations, gated units, rope, adds, soft caps and plain dots. Sums run over 16 lanes in a fixed order.
-// Included by level files only, inside their anonymous namespace.
+// Norms, activations, gated units, rope, adds, soft caps, mixed streams and plain dots. Sums run over 16 lanes in a
+// fixed order. Included by level files only, inside their anonymous namespace.
 
 // The last, partial vector of a row goes through a buffer of 16.
 template <class Apply>
@@ -102,16 +102,17 @@ float dot(const float* a, const float* b, int64_t n) {
   return f_sum(f_add(f_add(sums[0], sums[1]), f_add(sums[2], sums[3])));
 }
 
-void norm(bool layer, const float* x, float* out, int64_t dim, const float* weight, const float* bias, float eps) {
-  float mean = 0.0f;
-  if (layer) {
-    F16x sum = f_zero();
-    for_each_vector(dim, [&](int64_t i, int m) { sum = f_add(sum, load_some(x + i, m)); });
-    mean = f_sum(sum) / static_cast<float>(dim);
-  }
+inline float mean_of(const float* x, int64_t n) {
+  F16x sum = f_zero();
+  for_each_vector(n, [&](int64_t i, int m) { sum = f_add(sum, load_some(x + i, m)); });
+  return f_sum(sum) / static_cast<float>(n);
+}
+
+// The mean square of what lies between x and `mean`.
+inline float variance_of(const float* x, int64_t n, float mean) {
   const F16x shift = f_set(mean);
   F16x even = f_zero(), odd = f_zero();
-  for_each_vector(dim, [&](int64_t i, int m) {
+  for_each_vector(n, [&](int64_t i, int m) {
     F16x v = f_sub(load_some(x + i, m), shift);
     if (m < 16) v = f_keep(v, f_zero(), 0, m - 1);
     if ((i & 16) == 0)
@@ -119,13 +120,37 @@ void norm(bool layer, const float* x, float* out, int64_t dim, const float* weig
     else
       odd = f_fma(v, v, odd);
   });
-  const float variance = f_sum(f_add(even, odd)) / static_cast<float>(dim);
-  const F16x scale = f_set(1.0f / __builtin_sqrtf(variance + eps));
+  return f_sum(f_add(even, odd)) / static_cast<float>(n);
+}
+
+void norm(bool layer, const float* x, float* out, int64_t dim, const float* weight, const float* bias, float eps) {
+  const float mean = layer ? mean_of(x, dim) : 0.0f;
+  const F16x shift = f_set(mean), scale = f_set(1.0f / __builtin_sqrtf(variance_of(x, dim, mean) + eps));
   for_each_vector(dim, [&](int64_t i, int m) {
     F16x v = f_mul(f_sub(load_some(x + i, m), shift), scale);
     if (weight != nullptr) v = f_mul(v, load_some(weight + i, m));
     if (bias != nullptr) v = f_add(v, load_some(bias + i, m));
     store_some(out + i, v, m);
+  });
+}
+
+void cut(float* x, int64_t n, float deviations) {
+  const float mean = mean_of(x, n);
+  const F16x least = f_set(__builtin_fmaf(deviations, __builtin_sqrtf(variance_of(x, n, mean)), mean));
+  for_each_vector(n,
+                  [&](int64_t i, int m) { store_some(x + i, f_max(f_sub(load_some(x + i, m), least), f_zero()), m); });
+}
+
+// In place: a column's numbers are all read before any is written.
+void mix(const float* weights, const float* in, int n_in, float* out, int n_out, bool accumulate, int64_t n) {
+  for_each_vector(n, [&](int64_t i, int m) {
+    F16x sums[kMostStreams];
+    for (int s = 0; s < n_out; ++s) {
+      sums[s] = accumulate ? load_some(out + s * n + i, m) : f_zero();
+      for (int r = 0; r < n_in; ++r)
+        sums[s] = f_fma(f_set(weights[s * n_in + r]), load_some(in + r * n + i, m), sums[s]);
+    }
+    for (int s = 0; s < n_out; ++s) store_some(out + s * n + i, sums[s], m);
   });
 }
 

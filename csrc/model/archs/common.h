@@ -21,6 +21,23 @@ inline void alternate_windows(const MetadataReader& reader, Config& config, int6
   }
 }
 
+// The last n_shared layers read what the last one of their kind before them has stored.
+inline void share_caches(const MetadataReader& reader, Config& config, int64_t n_shared) {
+  const int64_t first = config.n_layers - n_shared;
+  for (int64_t i = first; i < config.n_layers; ++i) {
+    LayerConfig& layer = config.layers[static_cast<size_t>(i)];
+    const auto is_alike = [&](const LayerConfig& other) {
+      return other.window == layer.window && other.n_kv_heads == layer.n_kv_heads && other.key_dim == layer.key_dim;
+    };
+    layer.kv_layer = first - 1;
+    while (layer.kv_layer >= 0 && !is_alike(config.layers[static_cast<size_t>(layer.kv_layer)])) --layer.kv_layer;
+    if (layer.kv_layer < 0) {
+      throw Error(ErrorKind::format, format_string("%s: layer %lld has no keys and values, nor has one like it.",
+                                                   reader.source().path().c_str(), static_cast<long long>(i)));
+    }
+  }
+}
+
 // In most families' files logit_scale divides; here it multiplies.
 inline void multiply_logits(Config& config) {
   config.logit_scale = 1.0f / config.logit_scale;

@@ -8,23 +8,6 @@ namespace halfbyte::model::archs {
 
 namespace {
 
-// The last n_shared layers read what the last one of their kind before them has stored.
-void share_caches(const MetadataReader& reader, Config& config, int64_t n_shared) {
-  const int64_t first = config.n_layers - n_shared;
-  for (int64_t i = first; i < config.n_layers; ++i) {
-    LayerConfig& layer = config.layers[static_cast<size_t>(i)];
-    const auto is_alike = [&](const LayerConfig& other) {
-      return other.window == layer.window && other.n_kv_heads == layer.n_kv_heads && other.key_dim == layer.key_dim;
-    };
-    layer.kv_layer = first - 1;
-    while (layer.kv_layer >= 0 && !is_alike(config.layers[static_cast<size_t>(layer.kv_layer)])) --layer.kv_layer;
-    if (layer.kv_layer < 0) {
-      throw Error(ErrorKind::format, format_string("%s: layer %lld has no keys and values, nor has one like it.",
-                                                   reader.source().path().c_str(), static_cast<long long>(i)));
-    }
-  }
-}
-
 void customize(const MetadataReader& reader, Config& config) {
   alternate_windows(reader, config, reader.number_or("attention.sliding_window", 512, 1, kMaxContext), 6);
   const LayerConfig full = config.layers.front();

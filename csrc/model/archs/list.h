@@ -19,6 +19,7 @@ extern const Arch falcon;
 extern const Arch gemma;
 extern const Arch gemma2;
 extern const Arch gemma3;
+extern const Arch gemma3n;
 extern const Arch gemma4;
 extern const Arch glm4;
 extern const Arch glm4moe;
@@ -53,12 +54,12 @@ extern const Arch starcoder;
 extern const Arch starcoder2;
 
 inline constexpr const Arch* kAll[] = {
-    &arcee,      &chatglm,  &cohere2,    &command_r, &deepseek2, &dots1,      &ernie4_5,      &ernie4_5_moe,
-    &exaone,     &exaone4,  &falcon,     &gemma,     &gemma2,    &gemma3,     &gemma4,        &glm4,
-    &glm4moe,    &gpt2,     &gpt_oss,    &gptneox,   &granite,   &granitemoe, &hunyuan_dense, &hunyuan_moe,
-    &internlm2,  &llama,    &minimax_m2, &minicpm,   &mistral3,  &nemotron,   &olmo2,         &olmoe,
-    &phi2,       &phi3,     &qwen2,      &qwen2moe,  &qwen2vl,   &qwen3,      &qwen3moe,      &qwen3vl,
-    &qwen3vlmoe, &seed_oss, &smollm3,    &stablelm,  &starcoder, &starcoder2,
+    &arcee,       &chatglm,    &cohere2,  &command_r,  &deepseek2, &dots1,     &ernie4_5,   &ernie4_5_moe,
+    &exaone,      &exaone4,    &falcon,   &gemma,      &gemma2,    &gemma3,    &gemma3n,    &gemma4,
+    &glm4,        &glm4moe,    &gpt2,     &gpt_oss,    &gptneox,   &granite,   &granitemoe, &hunyuan_dense,
+    &hunyuan_moe, &internlm2,  &llama,    &minimax_m2, &minicpm,   &mistral3,  &nemotron,   &olmo2,
+    &olmoe,       &phi2,       &phi3,     &qwen2,      &qwen2moe,  &qwen2vl,   &qwen3,      &qwen3moe,
+    &qwen3vl,     &qwen3vlmoe, &seed_oss, &smollm3,    &stablelm,  &starcoder, &starcoder2,
 };
 
 }  // namespace halfbyte::model::archs

@@ -109,6 +109,8 @@ void Stage::keep_last_rows(const ops::HeadRows& query) {
   keep(query.rows, query.stride);
   keep(x_.as<float>(), c.n_embd);
   if (c.norm_places == NormPlaces::parallel) keep(branch_.as<float>(), c.n_embd);
+  if (c.residual_rank > 0) keep(normed_.as<float>(), c.n_embd);
+  if (c.streams.n > 0) keep(streams_.as<float>(), c.streams.n * c.n_embd);
   if (c.n_embd_per_layer > 0) keep(layer_rows_.as<float>(), c.n_layers * c.n_embd_per_layer);
   plan_ = &last_->plan;
 }

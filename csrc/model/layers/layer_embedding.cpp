@@ -1,5 +1,5 @@
 // A stage's second embedding, which has a row for each layer: made of tokens and of the stream before the first layer,
-// and added to the stream, gated by it, behind each.
+// and added to the stream (or to others beside it), gated by it, behind each.
 #include <cmath>
 
 #include "model/stage.h"
@@ -23,17 +23,16 @@ void Stage::embed_for_layers(const Batch& batch) {
   ops_.add(context_, rows, of_stream, half, n, width);
 }
 
-// The stream += norm(out . (act(gate . stream) * the layer's row)).
-void Stage::add_layer_row(size_t index, int64_t n) {
+// branch_ = out . (act(gate . stream) * the layer's row), which is normed before it is added to anything.
+void Stage::layer_row(size_t index, int64_t n) {
   const Config& c = weights_.config;
   const LayerEmbeddingWeights& w = weights_.layers[index].embedding;
   const int64_t dim = c.n_embd_per_layer;
-  float *gated = layer_rows_of_stream_.as<float>(), *branch = branch_.as<float>();
+  float* gated = layer_rows_of_stream_.as<float>();
   project(x_.as<float>(), c.n_embd, {{.weight = &w.gate, .out = gated, .out_stride = dim}});
   const float* row = layer_rows_.as<float>() + static_cast<int64_t>(index) * dim;
   ops_.glu(context_, c.activation, gated, dim, row, c.n_layers * dim, gated, dim, n, dim);
-  project(gated, dim, {{.weight = &w.out, .out = branch, .out_stride = c.n_embd}});
-  norm_add(branch, n, w.out_norm);
+  project(gated, dim, {{.weight = &w.out, .out = branch_.as<float>(), .out_stride = c.n_embd}});
 }
 
 }  // namespace halfbyte::model

@@ -18,7 +18,7 @@ void Stage::hidden_of_part(const StepPlan::Part& part, size_t index, const float
   const bool is_changed = part.adapters != nullptr &&
                           std::any_of(part.adapters->adapters.begin(), part.adapters->adapters.end(),
                                       [&](const auto& each) { return each.first->layers[index].changes_hidden(); });
-  if (!is_changed && w.gate) {
+  if (!is_changed && w.gate && !c.layers[index].cuts_gates()) {
     ops_.linear_glu(context_, in, c.n_embd, run, w.gate, w.gate_bias.data_or_null(), w.up, w.up_bias.data_or_null(),
                     c.activation, hidden, n_ff, nullptr);
     return;
@@ -50,7 +50,15 @@ void Stage::hidden_of_part(const StepPlan::Part& part, size_t index, const float
     adapt_part(part, index, &LayerAdapter::gate, input, c.n_embd, gate_up_.as<float>(), width);
     adapt_part(part, index, &LayerAdapter::up, input, c.n_embd, gate_up_.as<float>() + n_ff, width);
   }
-  ops_.glu(context_, c.activation, gate, width, gate + n_ff, width, hidden, n_ff, n, n_ff);
+  unite_gates(index, gate, hidden, n);
+}
+
+// hidden (n, n_ff) = act(gate) * up of rows of both.
+void Stage::unite_gates(size_t index, float* gate_up, float* hidden, int64_t n) {
+  const LayerConfig& layer = weights_.config.layers[index];
+  const int64_t n_ff = layer.n_ff, width = 2 * n_ff;
+  if (layer.cuts_gates()) ops_.cut(context_, gate_up, width, n, n_ff, layer.gate_cut);
+  ops_.glu(context_, weights_.config.activation, gate_up, width, gate_up + n_ff, width, hidden, n_ff, n, n_ff);
 }
 
 // out (+)= the MLP of `input` (n, n_embd), and of its experts where they read the same.
@@ -68,10 +76,16 @@ void Stage::feed_forward(size_t index, const float* input, float* out, bool accu
   float* hidden = mlp_.as<float>();
   if (!plan_->parts.empty()) {
     for (const StepPlan::Part& part : plan_->parts) hidden_of_part(part, index, input);
-  } else if (w.gate_up) {
-    project(input, c.n_embd, {{.weight = &w.gate_up, .out = gate_up_.as<float>(), .out_stride = 2 * n_ff}});
-    const float* gate = gate_up_.as<float>();
-    ops_.glu(context_, c.activation, gate, 2 * n_ff, gate + n_ff, 2 * n_ff, hidden, n_ff, plan_->runs.back().end, n_ff);
+  } else if (w.gate_up || c.layers[index].cuts_gates()) {
+    float* rows = gate_up_.as<float>();
+    if (w.gate_up) {
+      project(input, c.n_embd, {{.weight = &w.gate_up, .out = rows, .out_stride = 2 * n_ff}});
+    } else {
+      project(input, c.n_embd,
+              {{.weight = &w.gate, .bias = w.gate_bias.data_or_null(), .out = rows, .out_stride = 2 * n_ff},
+               {.weight = &w.up, .bias = w.up_bias.data_or_null(), .out = rows + n_ff, .out_stride = 2 * n_ff}});
+    }
+    unite_gates(index, rows, hidden, plan_->runs.back().end);
   } else if (w.gate) {
     if (observer_ != nullptr) {
       for (const ops::Matrix* m : {&w.gate, &w.up}) observer_->observe(*m, input, c.n_embd, plan_->runs.back().end);

@@ -29,6 +29,10 @@ void glu(const Context&, Activation act, const float* gate, int64_t gate_stride,
          float* out, int64_t out_stride, int64_t n_tokens, int64_t n);
 void add(const Context&, float* x, const float* y, float scale, int64_t n_tokens, int64_t n);
 void softcap(const Context&, float* x, int64_t n, float cap);
+void mix(const Context&, const Mix&, int64_t n_tokens, int64_t n);
+void match_size(const Context&, float* x, int64_t x_stride, const float* like, int64_t like_stride, int64_t n_tokens,
+                int64_t n, float floor);
+void cut(const Context&, float* x, int64_t x_stride, int64_t n_tokens, int64_t n, float deviations);
 void likely(const Context&, const float* logits, int64_t n_rows, int64_t n_vocab, int n_likely, Likely* out);
 
 }  // namespace halfbyte::ops::reference

@@ -25,6 +25,9 @@ const Ops& reference_ops() {
     ops.glu = reference::glu;
     ops.add = reference::add;
     ops.softcap = reference::softcap;
+    ops.mix = reference::mix;
+    ops.match_size = reference::match_size;
+    ops.cut = reference::cut;
     ops.likely = reference::likely;
     return ops;
   }();

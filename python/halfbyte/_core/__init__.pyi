@@ -595,6 +595,7 @@ ARCHITECTURES: tuple = (
     "gemma",
     "gemma2",
     "gemma3",
+    "gemma3n",
     "gemma4",
     "glm4",
     "glm4moe",

@@ -17,6 +17,7 @@ __all__: list[str] = [
     "StepCost",
     "StopMatcher",
     "attention",
+    "cut",
     "experts",
     "glu",
     "kv_groups",
@@ -24,6 +25,8 @@ __all__: list[str] = [
     "likely",
     "linear",
     "linear_glu",
+    "match_size",
+    "mix",
     "norm",
     "norm_add",
     "open_gpu_library",
@@ -166,6 +169,12 @@ def attention(
     (attended values, fastest seconds)
     """
 
+def cut(
+    level: str,
+    x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    n: typing.SupportsInt | typing.SupportsIndex,
+    deviations: typing.SupportsFloat | typing.SupportsIndex,
+) -> numpy.typing.NDArray[numpy.float32]: ...
 def experts(
     level: str,
     format: str,
@@ -254,6 +263,18 @@ def linear_glu(
     x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
     activation: typing.SupportsInt | typing.SupportsIndex,
     following: tuple[str, bytes] | None = None,
+) -> numpy.typing.NDArray[numpy.float32]: ...
+def match_size(
+    level: str,
+    x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    like: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    floor: typing.SupportsFloat | typing.SupportsIndex,
+) -> numpy.typing.NDArray[numpy.float32]: ...
+def mix(
+    level: str,
+    weights: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    to: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None = None,
 ) -> numpy.typing.NDArray[numpy.float32]: ...
 def norm(
     level: str,

@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
                 write_folder(plan, out, advance)
     kinds = Counter(t.format for t in plan.tensors)
     size = sum(t.n_bytes for t in plan.tensors)
-    notes = sorted({t.note for t in plan.tensors if t.note})
+    notes = sorted({t.note for t in plan.tensors if t.note} | set(plan.notes))
     if arguments.json:
         print_json(
             {"path": str(out), "architecture": plan.family.arch, "bytes": size, "tensors": dict(kinds), "notes": notes}

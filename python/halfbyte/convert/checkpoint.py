@@ -15,11 +15,14 @@ from halfbyte.errors import FormatError, ModelNotFoundError
 
 # A JSON file of a model is read whole; no real one comes near this.
 _MAX_JSON_BYTES = 256 << 20
-# Tensors that are no weights (buffers), or belong to parts of a model that do not speak.
+# Tensors that are no weights (buffers).
 _IGNORED = re.compile(
     r"(rotary_emb|rotary|rope)\.(inv_freq|cos_cached|sin_cached)$|\.(attn|attention)\.(bias|masked_bias)$"
     r"|\.(q|k|v|output)_(scale|zero_point)$"
-    r"|^(model\.)?(vision_tower|vision_model|visual|multi_modal_projector|connector|audio_tower|embed_vision|embed_audio)\."
+)
+# Those of parts of a model that do not speak.
+_SILENT = re.compile(
+    r"^(?:model\.)?(vision_tower|vision_model|visual|multi_modal_projector|connector|audio_tower|embed_vision|embed_audio)\."
 )
 
 
@@ -51,7 +54,11 @@ class Checkpoint:
             raise ModelNotFoundError(f"{folder} has no config.json.", hint="Name a model's folder.")
         self.folder = folder
         self.config = text_config(read_json(folder / "config.json"))
-        self.tensors = {name: t for name, t in read_tensors(folder).items() if not _IGNORED.search(name)}
+        tensors = read_tensors(folder)
+        silent = {name: part[1] for name in tensors if (part := _SILENT.match(name))}
+        #: Parts of a model that also sees or hears, which are not among its tensors here.
+        self.left_out = sorted(set(silent.values()))
+        self.tensors = {n: t for n, t in tensors.items() if n not in silent and not _IGNORED.search(n)}
 
 
 def text_config(config: dict[str, Any]) -> dict[str, Any]:

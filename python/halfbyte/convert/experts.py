@@ -54,7 +54,7 @@ def as_stacks(weights: Mapping[str, Weight], family: Family, width: int) -> dict
             out[name] = weight.changed((weight.shape[-1],), lambda rows: rows.reshape(-1))
         else:
             out[name] = weight
-    return out | {name: _stack(name, found) for name, found in alone.items()}
+    return out | {name: stack(name, found) for name, found in alone.items()}
 
 
 def _is_turned(weight: Weight, is_gate_up: bool, family: Family, width: int) -> bool:
@@ -65,13 +65,14 @@ def _is_turned(weight: Weight, is_gate_up: bool, family: Family, width: int) -> 
     return family.experts == "turns" or family.arch in _TURNED
 
 
-def _stack(name: str, found: dict[int, Weight]) -> Weight:
+def stack(name: str, found: dict[int, Weight]) -> Weight:
+    """Matrices that are numbered from 0 as one of their axes. Raises FormatError for any that is missing or differs."""
     first = next(iter(found.values()))
     if sorted(found) != list(range(len(found))) or len(found) > _MAX_EXPERTS:
-        raise FormatError(f"{name}: experts {sorted(found)[:8]}... are not numbered from 0 to {len(found) - 1}.")
+        raise FormatError(f"{name}: matrices {sorted(found)[:8]}... are not numbered from 0 to {len(found) - 1}.")
     experts = [found[i] for i in range(len(found))]
     if any(e.shape != first.shape or e.format != first.format for e in experts):
-        raise FormatError(f"{name}: the experts differ in shape or type.")
+        raise FormatError(f"{name}: its matrices differ in shape or type.")
     parts = tuple(part for e in experts for part in e.parts)
     shape = (len(experts), *first.shape)
     if is_plain(first.format):
@@ -130,18 +131,18 @@ def as_checkpoint(tensors: list[Planned], family: Family) -> list[Planned]:
 
     out: list[Planned] = []
     for t in tensors:
-        stack = stacks.get(t.name)
-        if stack is None:
+        found = stacks.get(t.name)
+        if found is None:
             out.append(_plain_name(t))
         elif family.experts == "each":
             out += [
-                replace(t, name=f"{stack.prefix}.{i}.{stack.part}.{stack.kind}", shape=t.shape[1:],
+                replace(t, name=f"{found.prefix}.{i}.{found.part}.{found.kind}", shape=t.shape[1:],
                         make=lambda name=t.name, i=i: made(name)[i])  # type: ignore[misc]
                 for i in range(t.shape[0])
             ]  # fmt: skip
-        elif stack.part != "up_proj":  # what is fused comes with its gate
-            up = stacks.get(f"{stack.prefix}.up_proj.{stack.kind}") if stack.part == "gate_proj" else None
-            out.append(_fused(stack, up, family, made))
+        elif found.part != "up_proj":  # what is fused comes with its gate
+            up = stacks.get(f"{found.prefix}.up_proj.{found.kind}") if found.part == "gate_proj" else None
+            out.append(_fused(found, up, family, made))
     return out
 
 

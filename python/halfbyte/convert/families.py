@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from halfbyte.convert.dense import DENSE
 from halfbyte.convert.family import Family
+from halfbyte.convert.gemma3n import GEMMA3N
 from halfbyte.convert.gemma4 import GEMMA4
 from halfbyte.convert.mixtures import MIXTURES
 from halfbyte.convert.own_code import OWN_CODE
 
-FAMILIES: tuple[Family, ...] = (*DENSE, GEMMA4, *OWN_CODE, *MIXTURES)
+FAMILIES: tuple[Family, ...] = (*DENSE, GEMMA3N, GEMMA4, *OWN_CODE, *MIXTURES)
 
 
 def family_of_type(model_type: str) -> Family | None:

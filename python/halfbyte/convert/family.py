@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from halfbyte.convert.tensors import Planned, Weight
 from halfbyte.convert.transforms import (
     AddOne,
     PermuteHeads,
@@ -116,7 +117,10 @@ class Family:
     # What the keys do not say: GGUF keys and values of a config, and what a config says beside those of metadata and the
     # names of tensors.
     more_metadata: Callable[[Config], dict[str, Any]] | None = None
-    more_config: Callable[[Mapping[str, Any], Collection[str]], dict[str, Any]] | None = None
+    more_config: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]] | None = None
+    # What is done to a checkpoint's weights, by their names there, before each finds its place alone; and backwards.
+    gather: Callable[[Mapping[str, Weight], Config], dict[str, Weight]] | None = None
+    scatter: Callable[[list[Planned]], list[Planned]] | None = None
 
     def config_name(self, key: str) -> str:
         """What config.json of this family calls a GGUF key."""

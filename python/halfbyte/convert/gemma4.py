@@ -3,7 +3,7 @@ keys and values of earlier ones."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from halfbyte.convert.family import EXPERT_WIDTH, GELU_TANH, GEMMA2_NAMES, QK_NORMS, Config, Family
@@ -74,7 +74,7 @@ def _metadata(config: Config) -> dict[str, Any]:
     return out
 
 
-def _config(metadata: Mapping[str, Any], tensors: Collection[str]) -> dict[str, Any]:
+def _config(metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
     """_metadata() backwards."""
 
     def get(key: str, default: Any = None) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -124,7 +124,7 @@ def hyperparameters(family: Family, config: Config) -> dict[str, Any]:
         out["expert_shared_feed_forward_length"] = out["expert_shared_count"] * out["expert_feed_forward_length"]
     if family.more_metadata is not None:
         out |= family.more_metadata(config)
-    elif family.rope:
+    if family.rope and "rope.freq_base" not in out:
         out |= _rope_metadata(family, config, head_dim or width // heads.heads)
     scalar = config.get("query_pre_attn_scalar", family.defaults.get("query_pre_attn_scalar"))
     if scalar and scalar != head_dim:
@@ -147,6 +147,10 @@ _LOG_UNIT = {"mistral3": 1.0, "deepseek2": 0.1}
 _WINDOWS_UNSTRETCHED = ("olmo2",)
 
 
+# Architectures whose layers with a window turn by a base of their own.
+_WINDOWS_TURN_FASTER = ("gemma3", "gemma3n")
+
+
 def _rope_metadata(family: Family, config: Config, head_dim: int) -> dict[str, Any]:
     rope = _rope_of(family, config)
     sources = [
@@ -154,7 +158,7 @@ def _rope_metadata(family: Family, config: Config, head_dim: int) -> dict[str, A
     ]
     part = next((s[n] for s, n in sources if s.get(n)), 1.0)
     out: dict[str, Any] = {"rope.dimension_count": int(head_dim * part), "rope.freq_base": float(rope["rope_theta"])}
-    if family.arch == "gemma3":
+    if family.arch in _WINDOWS_TURN_FASTER:
         out["rope.freq_base_swa"] = float(_rope_of(family, config, "sliding_attention")["rope_theta"])
     sections = rope.get("mrope_section") or family.defaults.get("mrope_section")
     if sections and family.back_as:
@@ -218,8 +222,9 @@ def rope_tensors(family: Family, config: Config) -> dict[str, npt.NDArray[np.flo
     rope = _rope_of(family, config)
     if rope["rope_type"] in ("longrope", "su"):
         return {f"rope_factors_{k}.weight": np.asarray(rope[f"{k}_factor"], np.float32) for k in ("long", "short")}
-    if family.more_metadata is not None:  # pairs past the part that turns stand still
-        pairs = family.more_metadata(config)["rope.dimension_count"] // 2
+    more = family.more_metadata(config) if family.more_metadata is not None else {}
+    if "rope.dimension_count" in more:  # pairs past the part that turns stand still
+        pairs = more["rope.dimension_count"] // 2
         turning = int(rope.get("partial_rotary_factor", 0.25) * pairs)
         return {"rope_freqs.weight": np.where(np.arange(pairs) < turning, 1.0, 1e30).astype(np.float32)}
     if rope["rope_type"] != "llama3":
@@ -290,8 +295,10 @@ def scoring_of(gating: Any) -> str:
     return "sigmoid" if gating == _SCORINGS["sigmoid"] else "softmax"
 
 
-def config_of(family: Family, metadata: dict[str, Any], *, tied: bool, tensors: Collection[str] = ()) -> dict[str, Any]:
-    """config.json of a GGUF file's metadata, and of its tensors' names: hyperparameters() backwards."""
+def config_of(
+    family: Family, metadata: dict[str, Any], *, tied: bool, tensors: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """config.json of a GGUF file's metadata, and of its tensors: hyperparameters() backwards."""
 
     def get(key: str) -> Any:
         return metadata.get(f"{family.arch}.{key}")
@@ -334,8 +341,8 @@ def config_of(family: Family, metadata: dict[str, Any], *, tied: bool, tensors: 
     if family.full_attention_every and not get("attention.sliding_window"):
         out |= {"sliding_window": None, "layer_types": ["full_attention"] * get("block_count")}
     if family.more_config is not None:
-        out |= family.more_config(metadata, tensors)
-    elif family.rope:
+        out |= family.more_config(metadata, tensors or {})
+    if family.rope and "rope_parameters" not in out:
         out |= _rope_config(family, metadata, out)
     for name in ("bos", "eos", "pad"):
         out[f"{name}_token_id"] = metadata.get(f"tokenizer.ggml.{'padding' if name == 'pad' else name}_token_id")

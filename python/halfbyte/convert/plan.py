@@ -34,6 +34,7 @@ class Plan:
     family: Family
     metadata: dict[str, Any]
     tensors: list[Planned]
+    notes: tuple[str, ...] = ()  # what the folder holds beside it
 
 
 def plan_folder(folder: Path) -> Plan:
@@ -60,6 +61,8 @@ def plan_folder(folder: Path) -> Plan:
     with config_values():
         unused = _unused(family, metadata, checkpoint.config)
     weights = as_stacks(weights_of(checkpoint), family, metadata[f"{family.arch}.embedding_length"])
+    if family.gather is not None:
+        weights = family.gather(weights, checkpoint.config)
     weights = as_three(weights, family, heads)
     for theirs, weight in weights.items():
         stem, _, kind = theirs.rpartition(".")
@@ -85,7 +88,9 @@ def plan_folder(folder: Path) -> Plan:
     for name, factors in ropes.items():
         tensors[name] = Planned(name, "F32", factors.shape, lambda f=factors: f)  # type: ignore[misc]
     _require_whole_layers(folder, tensors, metadata, family.in_some_layers)
-    return Plan(folder, family, metadata, list(tensors.values()))
+    left_out = ", ".join(checkpoint.left_out)
+    notes = (f"what sees or hears is left out ({left_out})",) if left_out else ()
+    return Plan(folder, family, metadata, list(tensors.values()), notes)
 
 
 def _unused(family: Family, metadata: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -95,6 +100,8 @@ def _unused(family: Family, metadata: Mapping[str, Any], config: Mapping[str, An
     n_layers = int(metadata[f"{family.arch}.block_count"])
     n_shared = metadata.get(f"{family.arch}.attention.shared_kv_layers", 0)
     further = range(n_layers, n_layers + (min(n_further, 64) if isinstance(n_further, int) else 0))
+    if family.gather is not None:  # which has seen to them
+        n_shared = 0
     reading = [f"model.layers.{i}.self_attn.{of}_" for i in range(n_layers - n_shared, n_layers) for of in "kv"]
     return (*(f"model.layers.{i}." for i in further), *reading)
 
@@ -169,7 +176,7 @@ def _planned(name: str, weight: Weight, transform: Transform, heads: Heads) -> P
 def _format_for(name: str, weight: Weight, shape: tuple[int, ...]) -> str:
     if len(shape) < 2 or "norm" in name or name.startswith("position_embd") or name.endswith(".bias"):
         return "F32"
-    if ".ffn_gate_inp." in name:  # routers are small, and a choice is all or nothing
+    if ".ffn_gate_inp." in name or ".altup_" in name:  # routers are small, and a choice is all or nothing
         return "F32"
     return weight.format if fits(weight.format, shape[-1]) else _FALLBACK
 

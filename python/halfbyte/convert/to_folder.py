@@ -109,7 +109,8 @@ def _plan(path: Path, file: Any, wanted: str | None) -> Plan:
     config["torch_dtype"] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[
         max({p.format for p in planned}, key=lambda f: sum(p.n_bytes for p in planned if p.format == f))
     ]
-    return Plan(path, family, config, as_checkpoint(planned, family))
+    planned = as_checkpoint(planned, family)
+    return Plan(path, family, config, family.scatter(planned) if family.scatter is not None else planned)
 
 
 def _fused_latent(path: Path, file: Any, name: str, names: Mapping[str, str], wanted: str | None) -> Planned:
