@@ -141,6 +141,25 @@ def write_tiny_llama(path: Path, **changes: Any) -> Path:
     return path
 
 
+def tiny_gemma4(pattern: list[bool], windowed: tuple[int, int], full: tuple[int, int]) -> dict[str, Any]:
+    """What makes a tiny llama a Gemma 4: layers with a window of 20 positions where `pattern` says so, and full ones.
+    Of each kind kv heads and their width."""
+    a = "gemma4"
+    return {
+        "arch": a,
+        "n_layers": len(pattern),
+        "layer_heads": [windowed if is_windowed else full for is_windowed in pattern],
+        "layer_norms": {"attn_q_norm": 0, "attn_k_norm": 0, "post_attention_norm": 64, "post_ffw_norm": 64},
+        f"{a}.attention.key_length": full[1],
+        f"{a}.attention.value_length": full[1],
+        f"{a}.rope.dimension_count": full[1],
+        f"{a}.attention.key_length_swa": windowed[1],
+        f"{a}.attention.value_length_swa": windowed[1],
+        f"{a}.attention.sliding_window": 20,
+        f"{a}.attention.sliding_window_pattern": pattern,
+    }
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """tiny_model(format_name="Q4_0", n_layers=3, ...) -> path of a tiny GGUF; made once per set of arguments."""

@@ -103,6 +103,7 @@ const Span* Session::put_spans(Arena& arena, std::span<const ops::AttentionSpan>
   for (size_t i = 0; i < spans.size(); ++i) {
     const ops::AttentionSpan& s = spans[i];
     const bool is_decode = s.role == ops::Role::decode;
+    if (s.first_row == spans.front().first_row) n_decode_rows = 0;  // each group of layers has spans of all rows
     n_decode_rows += is_decode ? s.n_rows : 0;
     const int32_t* table = put(arena, std::span(s.block_table, static_cast<size_t>(table_entries(s))));
     host[i] = {s.first_position,

@@ -13,7 +13,7 @@ import pytest
 from halfbyte import LLM, HalfbyteError, SamplingParams, _core
 from halfbyte._core import testing
 
-from ..conftest import write_tiny_llama
+from ..conftest import tiny_gemma4, write_tiny_llama
 from ..model.families import FAMILIES, make_model, write_gguf
 
 PROMPT = list(range(40, 75))
@@ -72,6 +72,30 @@ def test_latent_rows_groups_of_experts_and_growing_queries_are_those_of_the_cpu(
         _core.Engine(_core.Model.load(str(path), n_gpu_layers=n), n_ctx=128, n_batch=16).forward(PROMPT) for n in (0, 4)
     )
     assert np.mean((gpu - cpu) ** 2) < 1e-3 * np.mean(cpu**2)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_wide_heads_and_windows_share_a_pool(tmp_path: Path) -> None:
+    """Gemma 4's shapes: a full layer's head of 512 lies where four layers with a window do."""
+    path = write_tiny_llama(
+        tmp_path / "tiny.gguf", **tiny_gemma4([True] * 4 + [False], windowed=(2, 64), full=(1, 512))
+    )
+    cpu, gpu = (
+        _core.Engine(_core.Model.load(str(path), n_gpu_layers=n), n_ctx=128, n_batch=16, n_threads=1) for n in (0, 5)
+    )
+    expected, found = cpu.forward(PROMPT), gpu.forward(PROMPT)
+    assert np.mean((found - expected) ** 2) < 1e-3 * np.mean(expected**2)
+    # Blocks that the first sequences have given back serve layers of the other kind.
+    assert np.array_equal(gpu.forward(PROMPT), found)
+    gpu.check_integrity()
+    greedy = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+    with LLM(path, n_gpu_layers=5, n_ctx=128) as llm:
+        prompts = [PROMPT, PROMPT[:9]]
+        alone = [llm.generate(p, greedy).token_ids for p in prompts]
+        assert [o.token_ids for o in llm.generate(prompts, greedy)] == alone
+    for prompt, ids in zip(prompts, alone, strict=True):
+        rows = cpu.forward([*prompt, *ids])[len(prompt) - 1 : -1]
+        assert np.all(rows.max(axis=1) - rows[np.arange(len(ids)), ids] < 0.05 * rows.std())
 
 
 SEEDED = SamplingParams(temperature=0.9, seed=5, max_tokens=8, ignore_eos=True)

@@ -12,6 +12,8 @@ import pytest
 
 from halfbyte import _core
 
+from ..conftest import tiny_gemma4
+
 GREEDY = _core.SamplingParams(temperature=0)
 N_CTX = 256
 NO_GUESSES = {"prefix_cache": False, "prompt_lookup": False}
@@ -28,38 +30,17 @@ def gemma(tiny_model: Callable[..., Path]) -> Path:
     )
 
 
-GEMMA4 = {
-    "arch": "gemma4",
-    "layer_norms": {"attn_q_norm": 0, "attn_k_norm": 0, "post_attention_norm": 64, "post_ffw_norm": 64},
-    "gemma4.attention.key_length": 32,
-    "gemma4.attention.value_length": 32,
-    "gemma4.attention.key_length_swa": 16,
-    "gemma4.attention.value_length_swa": 16,
-    "gemma4.rope.dimension_count": 32,
-    "gemma4.attention.sliding_window": 20,
-}
-
-
 def gemma4(tiny_model: Callable[..., Path]) -> Path:
     """Ten layers that see 20 positions, and two that see everything and lie where one of those would."""
     pattern = ([True] * 5 + [False]) * 2
-    return tiny_model(
-        n_layers=12,
-        layer_heads=[(4, 16) if is_windowed else (1, 32) for is_windowed in pattern],
-        **GEMMA4,
-        **{"gemma4.attention.sliding_window_pattern": pattern},
-    )
+    return tiny_model(**tiny_gemma4(pattern, windowed=(4, 16), full=(1, 32)))
 
 
 def gemma4_small(tiny_model: Callable[..., Path]) -> Path:
     """Nine layers with caches, one of which is full and as large as two with a window. Three more read theirs."""
     pattern = [True] * 4 + [False] + [True] * 6 + [False]
-    return tiny_model(
-        n_layers=12,
-        layer_heads=[(1, 16) if is_windowed else (1, 32) for is_windowed in pattern],
-        **GEMMA4,
-        **{"gemma4.attention.sliding_window_pattern": pattern, "gemma4.attention.shared_kv_layers": 3},
-    )
+    shared = {"gemma4.attention.shared_kv_layers": 3}
+    return tiny_model(**tiny_gemma4(pattern, windowed=(1, 16), full=(1, 32)), **shared)
 
 
 def mistral(tiny_model: Callable[..., Path]) -> Path:
