@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "base/error.h"
+#include "model/kv_groups.h"
 
 namespace halfbyte::model {
 
@@ -13,6 +14,7 @@ namespace {
 
 struct Sizes {
   std::vector<double> layers;  // bytes of each on a device, with its keys and values
+  std::vector<double> caches;  // of these, keys and values
   double output = 0;
   double work = 0;       // on every device
   double last_work = 0;  // on the one that gives the output
@@ -53,12 +55,29 @@ double kv_bytes(const Config& config, size_t layer, const DeviceBudget& budget, 
   return static_cast<double>((n_ctx / ops::kKvBlockTokens + 2) * layout.block_bytes());
 }
 
+// What the pool takes for each byte that layers fill: groups leave some of their blocks empty.
+double padding(const Config& config, const KvGroups& groups) {
+  std::vector<double> filled(groups.windows.size());
+  for (size_t l = 0; l < config.layers.size(); ++l) {
+    const LayerConfig& layer = config.layers[l];
+    if (layer.kv_layer < 0)
+      filled[static_cast<size_t>(groups.group_of[l])] += layer.n_kv_heads * (layer.key_dim + layer.value_dim);
+  }
+  const double most = *std::max_element(filled.begin(), filled.end());
+  return most * static_cast<double>(filled.size()) / std::accumulate(filled.begin(), filled.end(), 0.0);
+}
+
 Sizes sizes_of(const files::TensorSource& source, const Config& config, const ops::Ops& device,
                const LoadOptions& options, int64_t n_ctx) {
   const int64_t n_host_experts = options.n_host_experts;
   Sizes sizes;
-  for (size_t layer = 0; layer < config.layers.size(); ++layer)
-    sizes.layers.push_back(kv_bytes(config, layer, options.budget, n_ctx));
+  // As if all were on one device.
+  const KvGroups groups = kv_groups(config.layers, std::vector(config.layers.size(), device.memory));
+  const double padded = padding(config, groups);
+  for (size_t layer = 0; layer < config.layers.size(); ++layer) {
+    sizes.caches.push_back(padded * kv_bytes(config, layer, options.budget, n_ctx));
+    sizes.layers.push_back(sizes.caches.back());
+  }
   const bool has_experts = config.experts.n_used > 0;
   const files::TensorView* q_down = source.find("blk.0.attn_q_a.weight");
   const StepLimits limits = {options.budget.n_rows, options.budget.n_logit_rows(), n_ctx};
@@ -68,9 +87,9 @@ Sizes sizes_of(const files::TensorSource& source, const Config& config, const op
                     .q_rank = q_down != nullptr ? q_down->n_rows() : 0,
                     .has_experts = has_experts,
                     .has_experts_on_host = has_experts && n_host_experts > 0};
-  sizes.work = static_cast<double>(work_bytes(config, limits, kind, device, 1));
+  sizes.work = static_cast<double>(work_bytes(config, limits, kind, device, groups.n_groups()));
   kind.gives_output = true;
-  sizes.last_work = static_cast<double>(work_bytes(config, limits, kind, device, 1));
+  sizes.last_work = static_cast<double>(work_bytes(config, limits, kind, device, groups.n_groups()));
   bool has_output = false;
   double embedding = 0;  // stays on the host, and is packed once more where it is the output too
   for (const files::TensorView& tensor : source.tensors()) {
@@ -202,7 +221,7 @@ Placement place_layers(const files::TensorSource& source, const Config& config, 
   for (int64_t layer = n_layers - n; layer < n_layers; ++layer) {
     const auto l = static_cast<size_t>(layer);
     out.layers[l] = options.devices[at[l]];
-    out.rooms[at[l]].later_bytes += static_cast<int64_t>(kv_bytes(config, l, options.budget, n_ctx));
+    out.rooms[at[l]].later_bytes += static_cast<int64_t>(sizes.caches[l]);
     const bool is_kept = layer < options.n_host_experts && config.layers[l].n_experts > 0;
     if (!is_kept) out.experts[l] = out.layers[l];
   }
