@@ -8,6 +8,7 @@ import pytest
 from halfbyte import _core
 from halfbyte._core import testing
 
+from ..kernels import test_streams as streams
 from ..kernels.test_attention import TOLERANCE as KV_TYPES
 from ..kernels.test_attention import make
 from ..kernels.test_linear import FORMATS, PACKED, quantized, random_blocks
@@ -322,3 +323,11 @@ def test_routing_of_equal_and_of_no_numbers() -> None:
     assert sorted(set(experts[1].tolist())) == sorted(experts[1].tolist())
     assert experts[1].min() >= 0
     assert experts[1].max() < 40
+
+
+@pytest.mark.parametrize("n", [1, 63, 640])
+def test_streams_sizes_and_cut_gates(n: int) -> None:
+    for n_in, n_out in ((4, 4), (1, 4), (8, 8), (3, 1)):
+        streams.test_streams_are_mixed_by_weights_of_their_row("cuda", n, n_in, n_out)
+    streams.test_rows_become_as_large_as_others_but_none_grows_out_of_nothing("cuda", n)
+    streams.test_gates_below_their_rows_cut_are_none("cuda", n)

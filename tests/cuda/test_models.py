@@ -63,8 +63,10 @@ def test_greedy_text_is_that_of_the_cpu_for_any_batch(model: Path) -> None:
 @pytest.mark.parity
 @pytest.mark.usefixtures("gpu")
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["ministral3", "deepseek2-lite", "deepseek3"])
-def test_latent_rows_groups_of_experts_and_growing_queries_are_those_of_the_cpu(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["ministral3", "deepseek2-lite", "deepseek3", "gemma3n"])
+def test_latent_rows_groups_of_experts_growing_queries_and_streams_are_those_of_the_cpu(
+    name: str, tmp_path: Path
+) -> None:
     pytest.importorskip("torch", reason="needs PyTorch: pip install 'halfbyte[parity]'")
     path = tmp_path / "tiny.gguf"
     write_gguf(make_model(FAMILIES[name]), FAMILIES[name], path)

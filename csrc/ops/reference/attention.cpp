@@ -39,8 +39,7 @@ void attention(const Context& context, const AttentionArgs& args) {
             args.out + (span.first_row + row) * args.out_stride + static_cast<int64_t>(head) * layout.value_dim;
         const int64_t first = args.window > 0 ? std::max<int64_t>(0, position - args.window + 1) : 0;
         const auto tile_of = [&](int64_t p) {
-          return args.kv + span.block_table[p / kKvBlockTokens] * layout.stride() +
-                 head / group * layout.head_bytes();
+          return args.kv + span.block_table[p / kKvBlockTokens] * layout.stride() + head / group * layout.head_bytes();
         };
         scores.clear();
         double highest = args.sinks != nullptr ? args.sinks[head] : -INFINITY;
