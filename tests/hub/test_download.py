@@ -93,6 +93,14 @@ def test_wrong_content_leaves_nothing(server: str, world: World, tmp_path: Path)
     assert (tmp_path / "m.gguf").read_bytes() == CONTENT
 
 
+def test_one_that_was_killed_at_the_very_end_leaves_nothing(tmp_path: Path) -> None:
+    """The content is in its place, and the journal was not deleted any more."""
+    (tmp_path / "m.gguf").write_bytes(CONTENT)
+    (tmp_path / "m.gguf.part.json").write_text("{}")
+    download([RemoteFile("http://127.0.0.1:1/m.gguf", tmp_path / "m.gguf", len(CONTENT), DIGEST)], quiet)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
+
+
 def test_a_size_that_was_not_promised(server: str, world: World, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="has changed"):
         download([RemoteFile(f"{server}/plain/m.gguf", tmp_path / "m.gguf", len(CONTENT) - 1, DIGEST)], quiet)

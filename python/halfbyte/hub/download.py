@@ -64,7 +64,9 @@ def download(files: Sequence[RemoteFile], tell: DownloadProgress) -> None:
         jobs = []
         for file in sorted({f.target: f for f in files}.values(), key=lambda f: f.target):
             locks.enter_context(exclusive(file.target))
-            if not file.target.exists():
+            if file.target.exists():
+                _journal_of(file.target).unlink(missing_ok=True)  # of one that was killed behind its last step but this
+            else:
                 jobs.append(_Job(file, tell_in_turn))
         for folder in {job.file.target.parent for job in jobs}:
             require_space(sum(j.missing() for j in jobs if j.file.target.parent == folder), folder)
@@ -106,7 +108,7 @@ class _Job:
     def __init__(self, file: RemoteFile, tell: DownloadProgress) -> None:
         self.file, self.tell = file, tell
         self.part = file.target.with_name(file.target.name + ".part")
-        self.journal = file.target.with_name(file.target.name + ".part.json")
+        self.journal = _journal_of(file.target)
         self._lock = threading.Lock()
         self._state = self._read_journal()
         self._unsaved = 0
@@ -298,6 +300,10 @@ class _Job:
     def _discard(self) -> None:
         self.journal.unlink(missing_ok=True)
         self.part.unlink(missing_ok=True)
+
+
+def _journal_of(target: Path) -> Path:
+    return target.with_name(target.name + ".part.json")
 
 
 def _segments(n_bytes: int) -> list[tuple[int, int]]:
