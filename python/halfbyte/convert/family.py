@@ -12,6 +12,7 @@ from halfbyte.convert.transforms import (
     PermuteHeads,
     Transform,
 )
+from halfbyte.errors import FormatError
 
 Config = Mapping[str, Any]
 
@@ -83,6 +84,9 @@ NORMS_PLUS_ONE: dict[str, Transform] = {
 }  # fmt: skip
 
 
+_MOST_LAYERS = 2048  # as the engine's
+
+
 @dataclass(frozen=True)
 class Family:
     """One architecture in both tongues."""
@@ -125,6 +129,18 @@ class Family:
     def config_name(self, key: str) -> str:
         """What config.json of this family calls a GGUF key."""
         return self.keys.get(key) or self.spelling.get(key) or KEYS[key][0]
+
+    def count(self, config: Config, name: str, *, least: int = 1, most: int = 1 << 24) -> int:
+        """A count of a config, or the family's own where it says nothing. Raises FormatError for any other value."""
+        value = config.get(name)
+        if value is None:
+            value = self.defaults[name]
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise FormatError(f"config.json: {name} is {value!r}; a count from {least} to {most} was expected.")
+        return value
+
+    def n_layers(self, config: Config) -> int:
+        return self.count(config, "num_hidden_layers", most=_MOST_LAYERS)
 
 
 # Latent attention: every head's keys and values are made of one row.

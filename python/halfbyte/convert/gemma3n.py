@@ -21,22 +21,12 @@ _STACKED = re.compile(r"^(.*\.altup_(?:unembed_)?projections)\.(\d+)\.weight$")
 _FIRST = re.compile(r"(.*layers\.)0(\.self_attn\.(?:k_proj|k_norm|v_proj)\.weight)")
 _SCALE = ".altup.correct_output_scale"
 _SECOND_EMBEDDING = "embed_tokens_per_layer.weight"
-_MOST_LAYERS = 2048  # as the engine's
 _SPARSE_LAYERS, _SPARSITY = 10, 0.95  # of configs that do not say
-
-
-def _count(config: Config, name: str, least: int = 1) -> int:
-    value = config.get(name, GEMMA3N.defaults[name])
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= 1 << 24:
-        raise FormatError(f"config.json: {name} is {value!r}; a count was expected.")
-    return value
 
 
 def _metadata(config: Config) -> dict[str, Any]:
     """What GGUF says of a config's layers, one by one."""
-    n_layers = _count(config, "num_hidden_layers")
-    if n_layers > _MOST_LAYERS:
-        raise FormatError(f"config.json: {n_layers} layers; at most {_MOST_LAYERS} are read.")
+    n_layers = GEMMA3N.n_layers(config)
     period = GEMMA3N.full_attention_every
     kinds = config.get("layer_types") or [
         "full_attention" if i % period == period - 1 else "sliding_attention" for i in range(n_layers)
@@ -77,7 +67,7 @@ def _gathered(weights: Mapping[str, Weight], config: Config) -> dict[str, Weight
         elif name.endswith(_SCALE):
             out[f"{name}.weight"] = weight
         elif name.endswith(_SECOND_EMBEDDING):
-            out[name] = _lengthened(weight, _count(config, "vocab_size"))
+            out[name] = _lengthened(weight, GEMMA3N.count(config, "vocab_size"))
         else:
             out[name] = weight
     return out | {name: stack(name, found) for name, found in alone.items()} | _unread(weights, config)
@@ -98,7 +88,7 @@ def _lengthened(weight: Weight, n_rows: int) -> Weight:
 def _unread(weights: Mapping[str, Weight], config: Config) -> dict[str, Weight]:
     """Zeros for the keys and values that nobody reads, where a checkpoint has left them out: llama.cpp loads no file
     without them."""
-    n_layers, n_shared = _count(config, "num_hidden_layers"), _count(config, "num_kv_shared_layers", least=0)
+    n_layers, n_shared = GEMMA3N.n_layers(config), GEMMA3N.count(config, "num_kv_shared_layers", least=0)
     if n_shared >= n_layers:
         raise FormatError(f"config.json: {n_layers} layers, {n_shared} of them with shared caches.")
     out: dict[str, Weight] = {}

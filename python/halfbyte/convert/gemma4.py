@@ -10,15 +10,7 @@ from halfbyte.convert.family import EXPERT_WIDTH, GELU_TANH, GEMMA2_NAMES, QK_NO
 from halfbyte.errors import FormatError, UnsupportedError
 
 _THETAS = {"full_attention": 1000000.0, "sliding_attention": 10000.0}
-_MOST_LAYERS = 2048  # as the engine's
 _PROPORTION = 0.25  # of a full layer's pairs that turn
-
-
-def _count(config: Config, name: str) -> int:
-    value = config.get(name) or GEMMA4.defaults[name]
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1 << 24:
-        raise FormatError(f"config.json: {name} is {value!r}; a count was expected.")
-    return value
 
 
 def _ropes(config: Config) -> dict[str, dict[str, Any]]:
@@ -28,9 +20,7 @@ def _ropes(config: Config) -> dict[str, dict[str, Any]]:
 
 def _metadata(config: Config) -> dict[str, Any]:
     """What GGUF says of a config's two kinds of layers."""
-    n_layers, width = _count(config, "num_hidden_layers"), _count(config, "intermediate_size")
-    if n_layers > _MOST_LAYERS:
-        raise FormatError(f"config.json: {n_layers} layers; at most {_MOST_LAYERS} are read.")
+    n_layers, width = GEMMA4.n_layers(config), GEMMA4.count(config, "intermediate_size")
     period = GEMMA4.full_attention_every
     kinds = config.get("layer_types") or [
         "full_attention" if i % period == period - 1 or i == n_layers - 1 else "sliding_attention"
@@ -42,9 +32,9 @@ def _metadata(config: Config) -> dict[str, Any]:
         raise FormatError(f"config.json: {len(kinds)} kinds and {n_shared} shared caches of {n_layers} layers.")
     # transformers writes what differs layer by layer, the publisher once.
     full: dict[str, Any] = next(iter((config.get("per_layer_config") or {}).values()), {})
-    head_dim = _count(config, "head_dim")
+    head_dim = GEMMA4.count(config, "head_dim")
     global_dim = int(full.get("head_dim") or config.get("global_head_dim") or GEMMA4.defaults["global_head_dim"])
-    kv_heads = _count(config, "num_key_value_heads")
+    kv_heads = GEMMA4.count(config, "num_key_value_heads")
     global_kv = full.get("num_key_value_heads") or config.get("num_global_key_value_heads")
     global_kv = int(global_kv) if global_kv and config.get("attention_k_eq_v") else kv_heads
     ropes = _ropes(config)
