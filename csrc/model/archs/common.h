@@ -21,6 +21,16 @@ inline void alternate_windows(const MetadataReader& reader, Config& config, int6
   }
 }
 
+// Layers with a window turn by a base of their own; scaling is for the full ones only.
+inline void turn_windows_faster(const MetadataReader& reader, Config& config) {
+  const double theta = reader.positive_or("rope.freq_base_swa", 10000.0);
+  for (LayerConfig& layer : config.layers) {
+    if (layer.window == 0) continue;
+    layer.rope_theta = theta;
+    layer.rope_freq_scale = 1.0;
+  }
+}
+
 // The last n_shared layers read what the last one of their kind before them has stored.
 inline void share_caches(const MetadataReader& reader, Config& config, int64_t n_shared) {
   const int64_t first = config.n_layers - n_shared;

@@ -9,12 +9,7 @@ namespace {
 
 void customize(const MetadataReader& reader, Config& config) {
   alternate_windows(reader, config, reader.number_or("attention.sliding_window", 1024, 0, kMaxContext), 6);
-  const double local_theta = reader.positive_or("rope.freq_base_swa", 10000.0);
-  for (LayerConfig& layer : config.layers) {
-    if (layer.window == 0) continue;
-    layer.rope_theta = local_theta;
-    layer.rope_freq_scale = 1.0;  // scaling is for the full layers only
-  }
+  turn_windows_faster(reader, config);
   // The 27B model (62 layers) divides by sqrt(n_embd / n_heads); the others by sqrt(head_dim).
   if (config.n_layers == 62 && config.attention_scale == 0) {
     config.attention_scale =

@@ -30,12 +30,7 @@ void read_gate_cuts(const MetadataReader& reader, Config& config) {
 
 void customize(const MetadataReader& reader, Config& config) {
   alternate_windows(reader, config, reader.number_or("attention.sliding_window", 512, 1, kMaxContext), 5);
-  const double theta = reader.positive_or("rope.freq_base_swa", 10000.0);
-  for (LayerConfig& layer : config.layers) {
-    if (layer.window == 0) continue;
-    layer.rope_theta = theta;
-    layer.rope_freq_scale = 1.0;
-  }
+  turn_windows_faster(reader, config);
   config.attention_scale = 1.0f;
   config.n_embd_per_layer = reader.count("embedding_length_per_layer_input", 256, 1, 1 << 16);
   config.streams.n = reader.count("altup.num_inputs", 4, 2, ops::kMostStreams);

@@ -20,14 +20,12 @@ void customize(const MetadataReader& reader, Config& config) {
         format_string("%s: heads with keys of %d or %d dimensions and values of %d or %d, %d of them turned.",
                       reader.source().path().c_str(), key_dim, full.key_dim, value_dim, full.value_dim, rope_dim));
   }
-  const double theta = reader.positive_or("rope.freq_base_swa", 10000.0);
+  turn_windows_faster(reader, config);
   for (LayerConfig& layer : config.layers) {
     if (layer.window == 0) continue;
     layer.key_dim = key_dim;
     layer.value_dim = value_dim;
     layer.rope_dim = rope_dim;
-    layer.rope_theta = theta;
-    layer.rope_freq_scale = 1.0;
     layer.uses_rope_factors = false;
   }
   config.attention_scale = 1.0f;

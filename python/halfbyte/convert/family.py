@@ -56,6 +56,15 @@ POST_NORMS = {
     "model.layers.{}.post_feedforward_layernorm": "blk.{}.post_ffw_norm",
 }
 GEMMA2_NAMES = LLAMA_NAMES | POST_NORMS | {"model.layers.{}.pre_feedforward_layernorm": "blk.{}.ffn_norm"}
+# A second embedding, which has a row for each layer.
+PER_LAYER_NAMES = {
+    "model.embed_tokens_per_layer": "per_layer_token_embd",
+    "model.per_layer_model_projection": "per_layer_model_proj",
+    "model.per_layer_projection_norm": "per_layer_proj_norm",
+    "model.layers.{}.per_layer_input_gate": "blk.{}.inp_gate",
+    "model.layers.{}.per_layer_projection": "blk.{}.proj",
+    "model.layers.{}.post_per_layer_input_norm": "blk.{}.post_norm",
+}
 
 
 def without(names: Mapping[str, str], *endings: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from halfbyte.convert.experts import stack
-from halfbyte.convert.family import GELU_TANH, GEMMA2_NAMES, QK_NORMS, Config, Family
+from halfbyte.convert.family import GELU_TANH, GEMMA2_NAMES, PER_LAYER_NAMES, QK_NORMS, Config, Family
 from halfbyte.convert.tensors import Array, Planned, Weight, is_plain
 from halfbyte.errors import FormatError
 
@@ -123,15 +123,10 @@ GEMMA3N = Family(
     "Gemma3nForCausalLM",
     GEMMA2_NAMES
     | QK_NORMS
+    | PER_LAYER_NAMES
     | {
-        "model.embed_tokens_per_layer": "per_layer_token_embd",
-        "model.per_layer_model_projection": "per_layer_model_proj",
-        "model.per_layer_projection_norm": "per_layer_proj_norm",
         "model.altup_projections": "altup_proj",
         "model.altup_unembed_projections": "altup_unembd_proj",
-        "model.layers.{}.per_layer_input_gate": "blk.{}.inp_gate",
-        "model.layers.{}.per_layer_projection": "blk.{}.proj",
-        "model.layers.{}.post_per_layer_input_norm": "blk.{}.post_norm",
         "model.layers.{}.altup.correction_coefs": "blk.{}.altup_correct_coef",
         "model.layers.{}.altup.correct_output_scale": "blk.{}.altup_correct_scale",
         "model.layers.{}.altup.prediction_coefs": "blk.{}.altup_predict_coef",

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from halfbyte.convert.family import EXPERT_WIDTH, GELU_TANH, GEMMA2_NAMES, QK_NORMS, Config, Family
+from halfbyte.convert.family import EXPERT_WIDTH, GELU_TANH, GEMMA2_NAMES, PER_LAYER_NAMES, QK_NORMS, Config, Family
 from halfbyte.errors import FormatError, UnsupportedError
 
 _THETAS = {"full_attention": 1000000.0, "sliding_attention": 10000.0}
@@ -107,13 +107,8 @@ GEMMA4 = Family(
     "Gemma4ForCausalLM",
     GEMMA2_NAMES
     | QK_NORMS
+    | PER_LAYER_NAMES
     | {
-        "model.embed_tokens_per_layer": "per_layer_token_embd",
-        "model.per_layer_model_projection": "per_layer_model_proj",
-        "model.per_layer_projection_norm": "per_layer_proj_norm",
-        "model.layers.{}.per_layer_input_gate": "blk.{}.inp_gate",
-        "model.layers.{}.per_layer_projection": "blk.{}.proj",
-        "model.layers.{}.post_per_layer_input_norm": "blk.{}.post_norm",
         "model.layers.{}.layer_scalar": "blk.{}.layer_output_scale",
         "model.layers.{}.router.proj": "blk.{}.ffn_gate_inp",
         "model.layers.{}.experts.gate_proj": "blk.{}.ffn_gate_exps",
